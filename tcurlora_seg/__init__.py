@@ -1,0 +1,32 @@
+"""Fine-tune a pre-trained 3-D transformer for segmentation by training a few thousand numbers.
+
+    import tcurlora_seg
+    model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)   # in place; train model as usual
+    plain = tcurlora_seg.merge(model)                              # a plain MONAI UNETR again
+
+Names are resolved on first use, since importing torch and monai takes seconds and `--help` should not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "adapt": "tcurlora_seg.models.injection",
+    "merge": "tcurlora_seg.models.injection",
+    "merged": "tcurlora_seg.models.injection",
+    "load_pretrained": "tcurlora_seg.models.pretrained",
+    "save_model": "tcurlora_seg.checkpoint",
+    "load_model": "tcurlora_seg.checkpoint",
+    "load_run": "tcurlora_seg.evaluation.run",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'tcurlora_seg' has no attribute {name!r}")
