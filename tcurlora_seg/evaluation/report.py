@@ -1,0 +1,60 @@
+"""The table in the terminal at the end of a run or of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+SIMULATED = "simulated cohort: one anatomy with simulated variation; these scores say nothing about real patients"
+
+
+def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
+    """Print the scores per case, the means, and what the training cost.
+
+    Args:
+        cases: the rows of `cases.csv`.
+        summary: what `summary.json` holds.
+        metrics: what `metrics.json` holds, for a run just trained.
+    """
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{summary['dataset']} / {summary['task']} / {summary['adapter']}", title_justify="left")
+    for heading in ("case", "structure", "status"):
+        table.add_column(heading)
+    for heading in ("Dice", "HD95 mm", "volume ml", "reference ml"):
+        table.add_column(heading, justify="right")
+    shown = cases if cases["structure"].nunique() <= 4 else cases.iloc[:0]  # 56 structures: means only
+    for row in shown.itertuples():
+        table.add_row(row.case, row.structure, row.status, _number(row.dice, 3), _number(row.hd95_mm, 2),
+                      _number(row.volume_ml, 1), _number(row.reference_ml, 1))  # fmt: skip
+    table.add_section()
+    for name, measures in summary["structures"].items():
+        dice, hd95 = measures["dice"], measures["hd95_mm"]
+        missed = f" ({hd95['missed']} missed)" if hd95["missed"] else ""
+        table.add_row(f"mean of {dice['n']}", name, "", _spread(dice, 3), _spread(hd95, 2) + missed,
+                      _number(measures["volume_ml"]["mean"], 1), _number(measures["reference_ml"]["mean"], 1))  # fmt: skip
+    console.print(table)
+    if metrics:
+        share = 100 * metrics["trainable_parameters"] / metrics["total_parameters"]
+        console.print(
+            f"trained {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,} parameters "
+            f"({share:.2f} %) in {metrics['train_seconds']:.0f} s, {metrics['steps']} steps of "
+            f"{metrics['step_seconds']:.2f} s, peak memory {metrics['peak_memory_bytes'] / 2**30:.1f} GiB, "
+            f"model file {metrics['file_bytes'] / 1e6:.2f} MB",
+            highlight=False,
+        )
+    if summary["simulated"]:
+        console.print(SIMULATED, style="yellow", highlight=False)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _spread(measure: dict[str, Any], digits: int) -> str:
+    if measure["mean"] is None:
+        return ""
+    spread = f" ± {measure['std']:.{digits}f}" if measure["std"] is not None else ""
+    return f"{measure['mean']:.{digits}f}{spread}"
