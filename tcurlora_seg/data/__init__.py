@@ -1,0 +1,1 @@
+"""Data sets, manifests, splits, preparation, augmentation, loaders and the simulator; nothing of models."""

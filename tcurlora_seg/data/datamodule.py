@@ -1,0 +1,167 @@
+"""Loaders for Lightning: a stream of random crops to train on, whole volumes to validate and test on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.cache import TrainingVolumes, check_memory
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.sampler import Sample, SampleStream
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.randomness import generator
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8}; validation and test items as
+    `SegmentationDataset.prepare` gives them, one case at a time and without a batch axis.
+
+    What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices. A checkpoint holds the
+    position in the stream; a resumed run sees exactly the samples that an uninterrupted one would have seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: SegmentationDataset,
+        split: Split,
+        crop: list[int],
+        batch_size: int,
+        steps_per_epoch: int,
+        num_workers: int = 0,
+        cache: Literal["memory", "disk", "none"] = "memory",
+        cache_dir: str = "outputs/cache",
+        seed: int = 0,
+        augmentation: Augmentation,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
+            if value < 1:
+                raise UserError(f"{name}={value}: expected at least 1")
+        self.dataset, self.case_split, self.crop, self.augmentation = dataset, split, list(crop), augmentation
+        self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
+        self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
+        self.start = 0
+        """Number of the first sample, over all devices; set by `load_state_dict` on resuming."""
+        self._volumes: TrainingVolumes | None = None
+        self._validation = WholeVolumes(dataset, split.val, keep=cache == "memory")
+
+    def setup(self, stage: str) -> None:
+        """Check the headers of all cases, and prepare the training volumes.
+
+        Raises:
+            UserError: a case that cannot be used, or too little memory.
+        """
+        train, val, test = self.case_split.sides.values()
+        if stage == "fit" and self._volumes is None:
+            self.dataset.check_headers((*train, *val, *test))
+            if self.cache == "memory":
+                check_memory(self.dataset, (*train, *val))
+            self._volumes = TrainingVolumes(self.dataset, train, self.cache, self.cache_dir)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self._volumes is not None, "setup('fit') comes first"
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        stream = SampleStream(
+            cases=len(self._volumes),
+            length=self.steps_per_epoch * self.batch_size * world,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+        stream.position = self.start
+        crops = RandomCrops(
+            self._volumes,
+            self.case_split.train,
+            self.augmentation,
+            self.crop,
+            self.dataset.task.mirror_pairs,
+            self.seed,
+        )
+        return DataLoader(
+            crops,
+            batch_size=self.batch_size,
+            sampler=stream,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Whole volumes; an empty list without validation cases, which Lightning takes as no validation."""
+        return _loader(self._validation) if self.case_split.val else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return _loader(WholeVolumes(self.dataset, self.case_split.test))
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the stream: optimiser steps done, in samples."""
+        trainer = self.trainer
+        if trainer is None:
+            return {"start": self.start}
+        batches = trainer.global_step * trainer.accumulate_grad_batches
+        return {"start": batches * self.batch_size * trainer.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = int(state_dict["start"])
+
+
+class RandomCrops(Dataset[dict[str, Tensor]]):
+    """Training samples, indexed by `Sample`."""
+
+    def __init__(
+        self,
+        volumes: TrainingVolumes,
+        ids: Sequence[str],
+        augmentation: Augmentation,
+        crop: Sequence[int],
+        mirror_pairs: Sequence[tuple[int, int]],
+        seed: int,
+    ) -> None:
+        self.volumes, self.ids, self.augmentation = volumes, ids, augmentation
+        self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
+
+    def __getitem__(self, sample: Sample) -> dict[str, Tensor]:
+        volume = self.volumes[sample.case]
+        image, label = self.augmentation(
+            volume["image"],
+            volume["label"],
+            volume["spots"],
+            crop=self.crop,
+            mirror_pairs=self.mirror_pairs,
+            g=generator("sample", self.seed, sample.lap, self.ids[sample.case]),
+        )
+        return {"image": image, "label": label}
+
+
+class WholeVolumes(Dataset[dict[str, Any]]):
+    """Prepared whole volumes, one a case; kept after the first reading if asked to."""
+
+    def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], *, keep: bool = False) -> None:
+        self.dataset, self.ids, self.keep = dataset, ids, keep
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self._kept:
+            return self._kept[index]
+        item = self.dataset.prepare(self.ids[index])
+        if self.keep:
+            self._kept[index] = item
+        return item
+
+
+def _loader(volumes: WholeVolumes) -> DataLoader[Any]:
+    return DataLoader(volumes, batch_size=1, collate_fn=_only)
+
+
+def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return items[0]

@@ -1,0 +1,239 @@
+"""What all data sets share. A new one says where its files lie and what its labels mean."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.split import draw_split
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class SegmentationDataset(ABC):
+    """Images and labels under one root.
+
+    Nothing heavy is imported until a volume is read, so `check_root` and `split` can be asked while a configuration
+    is checked.
+
+    Attributes:
+        name: as in `dataset=`.
+        source: one line on where the real data come from and on what terms.
+        layout: what is looked for under the root, for messages.
+        tasks: by name.
+        known_labels: every value that a label file may hold.
+        all_modalities: what there is to choose from.
+        paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        analyze_axes: where the axes of Analyze files run to, see `read_volume`.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    layout: ClassVar[str]
+    tasks: ClassVar[Mapping[str, Task]]
+    known_labels: ClassVar[frozenset[int]]
+    all_modalities: ClassVar[tuple[str, ...]]
+    paper_split: ClassVar[tuple[float, float]]
+    analyze_axes: str = "LAS"
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        task: str,
+        manifest: str | None,
+        modalities: Sequence[str],
+        preparation: Preparation,
+    ) -> None:
+        if task not in self.tasks:
+            raise UserError(f"dataset.task={task} is not a task of {self.name}; expected {' or '.join(self.tasks)}")
+        unknown = [m for m in modalities if m not in self.all_modalities]
+        if unknown or not modalities:
+            expected = ", ".join(self.all_modalities)
+            raise UserError(f"dataset.modalities={list(modalities)}: {self.name} has {expected}; give at least one")
+        self.root = Path(root).expanduser()
+        self.task = self.tasks[task]
+        self.modalities = tuple(modalities)
+        self.preparation = preparation
+        self._manifest_path = manifest
+        self._manifest: Manifest | None = None
+
+    @abstractmethod
+    def find_cases(self) -> tuple[Case, ...]:
+        """The cases under the root, by the data set's on-disk layout; empty if there are none.
+
+        Raises:
+            UserError: an image without label, a label without image, a layout that cannot be used.
+        """
+
+    @abstractmethod
+    def label_hint(self, strange: Sequence[float]) -> str:
+        """What to say about label values that are not known."""
+
+    def check_root(self) -> None:
+        """Check that the root is there and holds something.
+
+        Raises:
+            UserError: it does not; the text says where the data come from and how to simulate a cohort.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"dataset.root={self.root} is a file; expected the folder that holds {self.layout}")
+        if not self.root.is_dir() or not any(self.root.iterdir()):
+            state = "is empty" if self.root.is_dir() else "does not exist"
+            raise UserError(f"{self.name}: dataset.root={self.root.absolute()} {state}. {self._advice()}")
+
+    def manifest(self) -> Manifest:
+        """The cohort: from `dataset.manifest`, from manifest.json in the root, or else found on disk.
+
+        Raises:
+            UserError: as `check_root`, `find_cases` and `read_manifest`.
+        """
+        if self._manifest is None:
+            self.check_root()
+            path = Path(self._manifest_path) if self._manifest_path else self.root / "manifest.json"
+            if self._manifest_path or path.is_file():
+                found = read_manifest(path, self.root)
+                if found.dataset != self.name:
+                    raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
+            else:
+                found = Manifest(dataset=self.name, cases=self.find_cases())
+            self.adopt(found)
+        assert self._manifest is not None
+        return self._manifest
+
+    def adopt(self, manifest: Manifest) -> None:
+        """Take this manifest for the cohort under the root.
+
+        Raises:
+            UserError: it lists no case.
+        """
+        if not manifest.cases:
+            place = self.root.absolute()
+            raise UserError(f"{self.name}: nothing under dataset.root={place} like {self.layout}. {self._advice()}")
+        if manifest.simulated is None and (self.root / SIMULATED).is_file():
+            manifest = replace(manifest, simulated={"marker": SIMULATED})  # whatever became of its own manifest
+        self._manifest = manifest
+
+    def split(
+        self,
+        *,
+        scheme: str = "paper",
+        fold: int = 0,
+        folds: int = 5,
+        shots: int = 5,
+        seed: int = 0,
+        validation: int = 0,
+    ) -> Split:
+        """Divide this cohort; see `draw_split`."""
+        return draw_split(
+            self.manifest(),
+            scheme=scheme,
+            fold=fold,
+            folds=folds,
+            shots=shots,
+            seed=seed,
+            validation=validation,
+            paper=self.paper_split,
+        )
+
+    def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Compare the shapes of every case's files by their headers; give shape and voxel size by case.
+
+        Raises:
+            UserError: an image and a label of different shape, or a file that cannot be read.
+        """
+        from tcurlora_seg.data.volume import read_header
+
+        headers = {}
+        for id in ids:
+            case = self.manifest().case(id)
+            paths = self._used_paths(case)
+            found = {path: read_header(self.root / path) for path in paths}
+            first = paths[0]
+            for path in paths[1:]:
+                if found[path][0] != found[first][0]:
+                    raise UserError(
+                        f"case {id}: {first} has the shape {found[first][0]}, but {path} has {found[path][0]}; "
+                        "images and label of a case share one grid"
+                    )
+            headers[id] = found[first]
+        return headers
+
+    def prepare(self, id: str) -> dict[str, Any]:
+        """Read and prepare one case.
+
+        Returns:
+            image: (C, X, Y, Z) float32 MetaTensor that remembers how to go back to the file's grid;
+            label: (1, X, Y, Z) uint8 MetaTensor of class indices on the same grid;
+            native_label: (X, Y, Z) uint8 tensor of class indices on the file's grid, as stored;
+            affine: (4, 4) float64 array from the file's voxels to RAS mm;
+            case, patient: ids.
+
+        Raises:
+            UserError: unreadable files, other grids, unknown label values, empty images.
+        """
+        import numpy as np
+        import torch
+        from monai.data import MetaTensor
+
+        from tcurlora_seg.data.volume import read_volume
+
+        case = self.manifest().case(id)
+        *images, label_path = self._used_paths(case)
+        raw, affine = read_volume(self.root / label_path, self.analyze_axes)
+        channels = []
+        for path in images:
+            voxels, other = read_volume(self.root / path, self.analyze_axes)
+            if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
+                raise UserError(f"case {id}: {path} and {label_path} lie on different grids (shape or affine differ)")
+            channels.append(torch.from_numpy(voxels.astype(np.float32)))
+        self.check_label(raw, affine, label_path)
+        native = torch.from_numpy(self.task.class_indices(raw))
+        image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
+        label = MetaTensor(native[None], affine=torch.from_numpy(affine))
+        return {
+            **self.preparation(image, label, images[0]),
+            "native_label": native,
+            "affine": affine,
+            "case": case.id,
+            "patient": case.patient,
+        }
+
+    def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
+        """Check a label as stored: every value is one of this data set.
+
+        Args:
+            raw: (X, Y, Z) as stored.
+            affine: to RAS mm.
+            source: the file, for messages.
+
+        Raises:
+            UserError: it is not what it should be.
+        """
+        import numpy as np
+
+        strange = sorted(set(np.unique(raw).tolist()) - self.known_labels)
+        if strange:
+            shown = ", ".join(f"{value:g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
+            raise UserError(f"{source}: label values {shown} are not of {self.name}; {self.label_hint(strange)}")
+
+    def _used_paths(self, case: Case) -> list[str]:
+        """Images in the order of the channels, then the label."""
+        missing = [m for m in self.modalities if m not in case.images]
+        if missing or case.label is None:
+            raise UserError(f"case {case.id} of {self.name} has no {missing[0] if missing else 'label'}")
+        return [*(case.images[m] for m in self.modalities), case.label]
+
+    def _advice(self) -> str:
+        return (
+            f"The real images: {self.source} A simulated cohort instead: "
+            f"python scripts/prepare_data.py dataset={self.name} dataset.root=DIR simulate=12"
+        )

@@ -1,0 +1,80 @@
+"""BraTS2021: gliomas in four modalities; what the base networks are pre-trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+
+_NECROTIC, _OEDEMA, _ENHANCING = 1, 2, 4
+_ID = re.compile(r"BraTS2021_\d{5}")
+
+
+class BraTS2021(SegmentationDataset):
+    """Folders BraTS2021_00000 with five files each, with or without TCIA's level of sources above them."""
+
+    name = "brats2021"
+    source = "BraTS 2021 task 1 (Synapse syn25829067, Kaggle, or TCIA 10.7937/jc8x-9874; free, an account to make)."
+    layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, or the same one level down"
+    tasks: ClassVar = {
+        "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
+        "subregions": Task(
+            "subregions",
+            {1: (_NECROTIC,), 2: (_OEDEMA,), 3: (_ENHANCING,)},
+            {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing": (3,)},
+        ),
+    }
+    known_labels = frozenset({0, _NECROTIC, _OEDEMA, _ENHANCING})
+    all_modalities = ("flair", "t1", "t1ce", "t2")
+    paper_split = (1000 / 1251, 125 / 1251)
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        task: str = "whole_tumor",
+        manifest: str | None = None,
+        modalities: Sequence[str] = ("t1ce",),
+        preparation: Preparation,
+    ) -> None:
+        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+
+    def find_cases(self) -> tuple[Case, ...]:
+        folders: dict[str, Path] = {}
+        for folder in sorted([*self.root.glob("BraTS2021_*"), *self.root.glob("*/BraTS2021_*")]):
+            if _ID.fullmatch(folder.name) and folder.is_dir():
+                if folder.name in folders:
+                    other = folders[folder.name]
+                    raise UserError(f"{self.name}: the case {folder.name} is there twice, as {other} and {folder}")
+                folders[folder.name] = folder
+        return tuple(self._case(folder) for _, folder in sorted(folders.items()))
+
+    def label_hint(self, strange: Sequence[float]) -> str:
+        later = " (3 for the enhancing tumour is of later years)" if 3 in strange else ""
+        return f"it has 0, 1 necrotic, 2 oedema, 4 enhancing{later}"
+
+    def _case(self, folder: Path) -> Case:
+        found = {what: self._file(folder, what) for what in (*self.all_modalities, "seg")}
+        label = found.pop("seg")
+        images = {modality: path for modality, path in found.items() if path is not None}
+        if label is None and images:
+            raise UserError(f"{self.name}: {folder} has images without a label ({folder.name}_seg.nii.gz)")
+        missing = [modality for modality in self.modalities if modality not in images]
+        if missing:
+            raise UserError(f"{self.name}: {folder} has a label without its {missing[0]} image")
+        return Case(id=folder.name, patient=folder.name, images=images, label=label)
+
+    def _file(self, folder: Path, what: str) -> str | None:
+        """A file, or what lies in a folder that some unzip programs named like the file."""
+        for path in (folder / f"{folder.name}_{what}.nii.gz", folder / f"{folder.name}_{what}.nii"):
+            files = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+            if files and files[0].is_file():
+                return files[0].relative_to(self.root).as_posix()
+        return None

@@ -1,0 +1,141 @@
+"""LPBA40: forty healthy heads with 56 structures drawn by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+
+_PAIRS = {  # id of the left structure; the right one is one more
+    21: "superior_frontal", 23: "middle_frontal", 25: "inferior_frontal", 27: "precentral", 29: "middle_orbitofrontal",
+    31: "lateral_orbitofrontal", 33: "gyrus_rectus", 41: "postcentral", 43: "superior_parietal", 45: "supramarginal",
+    47: "angular", 49: "precuneus", 61: "superior_occipital", 63: "middle_occipital", 65: "inferior_occipital",
+    67: "cuneus", 81: "superior_temporal", 83: "middle_temporal", 85: "inferior_temporal", 87: "parahippocampal",
+    89: "lingual", 91: "fusiform", 101: "insula", 121: "cingulate", 161: "caudate", 163: "putamen", 165: "hippocampus",
+}  # fmt: skip
+_STRUCTURES = {
+    **{left + side: f"{which}_{name}" for left, name in _PAIRS.items() for side, which in enumerate(("left", "right"))},
+    181: "cerebellum",
+    182: "brainstem",
+}
+_LEFT, _RIGHT = 165, 166
+_LOWER_AND_UPPER = (  # axis, a structure that lies left, behind or below, and one that lies right, in front or above
+    (0, _LEFT, _RIGHT),
+    (1, 63, 23),  # middle occipital, middle frontal
+    (2, 85, 43),  # inferior temporal, superior parietal
+)
+_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
+_OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+
+
+def _all_structures() -> Task:
+    index = {label: i for i, label in enumerate(sorted(_STRUCTURES), start=1)}
+    return Task(
+        name="structures",
+        classes={i: (label,) for label, i in index.items()},
+        structures={_STRUCTURES[label]: (i,) for label, i in index.items()},
+        mirror_pairs=tuple((index[left], index[left + 1]) for left in _PAIRS),
+    )
+
+
+class LPBA40(SegmentationDataset):
+    """Delineation space, as the gzipped Analyze files of the archive or as the NIfTI copies that go round."""
+
+    name = "lpba40"
+    source = "LPBA40's 'delineation space' archive from LONI (resource.loni.usc.edu, a licence to sign)."
+    layout = "LPBA40/delineation_space/S01/S01.delineation.skullstripped.hdr + .img.gz, or .nii.gz copies"
+    tasks: ClassVar = {
+        "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT)}, {"hippocampus": (1,)}),
+        "hippocampus_lr": Task(
+            "hippocampus_lr",
+            {1: (_LEFT,), 2: (_RIGHT,)},
+            {"left_hippocampus": (1,), "right_hippocampus": (2,)},
+            mirror_pairs=((1, 2),),
+        ),
+        "structures": _all_structures(),
+    }
+    known_labels = frozenset({0, *_STRUCTURES})
+    all_modalities = ("t1",)
+    paper_split = (5, 0)
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        task: str = "hippocampus",
+        manifest: str | None = None,
+        modalities: Sequence[str] = ("t1",),
+        analyze_axes: str = "LAS",
+        preparation: Preparation,
+    ) -> None:
+        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        if sorted(_AXIS.get(code, -1) for code in analyze_axes) != [0, 1, 2]:
+            raise UserError(f"dataset.analyze_axes={analyze_axes}: expected one of L R, P A and I S each, such as LAS")
+        self.analyze_axes = analyze_axes
+
+    def find_cases(self) -> tuple[Case, ...]:
+        images, labels = self._files("skullstripped"), self._files("structure.label")
+        if not images and not labels and self._native():
+            raise UserError(
+                f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
+                "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
+            )
+        for id in sorted(images.keys() - labels.keys()):
+            raise UserError(f"{self.name}: {images[id]} is an image without a label (structure.label)")
+        for id in sorted(labels.keys() - images.keys()):
+            raise UserError(f"{self.name}: {labels[id]} is a label without an image (skullstripped)")
+        return tuple(Case(id=id, patient=id, images={"t1": images[id]}, label=labels[id]) for id in sorted(images))
+
+    def label_hint(self, strange: Sequence[float]) -> str:
+        if max(strange) <= 56:
+            return (
+                "they look renumbered to 1..54 or 1..56, as in some copies, and then nobody can tell which structure "
+                "is which: use the archive's own labels (21 to 182, hippocampus 165 and 166)"
+            )
+        return "it has 21 to 182 (hippocampus 165 and 166)"
+
+    def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
+        """Also: left is left, front is front and top is top, which Analyze files do not say.
+
+        An image and a label that are mirrored together cannot be told from a true pair.
+        """
+        super().check_label(raw, affine, source)
+        wrong = []
+        for axis, lower, upper in _LOWER_AND_UPPER:
+            ends = [np.argwhere(raw == label) @ affine[axis, :3] for label in (lower, upper)]
+            if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
+                wrong.append(axis)
+        if wrong:
+            names = " and ".join(("left-right", "back-front", "bottom-top")[axis] for axis in wrong)
+            turned = "".join(_OPPOSITE[code] if _AXIS[code] in wrong else code for code in self.analyze_axes)
+            raise UserError(
+                f"{source}: the volume is reversed {names} by where its structures lie; if it is an Analyze file, "
+                f"dataset.analyze_axes={turned} would be right, otherwise its header is wrong"
+            )
+
+    def _files(self, what: str) -> dict[str, str]:
+        """Case id -> path, relative to the root, of S01.delineation.<what>.{hdr,nii,nii.gz} at any usual depth."""
+        pattern = re.compile(rf"(S\d{{2,}})\.delineation\.{re.escape(what)}\.(hdr|nii|nii\.gz)")
+        found: dict[str, str] = {}
+        for path in sorted(self._candidates()):
+            match = pattern.fullmatch(path.name)
+            if match and path.is_file():
+                found.setdefault(match[1], path.relative_to(self.root).as_posix())
+        return found
+
+    def _native(self) -> bool:
+        return any(".native." in path.name for path in self._candidates("native_space"))
+
+    def _candidates(self, space: str = "delineation_space") -> list[Path]:
+        """Files in the root, in LPBA40/delineation_space/S01 and in the folders between; `label/` of NIfTI copies."""
+        tops = [self.root, self.root / space, self.root / "LPBA40", self.root / "LPBA40" / space]
+        return [p for top in tops for depth in ("S*.*", "label/S*.*", "S[0-9]*/S*.*") for p in top.glob(depth)]

@@ -1,0 +1,178 @@
+"""The list of a cohort's cases and splits: one JSON file, checked on reading; data_manifests/README.md has its schema.
+
+It is read while a configuration is checked, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json, write_json
+
+FORMAT = 1
+SIMULATED = "SIMULATED.txt"
+"""The file that marks a folder as a simulated cohort."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label. Paths are relative to the root, with forward slashes.
+
+    Attributes:
+        id: unique in the cohort.
+        patient: what a split must keep together.
+        images: modality -> path.
+        label: path, or None where a case has none.
+    """
+
+    id: str
+    patient: str
+    images: Mapping[str, str]
+    label: str | None
+
+    @property
+    def paths(self) -> list[str]:
+        return [*self.images.values(), *([self.label] if self.label else [])]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids to train on, to choose by and to score."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A cohort.
+
+    Attributes:
+        dataset: name of the data set.
+        cases: in the order of their ids.
+        splits: lists that were fixed once, by name; draws by seed need none.
+        excluded: case id -> why it was left out.
+        simulated: None for real images, otherwise how the cohort was made.
+    """
+
+    dataset: str
+    cases: tuple[Case, ...]
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    simulated: Mapping[str, Any] | None = None
+
+    def case(self, id: str) -> Case:
+        """The case of that id; KeyError if there is none."""
+        return self._by_id[id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self.cases}
+
+
+def read_manifest(path: str | Path, root: str | Path) -> Manifest:
+    """Read and check a manifest whose files lie under `root`.
+
+    Raises:
+        UserError: not a manifest; a duplicate id; a path outside the root; a file that is not there; a split with an
+            unknown case or with a patient on two sides.
+    """
+    manifest = load_manifest(path)
+    check(manifest, path)
+    check_files(manifest.cases, root, path)
+    return manifest
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest without checking what it says.
+
+    Raises:
+        UserError: not a manifest.
+    """
+    raw = read_json(path)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise UserError(f"{path} is not a manifest of format {FORMAT} (data_manifests/README.md describes it)")
+    try:
+        return Manifest(
+            dataset=str(raw["dataset"]),
+            cases=tuple(Case(c["id"], c["patient"], dict(c["images"]), c.get("label")) for c in raw["cases"]),
+            splits={
+                name: Split(*(tuple(sides[side]) for side in ("train", "val", "test")))
+                for name, sides in raw.get("splits", {}).items()
+            },
+            excluded=raw.get("excluded", {}),
+            simulated=raw.get("simulated"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: a field is missing or of the wrong kind ({type(error).__name__}: {error}); "
+            "data_manifests/README.md describes them"
+        ) from error
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Check the manifest and write it as JSON."""
+    check(manifest, path)
+    write_json(path, {"format": FORMAT, **asdict(manifest)})
+
+
+def check(manifest: Manifest, name: str | Path) -> None:
+    """Check what can be checked without the files; `name` is what an error calls the manifest.
+
+    Raises:
+        UserError: as `read_manifest`.
+    """
+    twice = [id for id, n in Counter(case.id for case in manifest.cases).items() if n > 1]
+    if twice:
+        raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
+    for case in manifest.cases:
+        for path in case.paths:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+                raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")
+    for split_name, split in manifest.splits.items():
+        check_split(split, manifest.cases, f"{name}, split '{split_name}'")
+
+
+def check_split(split: Split, cases: Iterable[Case], name: str | Path) -> None:
+    """Check that a split names known cases and keeps every patient on one side.
+
+    Raises:
+        UserError: it does not.
+    """
+    patients = {case.id: case.patient for case in cases}
+    where: dict[str, str] = {}
+    for side, ids in split.sides.items():
+        for id in ids:
+            if id not in patients:
+                raise UserError(f"{name}: there is no case {id} (listed under {side})")
+            if where.setdefault(patients[id], side) != side:
+                raise UserError(
+                    f"{name}: patient {patients[id]} is both in {where[patients[id]]} and in {side}; "
+                    "scores on seen patients mean nothing, so a patient belongs on one side"
+                )
+
+
+def check_files(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
+    """Check that every file is there.
+
+    Raises:
+        UserError: the first that is not.
+    """
+    for case in cases:
+        for path in case.paths:
+            if not (Path(root) / path).is_file():
+                raise UserError(
+                    f"{name}: {path} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
+                    "or write the manifest again with scripts/prepare_data.py"
+                )

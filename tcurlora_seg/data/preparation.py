@@ -1,0 +1,116 @@
+"""The deterministic part: from a file's voxels to what the network sees, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from monai.transforms import Compose
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Turn to RAS, resample, crop to the brain, scale the intensities.
+
+    Scaling, per channel: "zscore", (x − mean) / std over the voxels above 0, the background left at 0 (the paper's);
+    "window", `limits` = [low, high] to [0, 1] with what lies outside clipped (CT); "percentiles", the same between two
+    percentiles of the voxels above 0.
+
+    Attributes:
+        spacing: voxel size in mm to resample to; None leaves the grid alone.
+        crop_to_brain: cut away what surrounds the voxels above 0.
+        intensity: see above.
+        limits: the window, or the two percentiles.
+    """
+
+    spacing: list[float] | None = None
+    crop_to_brain: bool = True
+    intensity: Literal["zscore", "window", "percentiles"] = "zscore"
+    limits: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.limits is None) != (self.intensity == "zscore") or (self.limits and len(self.limits) != 2):
+            raise UserError(
+                f"preparation.limits={self.limits} with preparation.intensity={self.intensity}: expected [low, high] "
+                "for window and percentiles, null for zscore"
+            )
+        if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
+            raise UserError(f"preparation.spacing={self.spacing}: expected three sizes in mm, or null")
+
+    def __call__(self, image: MetaTensor, label: MetaTensor | None, source: str) -> dict[str, MetaTensor]:
+        """Prepare an image (C, X, Y, Z) and, where there is one, its label (1, X, Y, Z).
+
+        Args:
+            source: the file, for messages.
+
+        Raises:
+            UserError: an image with NaN or inf, or without a voxel above 0.
+        """
+        import torch
+        from monai.transforms.utils import reset_ops_id
+
+        if not bool(image.isfinite().all()):
+            raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
+        if self.intensity != "window" and not bool((image > 0).any(dim=0).any()):
+            raise UserError(f"{source} has no voxel above 0; is it empty?")
+        case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
+        reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
+        result = {"image": self._scale(case["image"], source)}
+        if label is not None:
+            result["label"] = case["label"].round().to(torch.uint8)
+        return result
+
+    def invert(self, prediction: Tensor, image: MetaTensor, *, nearest: bool) -> Tensor:
+        """Bring (K, X, Y, Z) values on the prepared grid back to the grid of the file.
+
+        Args:
+            prediction: label maps (`nearest`) or probabilities.
+            image: the prepared image, which remembers what was done to it.
+        """
+        from monai.data import MetaTensor
+        from monai.transforms.utils import convert_applied_interp_mode
+
+        mode = "nearest" if nearest else "bilinear"
+        moved = MetaTensor(prediction, affine=image.affine)
+        moved.applied_operations = convert_applied_interp_mode(image.applied_operations, mode=mode)
+        return self._geometry.inverse({"image": moved})["image"].as_tensor()
+
+    @cached_property
+    def _geometry(self) -> Compose:
+        from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd
+
+        keys = ("image", "label")
+        steps: list[Any] = [Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True)]
+        if self.crop_to_brain:
+            steps.append(CropForegroundd(keys, source_key="image", allow_missing_keys=True))
+        if self.spacing is not None:
+            mode = ("bilinear", "nearest")
+            steps.append(Spacingd(keys, pixdim=tuple(self.spacing), mode=mode, allow_missing_keys=True))
+        return Compose(steps)
+
+    def _scale(self, image: MetaTensor, source: str) -> MetaTensor:
+        """The image with scaled intensities; it keeps its affine and the memory of what was done."""
+        import numpy as np
+        import torch
+        from monai.data import MetaTensor
+
+        channels = []
+        for channel in image.as_tensor().float():
+            inside = channel > 0
+            values = channel[inside]
+            if self.intensity == "zscore":
+                if len(values) == 0 or bool((values == values[0]).all()):
+                    raise UserError(f"{source}: a channel has no two different intensities above 0; is it empty?")
+                channels.append(torch.where(inside, (channel - values.mean()) / values.std(correction=0), 0.0))
+                continue
+            low, high = self.limits or (0.0, 1.0)
+            if self.intensity == "percentiles":
+                low, high = np.percentile(values.numpy(), [low, high]).tolist()
+            channels.append(((channel - low) / max(high - low, 1e-8)).clamp(0, 1))
+        return MetaTensor(torch.stack(channels), meta=image.meta, applied_operations=image.applied_operations)

@@ -1,0 +1,62 @@
+"""What a scanner does to an anatomy: contrast, bias field, blur and Rician noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from tcurlora_seg.data.simulate.head import Head
+from tcurlora_seg.data.simulate.splines import Axes, Spline
+
+LIQUOR, GREY, WHITE = 35.0, 82.0, 104.0
+"""T1 intensities of the three tissues in the head."""
+
+CONTRASTS = {  # range of the intensity of liquor, grey and white matter; white matter of a T1 image is 1
+    "t1": ((0.22, 0.42), (0.68, 0.84), (1.0, 1.0)),
+    "t1ce": ((0.22, 0.42), (0.70, 0.86), (1.0, 1.0)),
+    "t2": ((1.45, 1.75), (0.90, 1.05), (0.62, 0.76)),
+    "flair": ((0.18, 0.35), (0.92, 1.08), (0.76, 0.88)),
+}
+
+
+def uniform(g: Generator, low: float, high: float) -> float:
+    """One number between `low` and `high`."""
+    return low + (high - low) * float(torch.rand((), generator=g))
+
+
+def contrast(t1: Tensor, modality: str, g: Generator) -> Tensor:
+    """The modality's intensities: piecewise linear in the head's T1 through liquor, grey and white matter."""
+    liquor, grey, white = (uniform(g, *bounds) for bounds in CONTRASTS[modality])
+    darker = (t1.clamp(LIQUOR, GREY) - LIQUOR) * ((grey - liquor) / (GREY - LIQUOR))
+    brighter = (t1.clamp(GREY, WHITE + 8) - GREY) * ((white - grey) / (WHITE - GREY))
+    return liquor + darker + brighter
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of an (X, Y, Z) image by `sigma` voxels; under 0.2 nothing is done."""
+    if sigma < 0.2:
+        return image
+    for axis in range(3):
+        place = torch.arange(image.shape[axis], dtype=torch.float32)
+        steps = place - place[:, None]
+        kernel = torch.exp(-0.5 * (steps / sigma) ** 2) * (steps.abs() <= 4 * sigma)
+        kernel /= kernel[len(kernel) // 2].sum()
+        image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)  # dense, and faster than a convolution
+    return image
+
+
+def scan(image: Tensor, brain: Tensor, axes: Axes, head: Head, g: Generator) -> Tensor:
+    """One scan of an ideal (X, Y, Z) image: bias field, blur, Rician noise; exactly 0 outside the brain.
+
+    Returns:
+        (X, Y, Z) int16, white matter of a T1 image around 700; at least 1 inside the brain.
+    """
+    spacing = abs(float(axes[0][1] - axes[0][0]))
+    bias = Spline.draw(g, head.low, head.high, knot=70.0, deviation=uniform(g, 0.02, 0.09), channels=1)
+    image = blur(image * torch.exp(bias(axes)[0]), uniform(g, 0.0, 0.8) / spacing)
+    signal = image[brain]
+    noise = torch.randn(2, len(signal), generator=g) * uniform(g, 0.01, 0.04)
+    magnitude = torch.hypot(signal + noise[0], noise[1]) * uniform(g, 600, 800)
+    result = torch.zeros(image.shape, dtype=torch.int16)
+    result[brain] = magnitude.clamp(1, 32000).to(torch.int16)
+    return result

@@ -1,0 +1,66 @@
+"""Smooth random fields: uniform cubic B-splines over a coarse lattice of normal numbers.
+
+    f(x) = Σ_ijk  c_ijk · β((x₁ − o₁)/h − i) · β((x₂ − o₂)/h − j) · β((x₃ − o₃)/h − k)
+
+with knots h mm apart. The lattice is laid in millimetres, so that a field is the same at every voxel size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+Axes = Sequence[Tensor]
+"""Positions of the voxels along each of the three axes of a grid, mm."""
+
+_DEVIATION = 0.34
+"""Standard deviation of a field whose lattice is standard normal: (Σ_i β(t − i)²)^(3/2), averaged over t."""
+
+
+@dataclass(frozen=True)
+class Spline:
+    """A field with some channels, evaluated on any grid aligned with the axes; constant outside its box.
+
+    Attributes:
+        lattice: (channels, a, b, c) coefficients.
+        low, high: corners of the box that the lattice covers, mm.
+        knot: distance of the knots, mm.
+    """
+
+    lattice: Tensor
+    low: Tensor
+    high: Tensor
+    knot: float
+
+    @classmethod
+    def draw(cls, g: Generator, low: Tensor, high: Tensor, *, knot: float, deviation: float, channels: int) -> Spline:
+        """A random field of zero mean and about the given standard deviation, correlated over about `knot` mm."""
+        counts = [int((b - a) // knot) + 4 for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        lattice = torch.randn(channels, *counts, generator=g) * (deviation / _DEVIATION)
+        return cls(lattice, low, high, knot)
+
+    def __call__(self, axes: Axes, derivative: int | None = None) -> Tensor:
+        """(channels, X, Y, Z) values on the grid, or their derivative (per mm) along one axis."""
+        field = self.lattice
+        for axis in (2, 1, 0):
+            basis = self._basis(axes[axis], axis, derived=axis == derivative)
+            field = torch.movedim(torch.movedim(field, axis + 1, -1) @ basis.T, -1, axis + 1)
+        return field
+
+    def _basis(self, points: Tensor, axis: int, derived: bool) -> Tensor:
+        """(points, coefficients) weights of the lattice along one axis."""
+        low, high, count = float(self.low[axis]), float(self.high[axis]), self.lattice.shape[axis + 1]
+        t = (points.clamp(low, high) - low) / self.knot
+        first = t.floor().long().clamp(max=count - 4)
+        f = t - first
+        if derived:
+            parts = [-((1 - f) ** 2), 3 * f**2 - 4 * f, -3 * f**2 + 2 * f + 1, f**2]
+            weights = torch.stack(parts, dim=1) / (2 * self.knot)
+        else:
+            parts = [(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3]
+            weights = torch.stack(parts, dim=1) / 6
+        basis = points.new_zeros(len(points), count)
+        return basis.scatter_(1, first[:, None] + torch.arange(4), weights)

@@ -1,0 +1,95 @@
+"""From one anatomy to many: a map from a subject's space to the head, smooth and without folding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from tcurlora_seg.data.simulate.head import Head
+from tcurlora_seg.data.simulate.splines import Axes, Spline
+
+_STEEPEST = 0.8
+"""Bound on the row sums of |A⁻¹ ∂u/∂x|; below 1 the map x -> A x + u(x) is one to one."""
+
+
+@dataclass(frozen=True)
+class Warp:
+    """y = ψ(A (x − c) + c + t + u(x)): where in the head (y, mm) the subject's point x lies.
+
+    u is a sum of B-splines, and ψ(z) = z − growth · ∇g(z) moves every point along the gradient of the target's
+    blurred mask g: outward, so that the target shrinks in the subject, where growth is above 0.
+    """
+
+    head: Head
+    linear: Tensor
+    shift: Tensor
+    bends: Sequence[Spline]
+    growth: float
+
+    def points(self, axes: Axes) -> Tensor:
+        """(3, X, Y, Z) positions in the head, mm, of the subject's voxels."""
+        u = torch.stack([bend(axes) for bend in self.bends]).sum(0)
+        x = [axis - c for axis, c in zip(axes, self.head.centre, strict=True)]
+        start = self.head.centre + self.shift
+        for i in range(3):
+            row = self.linear[i]
+            u[i] += (row[0] * x[0] + start[i])[:, None, None] + (row[1] * x[1])[:, None] + row[2] * x[2]
+        if self.growth:
+            u -= self.growth * sample(self.head.inward, self.grid(u))
+        return u
+
+    def grid(self, points: Tensor) -> Tensor:
+        """(1, X, Y, Z, 3) positions as `grid_sample` takes them, of (3, X, Y, Z) points in mm."""
+        middle, half = (self.head.high + self.head.low) / 2, (self.head.high - self.head.low) / 2
+        grid = points.new_empty((1, *points.shape[1:], 3))
+        for i in range(3):
+            grid[0, ..., 2 - i] = points[i].sub(middle[i]).div_(half[i])
+        return grid
+
+    def jacobian(self, axes: Axes) -> Tensor:
+        """(3, 3, X, Y, Z) derivatives of the affine and bending part, exact."""
+        bend = torch.stack([torch.stack([s(axes, derivative=j) for s in self.bends]).sum(0) for j in range(3)], 1)
+        return bend + self.linear[:, :, None, None, None]
+
+
+def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
+    """A plausible other person: rotations of a few degrees, sizes within 8 %, bends of about 4 mm and 1.5 mm.
+
+    The bends are scaled down where they would fold: with D = A⁻¹ ∂u/∂x and every row sum of |D| at most 0.8 the
+    matrix I + D is diagonally dominant, so its determinant is positive.
+
+    Args:
+        target: also let the hippocampi shrink or grow on their own.
+    """
+
+    def uniform(low: float, high: float, *size: int) -> Tensor:
+        return low + (high - low) * torch.rand(size, generator=g)
+
+    angles = torch.deg2rad(uniform(-5, 5, 3))
+    scales = uniform(0.95, 1.05, 1) * uniform(0.97, 1.03, 3)
+    linear = torch.linalg.matrix_exp(torch.linalg.cross(torch.eye(3), angles.expand(3, 3))) @ torch.diag(scales)
+    shift = uniform(-3, 3, 3)
+    bends = [
+        Spline.draw(g, head.low, head.high, knot=36.0, deviation=2.0, channels=3),
+        Spline.draw(g, head.low, head.high, knot=13.0, deviation=0.7, channels=3),
+    ]
+    growth = float(uniform(-5, 9)) if target else 0.0
+    free = Warp(head, linear, shift, bends, 0.0)
+    check = [torch.arange(float(a), float(b), 4.0) for a, b in zip(head.low, head.high, strict=True)]
+    bend = free.jacobian(check) - linear[:, :, None, None, None]
+    slope = torch.einsum("ik,kj...->ij...", torch.linalg.inv(linear), bend).abs().sum(1).max()
+    tamed = min(1.0, _STEEPEST / float(slope))
+    bends = [Spline(b.lattice * tamed, b.low, b.high, b.knot) for b in bends]
+    return Warp(head, linear, shift, bends, growth)
+
+
+def sample(volume: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Values of a (channels, X, Y, Z) volume at the points of `Warp.grid`; 0 outside the head.
+
+    The volume may be coarser than the head's 1 mm: its outermost voxels lie on the head's.
+    """
+    return F.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]

@@ -1,0 +1,92 @@
+"""Who is trained on and who is scored: draws by patient, each a pure function of (manifest, scheme, seed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tcurlora_seg.data.manifest import Manifest, Split, check_split
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.randomness import derive
+
+
+def draw_split(
+    manifest: Manifest,
+    *,
+    scheme: str = "paper",
+    fold: int = 0,
+    folds: int = 5,
+    shots: int = 5,
+    seed: int = 0,
+    validation: int = 0,
+    paper: tuple[float, float] = (5, 0),
+) -> Split:
+    """Divide the cases among train, val and test.
+
+    Patients are ordered by a hash of (seed, patient), so that the draw depends neither on their order nor on how many
+    there are, and a smaller number of shots is a part of a larger one.
+
+    Args:
+        manifest: the cohort.
+        scheme: "paper", the proportions of the paper (its lists were never published); "kfold", fold `fold` of
+            `folds` is the test set; "shots", `shots` patients to train on, all others the test set; or the name of a
+            split that is written in the manifest.
+        validation: patients moved from train to val; the test set does not depend on it.
+        paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
+
+    Raises:
+        UserError: a number out of range, an unknown scheme, too few patients.
+    """
+    if scheme in manifest.splits:
+        split = manifest.splits[scheme]
+        train, val, test = (_patients_of(manifest, ids) for ids in (split.train, split.val, split.test))
+    else:
+        order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
+        train, val, test = _draw(order, scheme, fold, folds, shots, paper)
+    if not 0 <= validation < len(train):
+        raise UserError(f"split.validation={validation}: expected 0 to {len(train) - 1}, of {len(train)} that train")
+    train, val = train[: len(train) - validation], val + train[len(train) - validation :]
+    result = Split(*(_cases_of(manifest, patients) for patients in (train, val, test)))
+    check_split(result, manifest.cases, f"split.scheme={scheme}")
+    return result
+
+
+def _draw(
+    order: list[str], scheme: str, fold: int, folds: int, shots: int, paper: tuple[float, float]
+) -> tuple[list[str], list[str], list[str]]:
+    n = len(order)
+    if scheme == "kfold":
+        if not 2 <= folds <= n:
+            raise UserError(f"split.folds={folds}: expected 2 to {n}, the number of patients")
+        if not 0 <= fold < folds:
+            raise UserError(f"split.fold={fold}: expected 0 to {folds - 1}")
+        test = order[fold::folds]
+        return [p for p in order if p not in set(test)], [], test
+    if scheme == "shots":
+        if not 1 <= shots < n:
+            raise UserError(f"split.shots={shots}: expected 1 to {n - 1}, so that one of {n} patients is left to test")
+        return order[:shots], [], order[shots:]
+    if scheme == "paper":
+        if n < 2:
+            raise UserError(f"a split needs at least 2 patients; there is {n}")
+        val = _count(paper[1], n)
+        train = min(_count(paper[0], n), n - val - 1) if paper[0] < 1 else int(paper[0])
+        if train + val >= n:
+            raise UserError(
+                f"split.scheme=paper trains on {train} patients and tests on the others, but there are only {n}; "
+                "use more cases, or split.scheme=shots with fewer split.shots"
+            )
+        return order[:train], order[train : train + val], order[train + val :]
+    raise UserError(f"split.scheme={scheme} is not known: expected paper, kfold, shots or a split of the manifest")
+
+
+def _count(size: float, patients: int) -> int:
+    return round(size * patients) if size < 1 else int(size)
+
+
+def _patients_of(manifest: Manifest, ids: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(manifest.case(id).patient for id in ids))
+
+
+def _cases_of(manifest: Manifest, patients: Sequence[str]) -> tuple[str, ...]:
+    chosen = set(patients)
+    return tuple(case.id for case in manifest.cases if case.patient in chosen)

@@ -1,0 +1,41 @@
+"""What is to be segmented: which raw label values make which class, and which structures are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Task:
+    """A segmentation task on one data set's labels.
+
+    Attributes:
+        name: as in `dataset.task`.
+        classes: class index (1, 2, ...; 0 is background) -> raw label values merged into it.
+        structures: scored structure -> class indices whose union it is.
+        mirror_pairs: classes that change places when left and right do.
+    """
+
+    name: str
+    classes: Mapping[int, tuple[int, ...]]
+    structures: Mapping[str, tuple[int, ...]]
+    mirror_pairs: tuple[tuple[int, int], ...] = field(default=())
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's output: background and every class."""
+        return 1 + len(self.classes)
+
+    def class_indices(self, raw: np.ndarray) -> np.ndarray:
+        """Class index of every voxel, uint8, of whole-number labels as stored."""
+        import numpy as np
+
+        table = np.zeros(int(raw.max()) + 1, dtype=np.uint8)
+        for index, merged in self.classes.items():
+            table[[value for value in merged if value < len(table)]] = index
+        return table[raw.astype(np.int64)]

@@ -1,0 +1,61 @@
+"""Tiny simulated cohorts (voxels of 4 mm), written once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.simulate import simulate
+
+
+@pytest.fixture(scope="session")
+def lpba40_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lpba40")
+    simulate("lpba40", root, subjects=7, seed=0, spacing=4.0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def brats2021_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("brats2021")
+    simulate("brats2021", root, subjects=5, seed=0, spacing=4.0)
+    return root
+
+
+@pytest.fixture
+def lpba40(lpba40_root: Path) -> Callable[..., LPBA40]:
+    """The simulated LPBA40, with changes: lpba40(task="hippocampus_lr")."""
+
+    def make(**changes: object) -> LPBA40:
+        return LPBA40(**{"root": str(lpba40_root), "preparation": Preparation(), **changes})
+
+    return make
+
+
+@pytest.fixture
+def brats2021(brats2021_root: Path) -> Callable[..., BraTS2021]:
+    def make(**changes: object) -> BraTS2021:
+        return BraTS2021(**{"root": str(brats2021_root), "preparation": Preparation(), **changes})
+
+    return make
+
+
+@pytest.fixture
+def write_nifti() -> Callable[..., Path]:
+    """A function that writes a NIfTI file: write_nifti(path, array, axes="RAS")."""
+
+    def write(path: Path, array: np.ndarray, axes: str = "RAS") -> Path:
+        from tcurlora_seg.data.volume import centred_affine
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, centred_affine(array.shape, (1.0, 1.0, 1.0), axes)), path)
+        return path
+
+    return write

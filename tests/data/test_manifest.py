@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tcurlora_seg.data.manifest import Case, Manifest, Split, check, read_manifest, write_manifest
+from tcurlora_seg.errors import UserError
+
+
+def manifest(*ids: str, **changes: Any) -> Manifest:
+    cases = tuple(Case(id, f"P{id}", {"t1": f"{id}/t1.nii"}, f"{id}/seg.nii") for id in ids)
+    return Manifest("lpba40", **{"cases": cases, **changes})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for id in "abc":
+        (tmp_path / id).mkdir()
+        for name in ("t1.nii", "seg.nii"):
+            (tmp_path / id / name).touch()
+    return tmp_path
+
+
+def test_writing_and_reading_gives_the_same_manifest(root: Path) -> None:
+    written = manifest(
+        *"abc", splits={"paper": Split(("a",), (), ("b", "c"))}, excluded={"d": "mirrored"}, simulated={"seed": 1}
+    )
+    write_manifest(written, root / "manifest.json")
+    assert read_manifest(root / "manifest.json", root) == written
+
+
+def test_a_patient_on_two_sides_is_refused() -> None:
+    cases = (Case("a_1", "a", {}, "x"), Case("a_2", "a", {}, "y"), Case("b", "b", {}, "z"))
+    split = Split(train=("a_1",), val=(), test=("b", "a_2"))
+    with pytest.raises(UserError, match=r"patient a is both in train and in test"):
+        check(Manifest("lpba40", cases, splits={"mine": split}), "m.json")
+
+
+def test_two_scans_of_a_patient_may_be_on_one_side() -> None:
+    cases = (Case("a_1", "a", {}, "x"), Case("a_2", "a", {}, "y"), Case("b", "b", {}, "z"))
+    check(Manifest("lpba40", cases, splits={"mine": Split(("a_1", "a_2"), (), ("b",))}), "m.json")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/t1.nii", "a/../../t1.nii"])
+def test_a_path_outside_the_root_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=r"leaves the root"):
+        check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
+
+
+def test_a_duplicate_id_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the case a is listed twice"):
+        check(manifest("a", "b", "a"), "m.json")
+
+
+def test_an_unknown_case_in_a_split_is_refused() -> None:
+    with pytest.raises(UserError, match=r"split 'paper': there is no case z \(listed under test\)"):
+        check(manifest("a", splits={"paper": Split(("a",), (), ("z",))}), "m.json")
+
+
+def test_a_file_that_has_moved_is_named(root: Path) -> None:
+    write_manifest(manifest(*"abc"), root / "manifest.json")
+    (root / "b" / "seg.nii").rename(root / "b" / "segmentation.nii")
+    with pytest.raises(UserError, match=r"b/seg.nii of case b is not under"):
+        read_manifest(root / "manifest.json", root)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not a manifest of format 1"),
+        (json.dumps({"format": 2}), "not a manifest of format 1"),
+        (json.dumps({"format": 1, "dataset": "x"}), "missing or of the wrong kind"),
+        (json.dumps({"format": 1, "dataset": "x", "cases": [{"id": "a"}]}), "missing or of the wrong kind"),
+        (json.dumps({"format": 1, "dataset": "x", "cases": [], "splits": {"p": ["a"]}}), "of the wrong kind"),
+    ],
+)
+def test_what_is_no_manifest_is_named(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        read_manifest(path, tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_committed_lpba40_manifest_holds_the_draw_it_says() -> None:
+    from tcurlora_seg.data.manifest import load_manifest
+    from tcurlora_seg.data.split import draw_split
+
+    path = Path(__file__).parents[2] / "data_manifests" / "lpba40.json"
+    committed = load_manifest(path)
+    check(committed, path)
+    assert [case.id for case in committed.cases] == [f"S{n:02d}" for n in range(1, 41)]
+    bare = Manifest("lpba40", committed.cases)
+    assert committed.splits["paper"] == draw_split(bare, scheme="paper", seed=0, paper=(5, 0))

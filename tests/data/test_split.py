@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcurlora_seg.data.manifest import Case, Manifest, Split
+from tcurlora_seg.data.split import draw_split
+from tcurlora_seg.errors import UserError
+
+
+def cohort(patients: int, scans: int = 1, order: int = 1) -> Manifest:
+    ids = [(f"p{p:03d}", f"p{p:03d}_{s}") for p in range(patients) for s in range(scans)][::order]
+    return Manifest("lpba40", tuple(Case(id, patient, {"t1": id}, id) for patient, id in ids))
+
+
+def patients(manifest: Manifest, ids: tuple[str, ...]) -> set[str]:
+    return {manifest.case(id).patient for id in ids}
+
+
+SCHEMES = [
+    {"scheme": "paper"},
+    {"scheme": "paper", "validation": 2},
+    {"scheme": "paper", "paper": (0.8, 0.1)},
+    {"scheme": "kfold", "fold": 1, "folds": 4},
+    {"scheme": "shots", "shots": 3, "validation": 1},
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(n=st.integers(12, 30), scans=st.integers(1, 3), seed=st.integers(0, 99))
+def test_every_case_is_on_one_side_and_no_patient_on_two(scheme: dict, n: int, scans: int, seed: int) -> None:
+    manifest = cohort(n, scans)
+    split = draw_split(manifest, seed=seed, **scheme)
+    assert sorted((*split.train, *split.val, *split.test)) == sorted(case.id for case in manifest.cases)
+    sides = [patients(manifest, ids) for ids in split.sides.values()]
+    assert sum(len(side) for side in sides) == n
+    assert split.train and split.test
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_draw_is_a_pure_function_of_patients_and_seed(scheme: dict) -> None:
+    first, again = (draw_split(cohort(20, 2), seed=3, **scheme) for _ in range(2))
+    assert first == again
+    turned = draw_split(cohort(20, 2, order=-1), seed=3, **scheme)
+    assert {k: set(v) for k, v in turned.sides.items()} == {k: set(v) for k, v in first.sides.items()}
+    assert first != draw_split(cohort(20, 2), seed=4, **scheme)
+
+
+def test_the_papers_sizes() -> None:
+    split = draw_split(cohort(40), paper=(5, 0))
+    assert (len(split.train), len(split.val), len(split.test)) == (5, 0, 35)
+    split = draw_split(cohort(1251), paper=(1000 / 1251, 125 / 1251))
+    assert (len(split.train), len(split.val), len(split.test)) == (1000, 125, 126)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 10])
+def test_shares_leave_someone_to_train_on_and_someone_to_test(n: int) -> None:
+    split = draw_split(cohort(n), paper=(1000 / 1251, 125 / 1251))
+    assert split.train and split.test
+
+
+def test_the_folds_test_every_patient_once() -> None:
+    manifest = cohort(11, 2)
+    tested = [id for fold in range(4) for id in draw_split(manifest, scheme="kfold", fold=fold, folds=4).test]
+    assert sorted(tested) == sorted(case.id for case in manifest.cases)
+
+
+def test_fewer_shots_are_a_part_of_more() -> None:
+    draws = [set(draw_split(cohort(20), scheme="shots", shots=n).train) for n in (1, 5, 10)]
+    assert draws[0] < draws[1] < draws[2]
+
+
+def test_validation_comes_from_training_and_leaves_the_test_set_alone() -> None:
+    without, with_two = (draw_split(cohort(20), scheme="paper", validation=n) for n in (0, 2))
+    assert with_two.test == without.test
+    assert set(with_two.train) | set(with_two.val) == set(without.train)
+
+
+def test_a_written_split_is_taken_by_its_name_whatever_the_seed() -> None:
+    split = Split(("p000_0",), (), ("p001_0", "p002_0"))
+    manifest = Manifest("lpba40", cohort(3).cases, splits={"paper": split})
+    assert draw_split(manifest, scheme="paper", seed=5) == split
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"scheme": "paper"}, "there are only 4"),
+        ({"scheme": "kfold", "folds": 5}, "split.folds=5: expected 2 to 4"),
+        ({"scheme": "kfold", "folds": 4, "fold": 4}, "split.fold=4: expected 0 to 3"),
+        ({"scheme": "shots", "shots": 4}, "split.shots=4: expected 1 to 3"),
+        ({"scheme": "shots", "shots": 2, "validation": 2}, "split.validation=2: expected 0 to 1"),
+        ({"scheme": "random"}, "split.scheme=random is not known"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(arguments: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        draw_split(cohort(4), **arguments)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tcurlora_seg.data.simulate.cohorts import _write_analyze
+from tcurlora_seg.data.volume import centred_affine, read_header, read_volume
+from tcurlora_seg.errors import UserError
+
+ARRAY = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
+
+
+@pytest.fixture
+def analyze(tmp_path: Path) -> Path:
+    path = tmp_path / "a.hdr"
+    _write_analyze(path, ARRAY, 2.0)
+    return path
+
+
+def test_gzipped_analyze_keeps_every_voxel_and_drops_the_fourth_axis(analyze: Path) -> None:
+    array, _ = read_volume(analyze)
+    assert array.dtype == np.int16
+    np.testing.assert_array_equal(array, ARRAY)
+    assert read_header(analyze) == ((5, 6, 7), (2.0, 2.0, 2.0))
+
+
+def test_plain_analyze_reads_like_the_gzipped_one(analyze: Path) -> None:
+    packed = analyze.with_suffix(".img.gz")
+    analyze.with_suffix(".img").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    np.testing.assert_array_equal(read_volume(analyze)[0], ARRAY)
+
+
+def test_simpleitk_reads_the_same_voxels(analyze: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(analyze))).squeeze().T, ARRAY)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "LPS", "RAS", "SAL"])
+def test_analyze_axes_run_where_they_are_said_to(analyze: Path, axes: str) -> None:
+    _, affine = read_volume(analyze, axes)
+    assert "".join(nib.aff2axcodes(affine)) == axes
+    np.testing.assert_allclose(affine @ [2, 2.5, 3, 1], [0, 0, 0, 1], atol=1e-12)  # the centre is the origin
+    np.testing.assert_allclose(nib.affines.voxel_sizes(affine), 2.0)
+
+
+def test_nifti_keeps_its_own_affine(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", ARRAY, "LPS")
+    array, affine = read_volume(path, "RAS")
+    np.testing.assert_array_equal(array, ARRAY)
+    np.testing.assert_allclose(affine, centred_affine(ARRAY.shape, (1, 1, 1), "LPS"))
+
+
+def _truncated(path: Path) -> None:
+    packed = path.with_suffix(".img.gz")
+    packed.write_bytes(packed.read_bytes()[:-60])
+
+
+def _garbled(path: Path) -> None:
+    path.write_bytes(b"this is no header")
+
+
+def _without_voxels(path: Path) -> None:
+    path.with_suffix(".img.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [(_truncated, "copy or download"), (_garbled, "copy or download"), (_without_voxels, "its .img or .img.gz")],
+)
+def test_a_damaged_file_is_one_line_that_names_it(analyze: Path, harm: Callable[[Path], None], words: str) -> None:
+    harm(analyze)
+    with pytest.raises(UserError, match=words) as caught:
+        read_volume(analyze)
+    assert str(analyze) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_truncated_nifti_and_a_missing_one_are_named(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", ARRAY)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"a.nii.gz cannot be read"):
+        read_volume(path)
+    with pytest.raises(UserError, match=r"b.nii.gz cannot be read: there is no such file"):
+        read_header(tmp_path / "b.nii.gz")
+
+
+def test_a_series_of_volumes_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.float32), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"three axes"):
+        read_volume(tmp_path / "a.nii")
