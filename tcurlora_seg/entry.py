@@ -106,13 +106,22 @@ def explain(error: Exception, known_keys: Callable[[], Any] | None = None) -> st
         error: the exception.
         known_keys: gives the keys that exist, to suggest the nearest one for a misspelt key.
     """
+    mistake = _user_error(error)
+    if mistake is not None:
+        return str(mistake)
     text = str(error).strip()
-    if isinstance(error, UserError):
-        return text
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(error, text, list(known_keys()) if known_keys else [])
     hint = "" if os.environ.get(_FULL_ERROR, "") not in ("", "0") else " (HYDRA_FULL_ERROR=1 shows the traceback)"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}{hint}"
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The `UserError` that this is or was raised from: Hydra wraps what a constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause
 
 
 def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:

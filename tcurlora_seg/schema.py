@@ -23,11 +23,14 @@ _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All leaves as {dotted key: value}, interpolations resolved; empty mappings and lists are leaves."""
+    """All leaves as {dotted key: value}, interpolations resolved; empty mappings and lists are leaves.
+
+    A mandatory value that is not given stays `???`.
+    """
     leaves: dict[str, Any] = {}
     for key in config:
         name = f"{prefix}{key}"
-        value = config[key]
+        value = "???" if OmegaConf.is_missing(config, key) else config[key]
         if isinstance(value, DictConfig) and len(value):
             leaves.update(flatten(value, name + "."))
         else:
@@ -49,11 +52,24 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
         values, given = flatten(config), flatten(defaults)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    missing = [key for key, value in values.items() if value == "???"]
+    if missing:
+        raise UserError(f"a value is needed: {missing[0]}=...")
     checked = _check_nodes(config, "")
     for key, value in values.items():
         default = given.get(key)
+        if key not in given and key not in checked and not _open(config, key):
+            raise UserError(f"there is no key '{key}'; --cfg job lists them")
         if key not in checked and default is not None and value is not None and not _same_kind(value, default):
             raise _wrong_type(key, value, _kind(default))
+
+
+def _open(config: DictConfig, key: str) -> bool:
+    """Whether a key may be new: in a stack of one's own, or for another package's constructor, whose keys are its own."""
+    if key.startswith("adapter.stacks."):
+        return True
+    parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None
+    return isinstance(parent, DictConfig) and "_target_" in parent
 
 
 def _check_nodes(node: Any, path: str) -> set[str]:
@@ -67,12 +83,13 @@ def _check_nodes(node: Any, path: str) -> set[str]:
         for key in node:
             if key in _HYDRA_KEYS:
                 continue
+            key = str(key)
             name = f"{path}{key}"
             if key not in signature:
-                near = difflib.get_close_matches(str(key), signature, n=1)
+                near = difflib.get_close_matches(key, signature, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else "it takes " + ", ".join(signature)
                 raise UserError(f"there is no key '{name}': {target.rsplit('.', 1)[1]} does not take it; {hint}")
-            annotation, value = signature[str(key)], node[key]
+            annotation, value = signature[key], node[key]
             if isinstance(value, DictConfig) and "_target_" in value:
                 continue  # built by its own constructor, and checked below
             plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
@@ -80,7 +97,7 @@ def _check_nodes(node: Any, path: str) -> set[str]:
                 raise _wrong_type(name, plain, ast.unparse(annotation))
             checked.add(name)
     for key in node:
-        checked |= _check_nodes(node[key], f"{path}{key}.")
+        checked |= _check_nodes(node[key], f"{path}{key!s}.")
     return checked
 
 
@@ -161,7 +178,7 @@ def _same_kind(value: Any, default: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
-    return default == "auto" or isinstance(value, type(default))
+    return default in ("auto", "???") or isinstance(value, type(default))
 
 
 def _kind(default: Any) -> str:

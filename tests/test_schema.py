@@ -61,6 +61,12 @@ def test_keys_of_other_packages_are_held_to_the_type_of_their_default() -> None:
         check({"max_steps": "many"}, {"max_steps": 3})
 
 
+def test_a_mandatory_value_is_asked_for() -> None:
+    with pytest.raises(UserError, match=r"needed: x\.path="):
+        check({"path": "???"})
+    check({"path": "given"}, {"path": "???"})
+
+
 def test_an_unknown_target_is_refused() -> None:
     for target in ("tcurlora_seg.nothing.X", "tcurlora_seg.models.unetr.Nothing"):
         with pytest.raises(UserError, match="_target_"):

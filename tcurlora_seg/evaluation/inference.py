@@ -23,7 +23,6 @@ class Predictor:
         batch_size: windows per forward pass.
         mirror_axes: spatial axes along which mirrored copies are averaged; empty for none.
         mirror_pairs: pairs of classes that change places when axis 0 (left-right in RAS) is mirrored.
-        precision: "bf16" to run the network under bfloat16 autocast, "32" for float32.
     """
 
     def __init__(
@@ -35,10 +34,9 @@ class Predictor:
         batch_size: int = 4,
         mirror_axes: Sequence[int] = (),
         mirror_pairs: Sequence[tuple[int, int]] = (),
-        precision: str = "32",
     ) -> None:
         self.network, self.window, self.overlap, self.batch_size = network, tuple(window), overlap, batch_size
-        self.mirror_axes, self.mirror_pairs, self.precision = tuple(mirror_axes), tuple(mirror_pairs), precision
+        self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
@@ -51,17 +49,16 @@ class Predictor:
             subsets = list(chain.from_iterable(
                 combinations(self.mirror_axes, n) for n in range(len(self.mirror_axes) + 1)
             ))  # fmt: skip
-            total = sum(self._mirrored(batch, axes) for axes in subsets)
-            return (total / len(subsets))[0]  # type: ignore[index, operator]
+            total = torch.stack([self._mirrored(batch, axes) for axes in subsets]).sum(0)
+            return total[0] / len(subsets)
         finally:
             self.network.train(was_training)
 
     def _mirrored(self, batch: Tensor, axes: tuple[int, ...]) -> Tensor:
         dims = [axis + 2 for axis in axes]
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.precision.startswith("bf16")):
-            logits = sliding_window_inference(
-                batch.flip(dims), self.window, self.batch_size, self.network, self.overlap, mode="gaussian"
-            )
+        logits = sliding_window_inference(
+            batch.flip(dims), self.window, self.batch_size, self.network, self.overlap, mode="gaussian"
+        )
         probabilities = torch.softmax(torch.as_tensor(logits).float(), dim=1).flip(dims)
         if 0 in axes:
             order = list(range(probabilities.shape[1]))
