@@ -1,0 +1,1 @@
+"""Adapters: the trainable numbers of a stack of weights, one file per method."""

@@ -1,0 +1,131 @@
+"""The model file: what was trained, and of the frozen only what the base and the configuration cannot give again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import atomic_path
+from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.trainable import trainable_parameters
+from tcurlora_seg.models.unetr import stacked_weights
+
+FORMAT = 1
+_KEY = "tcurlora_seg"  # one entry, since safetensors writes several in no fixed order
+
+
+def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write an adapted network's `model.safetensors`.
+
+    It holds `adapters.<stack>.<tensor>`, the trained tensors of the base under MONAI's names, and those that were
+    fresh or resized when the base was loaded.
+
+    Args:
+        model: a network that `adapt` or `inject` has gone over, with `model.base` set.
+        path: the file.
+        metadata: JSON-ready notes to keep with it; format, base and stack order are added.
+    """
+    notes = {**(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in _kept(model).items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(notes, sort_keys=True)})
+
+
+def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Copy a model file into a network with the same base and the same adapters, in place, after checking all of it.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        UserError: the file is damaged or of another format, belongs to another base or other stacks, or has a tensor
+            too many, too few, of another shape or type, or with a value that is not finite.
+    """
+    notes, here = read_metadata(path), _base(model).base_hash
+    if notes.get("base") != here:
+        raise UserError(f"{path} was trained on the base {notes.get('base')}, but this network's base is {here}")
+    if notes.get("stacks") != _orders(model):
+        raise UserError(f"{path} has the stacks {notes.get('stacks')}, but this network has {_orders(model)}")
+    with safe_open(path, framework="pt") as file:
+        given = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    wanted = _kept(model)
+    faults = [f"{name} is missing" for name in wanted if name not in given]
+    faults += [f"{name} is surplus" for name in given if name not in wanted]
+    faults += [fault for name in wanted if name in given for fault in _compare(name, given[name], wanted[name])]
+    if faults:
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"{path} does not fit the network: {'; '.join(faults[:3])}{more}")
+    before = {name: tensor.detach().clone() for name, tensor in wanted.items()}
+    try:
+        _restore(model, wanted, given)
+    except UserError as error:
+        _restore(model, wanted, before)
+        raise UserError(f"{path}: {error}") from error
+    return notes
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The notes of a model file, without reading its tensors.
+
+    Raises:
+        UserError: no such file, damaged, not written by `save_model`, or of a later format.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict):
+        raise UserError(f"{path} is no model file of this package: its metadata has no valid '{_KEY}'")
+    if notes.get("format") != FORMAT:
+        raise UserError(f"{path} has format {notes.get('format')}; this version reads {FORMAT}")
+    return notes
+
+
+def _base(model: Any) -> LoadReport:
+    if not isinstance(getattr(model, "base", None), LoadReport) or not hasattr(model, "adapters"):
+        raise UserError("the network has no base or no adapters: load its weights with load_pretrained, then adapt it")
+    return model.base
+
+
+def _kept(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model file, as they are in the network."""
+    base, state = _base(model), model.state_dict(keep_vars=True)
+    names = {*trainable_parameters(model), *base.fresh, *base.resized}
+    return {name: tensor for name, tensor in state.items() if name in names or name.startswith("adapters.")}
+
+
+def _orders(model: Any) -> dict[str, Any]:
+    """Roles and blocks of every stack: they fix the order of its slices."""
+    return {name: {"roles": list(s.roles), "blocks": list(s.blocks)} for name, s in model.stacks.items()}
+
+
+def _compare(name: str, given: Tensor, wanted: Tensor) -> list[str]:
+    if given.shape != wanted.shape:
+        return [f"{name} has shape {list(given.shape)} instead of {list(wanted.shape)}"]
+    if given.dtype != wanted.dtype:
+        return [f"{name} is {given.dtype} instead of {wanted.dtype}"]
+    if given.is_floating_point() and not torch.isfinite(given).all():
+        return [f"{name} holds values that are not finite"]
+    return []
+
+
+def _restore(model: Any, wanted: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into the network and let the adapters gather again what no file holds."""
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(values[name])
+    for name, adapter in model.adapters.items():
+        adapter.gather(stacked_weights(model, model.stacks[name]))

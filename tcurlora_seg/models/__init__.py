@@ -1,0 +1,1 @@
+"""The network: building it, loading its weights, putting adapters into it and merging them."""

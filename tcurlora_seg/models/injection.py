@@ -1,0 +1,190 @@
+"""Putting adapters into a network, switching between adapted and merged weights, and taking them out again."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
+from tcurlora_seg.entry import config_folder
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.linear import AdaptedLinear, Attached
+from tcurlora_seg.models.pretrained import describe_base
+from tcurlora_seg.models.trainable import set_trainable
+from tcurlora_seg.models.unetr import stack_for, stacked_weights
+from tcurlora_seg.randomness import generator
+
+_log = logging.getLogger(__name__)
+
+
+def inject(
+    model: nn.Module,
+    methods: Mapping[str, tuple[Stack, Callable[..., Adapter]]],
+    *,
+    trainable: Sequence[str],
+    seed: int,
+) -> nn.Module:
+    """Add an adapter per stack to `model`, in place, and decide what trains.
+
+    Afterwards `model.adapters` is a ModuleDict by stack name, `model.stacks` the stacks by the same names, every
+    adapted layer an `AdaptedLinear`, and the state dict has the old keys plus `adapters.<stack>.<tensor>`.
+
+    Args:
+        model: a MONAI UNETR; on error it is left as it was.
+        methods: for each stack name the stack and what builds its adapter: `method(stack, weights, generator=g)`.
+        trainable: globs over the parameters that train beside the adapters (see `trainable.expand`).
+        seed: every stack draws from its own generator, derived from this and its name.
+
+    Raises:
+        UserError: the network has adapters already, stacks overlap, a method refuses its stack, a bad glob.
+    """
+    if hasattr(model, "adapters"):
+        raise UserError("the network has adapters already: merge them first, or start from the base again")
+    stacks = {name: stack for name, (stack, _) in methods.items()}
+    refuse_overlap(stacks)
+    built = {
+        name: method(stack, stacked_weights(model, stack), generator=generator(seed, "adapter", name))
+        for name, (stack, method) in methods.items()
+    }
+    set_trainable(model, trainable, {f"{slot.linear}.weight" for s in stacks.values() for slot in s.slots})
+    model.adapters = nn.ModuleDict(built)
+    model.stacks = stacks  # type: ignore[assignment]
+    for name, stack in stacks.items():
+        _attach(model, stack, built[name])
+    return model
+
+
+def _attach(model: nn.Module, stack: Stack, adapter: Adapter) -> None:
+    """Point the layers of a stack at its adapter; slices of one layer share an input, hence one entry."""
+    for linear in dict.fromkeys(slot.linear for slot in stack.slots):
+        layer = model.get_submodule(linear)
+        if not isinstance(layer, AdaptedLinear):
+            layer = AdaptedLinear(layer)  # type: ignore[arg-type]
+            parent, _, child = linear.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer)
+        members = [(i, slot) for i, slot in enumerate(stack.slots) if slot.linear == linear]
+        rows = [(slot.first, slot.last) for _, slot in members]
+        layer.attached.append(Attached(adapter, [i for i, _ in members], rows))
+
+
+def adapt(
+    model: nn.Module, method: str = "tcurlora", *, rank: int | None = None, seed: int = 0, **overrides: Any
+) -> nn.Module:
+    """Add the adapters of `configs/adapter/<method>.yaml` to a MONAI UNETR, in place: for one's own training loop.
+
+        model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)
+
+    Args:
+        model: the network with its pre-trained weights; they are the base that `save_model` refers to.
+        method: name of the file.
+        rank: None for the file's own.
+        seed: of the methods that draw.
+        overrides: other keys of the file, or of its `method`, for example `blocks=[0, 1]` or `selection="uniform"`.
+
+    Raises:
+        UserError: an unknown method or key, or a value that the method refuses.
+    """
+    config = read_adapter(method)
+    for key, value in {**overrides, **({} if rank is None else {"rank": rank})}.items():
+        node = config if key in config else config.method
+        if node is None or key not in node or key.startswith("_"):
+            raise UserError(f"adapter '{method}' has no key '{key}': see configs/adapter/{method}.yaml")
+        node[key] = value
+    if not hasattr(model, "base"):
+        model.base = describe_base(model)  # type: ignore[assignment]
+    return adapt_from_config(model, config, seed)
+
+
+def read_adapter(method: str) -> DictConfig:
+    """The adapter configuration `configs/adapter/<method>.yaml`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    files = {path.stem: path for path in sorted((config_folder() / "adapter").glob("*.yaml"))}
+    if method not in files:
+        raise UserError(f"unknown method '{method}': choose from {', '.join(files)}")
+    # a parent, since the file refers to its own keys as ${adapter.rank}
+    return OmegaConf.create({"adapter": OmegaConf.load(files[method])}).adapter
+
+
+def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, seed: int) -> nn.Module:
+    """Add the adapters that an adapter configuration describes, in place.
+
+    Args:
+        model: a MONAI UNETR with its pre-trained weights.
+        config: `rank`, `trainable`, `blocks`, `method` (null for none) and `stacks`, where each stack has `roles`
+            and may have a `rank` or a `method` of its own.
+        seed: see `inject`.
+
+    Raises:
+        UserError: see `inject` and `unetr.stack_for`.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    methods, ranked = {}, False
+    for name, entry in plain["stacks"].items():
+        if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
+            raise UserError(f"adapter.stacks: '{name}' cannot name a stack: take another word, without dots")
+        if not {"roles"} <= set(entry) <= {"roles", "rank", "method"}:
+            raise UserError(f"adapter.stacks.{name} has the keys {', '.join(entry)}: roles, rank and method are known")
+        settings = dict(entry.get("method") or plain["method"] or {})
+        if "_target_" not in settings:
+            raise UserError(f"adapter.stacks.{name} has no method")
+        if "rank" in settings:
+            ranked = True
+            settings["rank"] = settings["rank"] if entry.get("rank") is None else entry["rank"]
+        settings.pop("_partial_", None)
+        build = partial(get_class(settings.pop("_target_")), **settings)
+        methods[name] = stack_for(model, entry["roles"], plain["blocks"]), build
+    if plain["rank"] is not None and not ranked:
+        _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
+    return inject(model, methods, trainable=plain["trainable"], seed=seed)
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[nn.Module]:
+    """Within the context the updates are part of the weights and the adapters are off: inference at the base's cost.
+
+    Afterwards the original tensors are back, the very same ones. Nesting is harmless.
+    """
+    layers = [m for m in model.modules() if isinstance(m, AdaptedLinear) and m.active]
+    originals = [(layer, layer.weight.data, layer.bias) for layer in layers]
+    try:
+        for layer in layers:
+            weight, bias = layer.merged()
+            layer.weight.data = weight
+            layer.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+            layer.active = False
+        yield model
+    finally:
+        for layer, weight, bias in originals:
+            layer.weight.data, layer.active = weight, True
+            layer.register_parameter("bias", bias)
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """A copy with the updates in its weights: a plain MONAI UNETR of plain `nn.Linear`s, free to train."""
+    plain = copy.deepcopy(model)
+    for name, layer in list(plain.named_modules()):
+        if isinstance(layer, AdaptedLinear):
+            weight, bias = layer.merged()
+            linear = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+            linear.weight = nn.Parameter(weight)
+            if bias is not None:
+                linear.bias = nn.Parameter(bias)
+            parent, _, child = name.rpartition(".")
+            setattr(plain.get_submodule(parent), child, linear.train(layer.training))
+    for attribute in ("adapters", "stacks", "base"):
+        if hasattr(plain, attribute):
+            delattr(plain, attribute)
+    set_trainable(plain, ["**"], set())
+    return plain

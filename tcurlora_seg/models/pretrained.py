@@ -1,0 +1,207 @@
+"""Pre-trained weights: reading them, fitting them to a network, and the hash that names a base."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import UNETR
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import atomic_path
+from tcurlora_seg.models.trainable import expand
+from tcurlora_seg.models.unetr import HEAD, INPUTS, POSITIONS, grid, is_stale, is_unused
+
+BUILTIN = Path(__file__).resolve().parent.parent / "assets" / "unetr_small.safetensors"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where a network's weights came from; kept as `model.base`.
+
+    Attributes:
+        source: the file, or a word for what the network held already.
+        base_hash: see `base_hash`.
+        loaded: tensors taken as they are.
+        resized: tensors computed from the file's, for another image size or number of channels.
+        fresh: tensors that kept their random start.
+        ignored: tensors of the file that no network uses.
+    """
+
+    source: str
+    base_hash: str
+    loaded: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def load_pretrained(model: UNETR, source: str, *, missing: Sequence[str] = (), inflate: bool = False) -> LoadReport:
+    """Copy pre-trained weights into a UNETR, in place, and note their origin as `model.base`.
+
+    `out` may be absent or of another width and then starts afresh. Position embeddings of another number of patches
+    are resized by trilinear interpolation, the file's image taken for a cube.
+
+    Args:
+        model: a network without adapters.
+        source: `builtin` for the packaged base, or a file: a MONAI state dict (.safetensors, .pt, .pth), bare or under
+            `state_dict`, with or without the prefix `module.`.
+        missing: globs over parameters that may be absent from the file, or of another shape, and then start afresh.
+        inflate: accept another number of image channels, spreading the mean over the file's channels evenly, so that
+            equal channels give the same response as before.
+
+    Raises:
+        UserError: the file is missing, truncated or no state dict, or does not fit the network.
+    """
+    if hasattr(model, "adapters"):
+        raise UserError("the network has adapters already: load its weights first, then adapt it")
+    path = BUILTIN if source == "builtin" else Path(source)
+    tensors = read_tensors(path)
+    wanted = dict(model.named_parameters())
+    ignored = tuple(name for name in tensors if is_stale(name))
+    optional = {*HEAD, *expand(missing, wanted, "pretrained_missing")}
+    values: dict[str, Tensor] = {}
+    resized, fresh, faults = [], [], []
+    for name, parameter in wanted.items():
+        given = tensors.get(name)
+        fitted = given if given is None or given.shape == parameter.shape else _fit(name, given, model, inflate)
+        if fitted is not None and fitted.shape == parameter.shape:
+            values[name] = fitted
+            if fitted is not given:
+                resized.append(name)
+        elif name in optional:
+            fresh.append(name)
+        elif given is not None:
+            faults.append(f"{name} is {_shape(given)}, the network's {_shape(parameter)}{_hint(name, given, inflate)}")
+        elif not is_unused(name):
+            faults.append(f"{name} is missing")
+    faults += [f"{name} is surplus" for name in tensors if name not in wanted and not is_stale(name)]
+    if faults:
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}")
+    if set(HEAD) & set(fresh):  # a weight without its bias is no head
+        fresh += [name for name in HEAD if values.pop(name, None) is not None]
+    with torch.no_grad():
+        for name, value in values.items():
+            wanted[name].copy_(value)
+    report = LoadReport(
+        source=str(source),
+        base_hash=base_hash(tensors),
+        loaded=tuple(name for name in values if name not in resized),
+        resized=tuple(resized),
+        fresh=tuple(fresh),
+        ignored=ignored,
+    )
+    model.base = report  # type: ignore[assignment]
+    return report
+
+
+def base_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors in float32, sorted by name, with names and shapes; what no network uses is left out."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if not is_unused(name) and not is_stale(name):
+            tensor = tensors[name].detach().cpu().float().contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
+
+
+def describe_base(model: nn.Module) -> LoadReport:
+    """The report for a network whose weights were loaded elsewhere: what it holds now is the base."""
+    tensors = dict(model.named_parameters())
+    return LoadReport("the network's own weights", base_hash(tensors), loaded=tuple(tensors))
+
+
+def save_base(model: nn.Module, folder: str | Path) -> Path:
+    """Store a network's weights without the task's `out` as `<folder>/<hash>.safetensors`, ready to be loaded.
+
+    Returns:
+        The file's path.
+    """
+    kept = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if n not in HEAD and not is_unused(n)}
+    path = Path(folder) / f"{base_hash(kept)}.safetensors"
+    with atomic_path(path) as temporary:
+        save_file(kept, temporary)
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict's tensors as float32, without `state_dict` nesting and `module.` prefix.
+
+    Raises:
+        UserError: not a file, not readable, not a state dict of finite tensors, or the file of a run.
+    """
+    if not path.is_file():
+        raise UserError(f"pretrained={path} is not a file: give the path of a state dict, builtin, or random")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    elif path.suffix in (".pt", ".pth"):
+        content = _read_pickle(path)
+    else:
+        raise UserError(f"pretrained={path}: a .safetensors, .pt or .pth file is needed")
+    if any(name.startswith("adapters.") for name in content):
+        raise UserError(f"pretrained={path} is the file of a run: merge it with scripts/export.py first")
+    for name, tensor in content.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise UserError(f"pretrained={path}: {name} holds values that are not finite numbers")
+    return {name: tensor.float() for name, tensor in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"pretrained={path} is damaged or no safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises what unpickling any bytes may raise
+        reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
+        raise UserError(f"pretrained={path} is damaged or holds more than tensors: {reason}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise UserError(f"pretrained={path} holds no state dict: a mapping from names to tensors is needed")
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def _fit(name: str, given: Tensor, model: UNETR, inflate: bool) -> Tensor | None:
+    """The file's tensor for the network's image size or channels; None if there is no way."""
+    if name == POSITIONS and given.ndim == 3:
+        return resize_positions(given, grid(model))
+    if name in INPUTS and inflate and given.ndim == 5:
+        channels = model.get_parameter(name).shape[1]
+        return given.sum(1, keepdim=True).expand(-1, channels, -1, -1, -1) / channels
+    return None
+
+
+def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None:
+    """Interpolate position embeddings (1, patches, hidden) of a cubic image to the grid `target`; None if not cubic."""
+    side = round(embeddings.shape[1] ** (1 / 3))
+    if side**3 != embeddings.shape[1]:
+        return None
+    cube = embeddings.reshape(1, side, side, side, -1).permute(0, 4, 1, 2, 3)
+    resized = F.interpolate(cube, size=tuple(target), mode="trilinear", align_corners=False)
+    return resized.flatten(2).transpose(1, 2).contiguous()
+
+
+def _hint(name: str, given: Tensor, inflate: bool) -> str:
+    if name in INPUTS and not inflate:
+        return f" (the file is for {given.shape[1]} image channels; pretrained_inflate=true spreads them)"
+    return ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))

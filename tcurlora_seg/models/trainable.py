@@ -1,0 +1,63 @@
+"""Which tensors of the network train: globs over dotted parameter paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.unetr import is_unused
+
+
+def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainable") -> set[str]:
+    """The names that one of the globs matches as a whole.
+
+    `*` stands for any characters but a dot, `**` for any characters: `decoder*.**` is everything in every module
+    whose name begins with decoder, `vit.blocks.*.mlp.**` the MLPs of all blocks.
+
+    Args:
+        patterns: the globs.
+        names: dotted parameter paths.
+        key: the configuration key that the globs came from.
+
+    Raises:
+        UserError: a glob that matches nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        parts = [{"**": ".*", "*": "[^.]*"}.get(p, re.escape(p)) for p in re.split(r"(\*\*|\*)", pattern)]
+        expression = re.compile("".join(parts))
+        matched = {name for name in names if expression.fullmatch(name)}
+        if not matched:
+            known = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise UserError(f"{key}: '{pattern}' matches no parameter; parameters start with {known}")
+        found |= matched
+    return found
+
+
+def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection[str]) -> None:
+    """Let the parameters that the globs match train, and freeze all others.
+
+    Args:
+        model: the network, before adapters are added to it.
+        patterns: globs; parameters that the network never uses stay frozen in any case.
+        adapted: names of the weights under an adapter, which must stay frozen.
+
+    Raises:
+        UserError: a glob that matches nothing, or a weight under an adapter.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if not is_unused(name)}
+    for pattern in patterns:
+        touched = sorted(expand([pattern], parameters) & set(adapted))
+        if touched:
+            raise UserError(f"trainable: '{pattern}' would train {touched[0]}, but an adapter needs it frozen")
+    chosen = expand(patterns, parameters)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, adapters included, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

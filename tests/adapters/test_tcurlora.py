@@ -1,0 +1,159 @@
+"""tCURLoRA against a slow, literal transcription of its definition, and the promises of its cheap form."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tcurlora_seg import adapt
+from tcurlora_seg.adapters.stacks import Slot, Stack
+from tcurlora_seg.adapters.tcurlora import TCURLoRA, _delta_is_cheaper
+from tcurlora_seg.errors import UserError
+
+
+def make(slices: int, out: int = 9, inner: int = 7, rank: int = 3, seed: int = 0, **options) -> tuple:
+    """An adapter on random weights with a random core, and the weights."""
+    g = torch.Generator().manual_seed(seed)
+    weights = torch.randn(slices, out, inner, generator=g, dtype=torch.float64)
+    slots = tuple(Slot(i, "a", f"layer{i}", 0, out) for i in range(slices))
+    stack = Stack(slots, tuple(range(slices)), ("a",), 1, out, inner)
+    adapter = TCURLoRA(stack, weights, rank=rank, generator=g, **options)
+    with torch.no_grad():
+        adapter.core.copy_(torch.randn(slices, rank, rank, generator=g, dtype=torch.float64))
+    return adapter, weights
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 8])
+def test_delta_is_the_papers_definition(slices):
+    """Every step written out: scores over the Fourier slices, C and R cut out, two t-products as double sums."""
+    adapter, weights = make(slices)
+    spectrum = torch.fft.fft(weights, dim=0)
+    alpha = [sum(spectrum[k, :, j].norm().item() for k in range(slices)) for j in range(7)]
+    J = sorted(range(7), key=lambda j: -alpha[j])[:3]
+    beta = [sum(spectrum[k, i, J].norm().item() for k in range(slices)) for i in range(9)]
+    I = sorted(range(9), key=lambda i: -beta[i])[:3]  # noqa: E741
+    C, U, R = weights[:, :, J], adapter.core.detach(), weights[:, I, :]
+    for i in range(slices):
+        expected = torch.zeros(9, 7, dtype=torch.float64)
+        for j in range(slices):
+            for k in range(slices):
+                for m in range(slices):
+                    if (j + k + m) % slices == i:
+                        expected += C[j] @ U[k] @ R[m]
+        assert (adapter.delta(i, weights[i]) - expected).norm() / expected.norm() < 1e-12
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 7, 12])
+@pytest.mark.parametrize("members", [[0], [0, 1, 2], [2, 0]])
+def test_the_factored_form_equals_delta_for_even_and_odd_stacks(slices, members):
+    adapter, weights = make(slices, out=40, inner=30, rank=2)
+    indices = [i % slices for i in members]
+    x = torch.randn(2, 3, 30, dtype=torch.float64)
+    assert not _delta_is_cheaper(6, len(indices), 40, 30, slices, 2)
+    ys = [x @ weights[i].T for i in indices]
+    for index, update in zip(indices, adapter.updates(indices, x, ys, list(weights[indices])), strict=True):
+        assert torch.allclose(update, x @ adapter.delta(index, weights[index]).T, rtol=0, atol=1e-10)
+
+
+def test_slices_are_coupled_and_their_order_matters():
+    adapter, weights = make(4)
+    slice_wise = adapter.C[0] @ adapter.core[0] @ adapter.R[0]
+    assert not torch.allclose(adapter.delta(0, weights[0]), slice_wise)
+    before = adapter.delta(0, weights[0])
+    with torch.no_grad():
+        adapter.core[2] = 0
+    assert not torch.allclose(adapter.delta(0, weights[0]), before)
+    order = torch.tensor([0, 2, 1, 3])
+    permuted = copy.deepcopy(adapter)
+    with torch.no_grad():
+        permuted.core.copy_(adapter.core[order])
+    permuted.gather(weights[order])
+    assert not torch.allclose(permuted.delta(0, weights[0]), adapter.delta(0, weights[0]))
+
+
+def test_one_slices_update_has_rank_up_to_r_times_n():
+    adapter, weights = make(4, out=20, inner=18, rank=2)
+    assert torch.linalg.matrix_rank(adapter.delta(1, weights[1])) == 8
+
+
+def test_cost_decides_between_the_forms():
+    assert not _delta_is_cheaper(216, 3, 768, 768, 48, 8)  # the paper's attention stack, one patch of 96^3
+    assert not _delta_is_cheaper(2048, 1, 3072, 768, 12, 8)  # its up stack, a batch of 4 x 128^3
+    assert _delta_is_cheaper(2048, 1, 768, 768, 48, 64)  # a rank at which the factors outgrow the weight
+
+
+class _Shapes(TorchDispatchMode):
+    """Records the shape of everything that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.seen.add(tuple(tensor.shape))
+        return result
+
+
+def test_a_step_makes_no_matrix_of_the_weights_size():
+    adapter, weights = make(6, out=83, inner=71, rank=2)
+    x = torch.randn(1, 5, 71, dtype=torch.float64, requires_grad=True)
+    ys, rows = [x @ weights[3].T], [weights[3]]
+    with _Shapes() as shapes:
+        (update,) = adapter.updates([3], x, ys, rows)
+        update.sum().backward()
+    large = {shape for shape in shapes.seen if {83, 71} <= set(shape)}
+    assert shapes.seen and not large
+
+
+def test_the_backward_pass_keeps_r_n_numbers_per_token():
+    adapter, weights = make(6, out=83, inner=71, rank=2)
+    x = torch.randn(1, 501, 71, dtype=torch.float64, requires_grad=True)
+    indices, ys, rows = [0, 1, 2], [x @ w.T for w in weights[:3]], list(weights[:3])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        adapter.updates(indices, x, ys, rows)
+    per_token = [t.numel() / 501 for t in kept if 501 in t.shape]
+    assert per_token == [6 * 2]
+
+
+def test_gathering_again_follows_the_indices():
+    adapter, weights = make(4)
+    twin, _ = make(4, seed=5)
+    twin.load_state_dict(adapter.state_dict())
+    assert not torch.equal(twin.delta(1, weights[1]), adapter.delta(1, weights[1]))
+    twin.gather(weights)
+    assert torch.equal(twin.delta(1, weights[1]), adapter.delta(1, weights[1]))
+    x = torch.randn(1, 2, 7, dtype=torch.float64)
+    update = partial(TCURLoRA.updates, indices=[1], x=x, ys=[x @ weights[1].T], weights=[weights[1]])
+    assert torch.equal(update(twin)[0], update(adapter)[0])
+
+
+def test_only_core_and_indices_are_saved():
+    adapter, _ = make(4)
+    assert {name: tuple(t.shape) for name, t in adapter.state_dict().items()} == {
+        "core": (4, 3, 3), "rows": (3,), "columns": (3,),
+    }  # fmt: skip
+    assert [name for name, _ in adapter.named_parameters()] == ["core"]
+
+
+@pytest.mark.parametrize("rank", [0, -1, 25])
+def test_a_rank_that_no_slice_can_have_is_refused(rank, tiny):
+    with pytest.raises(UserError, match=rf"rank={rank} .*24 x 24 .* choose 1 to 24"):
+        adapt(tiny, "tcurlora", rank=rank)
+
+
+def test_indices_outside_the_weights_are_refused():
+    adapter, weights = make(4)
+    adapter.rows[0] = 9
+    with pytest.raises(UserError, match="outside a weight of size 9"):
+        adapter.gather(weights)
+    adapter.rows[0] = -1
+    with pytest.raises(UserError, match="outside"):
+        adapter.gather(weights)
