@@ -11,6 +11,9 @@ from typing import Any
 
 from tcurlora_seg.errors import UserError
 
+_UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -26,6 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # some writers open their files for the owner alone
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error

@@ -22,8 +22,8 @@ class SegmentationDataModule(LightningDataModule):
     """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8}; validation and test items as
     `SegmentationDataset.prepare` gives them, one case at a time and without a batch axis.
 
-    What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices. A checkpoint holds the
-    position in the stream; a resumed run sees exactly the samples that an uninterrupted one would have seen.
+    What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
+    on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
     """
 
     def __init__(
@@ -47,8 +47,6 @@ class SegmentationDataModule(LightningDataModule):
         self.dataset, self.case_split, self.crop, self.augmentation = dataset, split, list(crop), augmentation
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
-        self.start = 0
-        """Number of the first sample, over all devices; set by `load_state_dict` on resuming."""
         self._volumes: TrainingVolumes | None = None
         self._validation = WholeVolumes(dataset, split.val, keep=cache == "memory")
 
@@ -69,14 +67,15 @@ class SegmentationDataModule(LightningDataModule):
         assert self._volumes is not None, "setup('fit') comes first"
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        step = self.batch_size * world * (trainer.accumulate_grad_batches if trainer else 1)
         stream = SampleStream(
             cases=len(self._volumes),
-            length=self.steps_per_epoch * self.batch_size * world,
+            length=self.steps_per_epoch * step,
             seed=self.seed,
+            position=lambda: trainer.global_step * step if trainer else 0,
             rank=rank,
             world=world,
         )
-        stream.position = self.start
         crops = RandomCrops(
             self._volumes,
             self.case_split.train,
@@ -99,17 +98,6 @@ class SegmentationDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return _loader(WholeVolumes(self.dataset, self.case_split.test))
-
-    def state_dict(self) -> dict[str, int]:
-        """The position in the stream: optimiser steps done, in samples."""
-        trainer = self.trainer
-        if trainer is None:
-            return {"start": self.start}
-        batches = trainer.global_step * trainer.accumulate_grad_batches
-        return {"start": batches * self.batch_size * trainer.world_size}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.start = int(state_dict["start"])
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,17 +26,26 @@ class Sample(NamedTuple):
 class SampleStream(Sampler[Sample]):
     """An endless stream that goes through all cases in a new order in every lap, cut into epochs of equal length.
 
-    Iterating moves `position` to the next epoch and gives what is left of the one it was in. With several devices
-    device `rank` takes every `world`-th sample.
-
-    Attributes:
-        position: number of the next sample, over all devices; set it to go on where an interrupted run stopped.
+    Iterating gives what is left of the epoch that `position` lies in. With several devices device `rank` takes every
+    `world`-th sample.
     """
 
-    def __init__(self, *, cases: int, length: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        """A stream over `cases` cases; `length` samples make an epoch, over all devices."""
+    def __init__(
+        self, *, cases: int, length: int, seed: int, position: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        """A stream over `cases` cases.
+
+        Args:
+            cases: how many there are.
+            length: samples that make an epoch, over all devices.
+            seed: of the orders.
+            position: gives the number of the next sample, over all devices. It is asked whenever an epoch starts, so
+                that however training was interrupted, the stream goes on where the optimiser stands.
+            rank: number of this device.
+            world: number of devices.
+        """
         self.cases, self.length, self.seed, self.rank, self.world = cases, length, seed, rank, world
-        self.position = 0
+        self.position = position
         self._order: tuple[int, list[int]] = (-1, [])
 
     def sample(self, number: int) -> Sample:
@@ -48,9 +57,9 @@ class SampleStream(Sampler[Sample]):
         return Sample(lap, self._order[1][place])
 
     def __iter__(self) -> Iterator[Sample]:
-        start = self.position
-        self.position = (start // self.length + 1) * self.length  # now, since Lightning never asks past the last sample
-        for number in range(start + self.rank, self.position, self.world):
+        start = self.position()
+        end = (start // self.length + 1) * self.length
+        for number in range(start + self.rank, end, self.world):
             yield self.sample(number)
 
     def __len__(self) -> int:

@@ -68,16 +68,6 @@ def test_a_case_is_drawn_anew_in_every_lap(data: Callable[..., SegmentationDataM
     assert not any(torch.equal(a, b) for i, a in enumerate(samples) for b in samples[:i])
 
 
-def test_a_position_continues_the_stream(data: Callable[..., SegmentationDataModule]) -> None:
-    module = data()
-    whole = epoch(module) + list(module.train_dataloader())
-    loader = module.train_dataloader()
-    whole = list(loader) + list(loader)
-    late = data()
-    late.load_state_dict({"start": 14})
-    assert equal(whole[7:], epoch(late))
-
-
 class Recorder(lightning.LightningModule):
     """Trains one number and keeps a fingerprint of every batch."""
 
@@ -115,11 +105,11 @@ def test_a_resumed_run_sees_the_samples_of_an_uninterrupted_one(
     data: Callable[..., SegmentationDataModule], tmp_path: Path, stop: int, accumulate: int
 ) -> None:
     options = {"accumulate_grad_batches": accumulate}
-    whole, _ = fit(data(steps_per_epoch=6), 12, **options)
-    assert len(whole) == 12 * accumulate
-    first, trainer = fit(data(steps_per_epoch=6), stop, **options)
+    whole, _ = fit(data(steps_per_epoch=3), 12, **options)
+    assert len(whole) == len(set(whole)) == 12 * accumulate
+    first, trainer = fit(data(steps_per_epoch=3), stop, **options)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    rest, _ = fit(data(steps_per_epoch=6), 12, tmp_path / "last.ckpt", **options)
+    rest, _ = fit(data(steps_per_epoch=3), 12, tmp_path / "last.ckpt", **options)
     assert first + rest == whole
 
 

@@ -5,12 +5,12 @@ import pytest
 from tcurlora_seg.data.sampler import SampleStream
 
 
-def stream(**changes: int) -> SampleStream:
-    return SampleStream(**{"cases": 5, "length": 8, "seed": 1, **changes})
+def stream(position: int = 0, **changes: int) -> SampleStream:
+    return SampleStream(**{"cases": 5, "length": 8, "seed": 1, "position": lambda: position, **changes})
 
 
-def epochs(source: SampleStream, n: int) -> list:
-    return [sample for _ in range(n) for sample in source]
+def epochs(n: int, **changes: int) -> list:
+    return [sample for epoch in range(n) for sample in stream(8 * epoch, **changes)]
 
 
 def test_every_lap_visits_every_case_once_in_another_order() -> None:
@@ -28,22 +28,21 @@ def test_a_sample_is_a_pure_function_of_seed_and_number() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 3, 8, 13])
-def test_starting_at_a_position_equals_having_come_there(position: int) -> None:
-    whole = epochs(stream(), 3)
-    late = stream()
-    late.position = position
-    assert epochs(late, 3 - position // 8) == whole[position:]
+def test_an_epoch_that_begins_late_ends_where_the_whole_one_does(position: int) -> None:
+    end = (position // 8 + 1) * 8
+    assert list(stream(position)) == epochs(3)[position:end]
+    assert len(stream(position)) == 8
 
 
-def test_an_epoch_that_began_late_ends_where_the_whole_one_does() -> None:
-    late = stream()
-    late.position = 11
-    assert len(list(late)) == 5 and late.position == 16 and len(late) == 8
+def test_the_position_is_asked_whenever_an_epoch_starts() -> None:
+    at = iter([0, 13])
+    moving = SampleStream(cases=5, length=8, seed=1, position=lambda: next(at))
+    assert [*moving, *moving] == epochs(1) + epochs(2)[13:]
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_devices_share_the_stream_of_one(world: int) -> None:
-    parts = [epochs(stream(rank=rank, world=world), 2) for rank in range(world)]
+    parts = [epochs(2, rank=rank, world=world) for rank in range(world)]
     shuffled = [sample for together in zip(*parts, strict=True) for sample in together]
-    assert shuffled == epochs(stream(), 2)
+    assert shuffled == epochs(2)
     assert len(stream(world=world)) == 8 // world
