@@ -51,8 +51,9 @@ class AdaptedLinear(nn.Linear):
         for item in self.attached:
             ys = [unbiased[..., first:last] for first, last in item.rows]
             weights = [self.weight[first:last] for first, last in item.rows]
-            total = _add(total, item.rows, item.adapter.updates(item.indices, x, ys, weights))
-            total = _add(total, item.rows, self._bias_deltas(item))
+            for parts in (item.adapter.updates(item.indices, x, ys, weights), self._bias_deltas(item)):
+                whole = _place(parts, item.rows, self.out_features)
+                total = total if whole is None else total + whole.to(y.dtype)
         return total
 
     def merged(self) -> tuple[Tensor, Tensor | None]:
@@ -77,12 +78,17 @@ class AdaptedLinear(nn.Linear):
         ]
 
 
-def _add(y: Tensor, rows: Sequence[tuple[int, int]], updates: Sequence[Tensor | None]) -> Tensor:
-    """Add each update (..., rows) to its rows of y (..., out); None adds nothing."""
+def _place(parts: Sequence[Tensor | None], rows: Sequence[tuple[int, int]], width: int) -> Tensor | None:
+    """Lay parts (..., rows) side by side into (..., width), with zeros where there is none; None if all are None.
+
+    Adding the whole to the output is cheaper than adding each part to a slice of it: the gradient passes unsliced.
+    """
     pieces, end = [], 0
-    for (first, last), update in sorted(zip(rows, updates, strict=True), key=lambda pair: pair[0]):
-        if update is not None:
-            pieces += [y[..., end:first], y[..., first:last] + update.to(y.dtype)]
+    for (first, last), part in sorted(zip(rows, parts, strict=True), key=lambda pair: pair[0]):
+        if part is not None:
+            pieces += [part.new_zeros(*part.shape[:-1], first - end), part]
             end = last
-    pieces = [piece for piece in [*pieces, y[..., end:]] if piece.shape[-1]]
+    if not pieces:
+        return None
+    pieces = [p for p in [*pieces, pieces[-1].new_zeros(*pieces[-1].shape[:-1], width - end)] if p.shape[-1]]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
