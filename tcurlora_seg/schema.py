@@ -65,7 +65,7 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
 
 
 def _open(config: DictConfig, key: str) -> bool:
-    """Whether a key may be new: in a stack of one's own, or for another package's constructor, whose keys are its own."""
+    """Whether a key may be new: in a stack of one's own, or for another package's constructor, which knows more."""
     if key.startswith("adapter.stacks."):
         return True
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None

@@ -35,7 +35,9 @@ def overlay_figure(
     target = reference if reference.any() else prediction
     figure = Figure(figsize=(12, 4.6), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
-    low, high = np.percentile(image, [0.5, 99.5])
+    inside = image != 0  # a z-score leaves the background at 0, which would be grey
+    low, high = np.percentile(image[inside] if inside.any() else image, [0.5, 99.5])
+    image = np.where(inside, image, low)
     for axes, (name, axis) in zip(figure.subplots(1, 3), _PLANES, strict=True):
         others = tuple(i for i in range(3) if i != axis)
         index = int((target > 0).sum(axis=others).argmax()) if target.any() else image.shape[axis] // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         summary: what `summary.json` holds.
         metrics: what `metrics.json` holds, for a run just trained.
     """
-    console = Console(soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 110)
     table = Table(title=f"{summary['dataset']} / {summary['task']} / {summary['adapter']}", title_justify="left")
     for heading in ("case", "structure", "status"):
         table.add_column(heading)
@@ -33,8 +34,8 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
     for name, measures in summary["structures"].items():
         dice, hd95 = measures["dice"], measures["hd95_mm"]
         missed = f" ({hd95['missed']} missed)" if hd95["missed"] else ""
-        table.add_row(f"mean of {dice['n']}", name, "", _spread(dice, 3), _spread(hd95, 2) + missed,
-                      _number(measures["volume_ml"]["mean"], 1), _number(measures["reference_ml"]["mean"], 1))  # fmt: skip
+        volumes = [_number(measures[key]["mean"], 1) for key in ("volume_ml", "reference_ml")]
+        table.add_row(f"mean of {dice['n']}", name, "", _spread(dice, 3), _spread(hd95, 2) + missed, *volumes)
     console.print(table)
     if metrics:
         share = 100 * metrics["trainable_parameters"] / metrics["total_parameters"]

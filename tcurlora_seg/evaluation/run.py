@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import instantiate
+from monai.networks.nets import UNETR
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -84,7 +85,7 @@ def load_run(
     return Run(directory, config, dataset, merge(network).eval().to(choose_device(device)))
 
 
-def build_network(config: DictConfig, dataset: SegmentationDataset) -> nn.Module:
+def build_network(config: DictConfig, dataset: SegmentationDataset) -> UNETR:
     """The network of a configuration, with the channels that the data set and its task need."""
     return instantiate(config.model, in_channels=len(dataset.modalities), out_channels=dataset.task.out_channels)
 

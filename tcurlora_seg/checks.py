@@ -1,0 +1,63 @@
+"""What can be wrong with the values of a configuration, found before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tcurlora_seg.adapters.stacks import check_rank
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.unetr import check_sizes, role_shape
+
+
+def check_training(config: DictConfig) -> None:
+    """Check a configuration of `scripts/train.py`.
+
+    Raises:
+        UserError: files that are not there, sizes and ranks that cannot be.
+    """
+    if config.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
+    for key in ("batch_size", "steps_per_epoch"):
+        if config.data[key] < 1:
+            raise UserError(f"data.{key}={config.data[key]}: at least 1 is needed")
+    if config.test not in (None, "train", "val", "test"):
+        raise UserError(f"test={config.test}: choose train, val or test, or null for none")
+    sizes = {key: value for key, value in config.model.items() if key != "_target_"}
+    check_sizes(sizes.pop("img_size"), sizes.pop("dropout_rate"), **sizes)
+    check_adapter(config.adapter, config.model)
+    if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
+        raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
+    if config.resume and not (Path(config.resume) / "checkpoints").is_dir():
+        raise UserError(f"resume={config.resume} is no run directory: it has no folder checkpoints")
+    instantiate(config.dataset).check_root()
+
+
+def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
+    """Check ranks and roles against the sizes of the network.
+
+    Raises:
+        UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
+    """
+    for stack in adapter.stacks.values():
+        rank = adapter.rank if stack.get("rank") is None else stack.rank
+        for role in stack.roles:
+            shape = role_shape(role, hidden_size=model.hidden_size, mlp_dim=model.mlp_dim)
+            if rank is not None:
+                check_rank(rank, shape, stack.roles)
+
+
+def check_run(config: DictConfig) -> None:
+    """Check that `checkpoint` names the directory of a finished run.
+
+    Raises:
+        UserError: it does not.
+    """
+    directory = Path(config.checkpoint)
+    if not directory.is_dir():
+        raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
+    for name in ("config.yaml", "split.json", "model.safetensors"):
+        if not (directory / name).is_file():
+            raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")

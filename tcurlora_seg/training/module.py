@@ -1,0 +1,134 @@
+"""The Lightning module: one step of training, one case of validation, the optimiser and its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import lightning
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from monai.losses import DiceCELoss, DiceLoss
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation.metrics import dice
+
+_LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
+
+
+class SegmentationModule(lightning.LightningModule):
+    """Trains whatever of `network` requires a gradient.
+
+    Learning rate: step t of T is taken at lr (1 - t / T)^power, after `warmup_steps` of linear increase.
+
+    Args:
+        network: maps (batch, channels, X, Y, Z) to logits (batch, classes, X, Y, Z); may hold `adapters`.
+        optimizer: builds the optimiser from parameter groups.
+        predictor: whole-volume inference for validation.
+        structures: class indices of each evaluated structure.
+        total_steps: T.
+        loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes.
+        decay_power: power of the polynomial decay; 0 keeps the rate.
+        warmup_steps: steps before the full rate is reached.
+        adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
+
+    Raises:
+        UserError: an unknown loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        predictor: Predictor,
+        structures: dict[str, Sequence[int]],
+        total_steps: int,
+        loss: Literal["dice_ce", "dice"] = "dice_ce",
+        decay_power: float = 0.9,
+        warmup_steps: int = 0,
+        adapter_lr_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network, self.predictor, self.structures = network, predictor, structures
+        self.build_optimizer, self.total_steps = optimizer, total_steps
+        self.decay_power, self.warmup_steps, self.adapter_lr_factor = decay_power, warmup_steps, adapter_lr_factor
+        if loss not in _LOSSES:
+            raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
+        self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self._steps_done = 0
+        self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        return list(getattr(self.network, "adapters", nn.ModuleDict()).values())
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        logits = self.network(batch["image"].as_subclass(Tensor))
+        loss = self.criterion(logits.float(), batch["label"].as_subclass(Tensor))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        penalty = sum(adapter.penalty() for adapter in self.adapters)
+        return loss + penalty
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Let adapters prune or shrink; the gradients of the step just taken are still there."""
+        step = self.global_step
+        if step > self._steps_done:
+            self._steps_done = step
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            for adapter in self.adapters:
+                adapter.after_step(step, self.total_steps, rate)
+
+    def on_train_start(self) -> None:
+        self._steps_done = self.global_step
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
+        """Score one whole volume; returns its label map for pictures."""
+        prediction = self.predictor(batch["image"]).argmax(0).cpu().numpy()
+        reference = batch["label"][0].cpu().numpy()
+        scores = []
+        for name, classes in self.structures.items():
+            value = dice(_union(prediction, classes), _union(reference, classes))
+            if value is not None:
+                scores.append(value)
+                self.log(f"val/dice_{name}", value, on_epoch=True, batch_size=1, sync_dist=True)
+        if scores:
+            self.log("val/dice", sum(scores) / len(scores), on_epoch=True, prog_bar=True, batch_size=1, sync_dist=True)
+        return {"prediction": prediction}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
+        known = {id(p) for p in adapter_parameters}
+        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": others}, {"params": adapter_parameters}]
+        optimizer = self.build_optimizer([group for group in groups if group["params"]])
+        for group in optimizer.param_groups:
+            if group["params"][0] is next(iter(adapter_parameters), None):
+                group["lr"] *= self.adapter_lr_factor
+        schedule = LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return warm * max(0.0, 1 - step / self.total_steps) ** self.decay_power
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what trains, and the adapters with their buffers; the frozen base lies in its own file."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {
+            name: tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name in trained or name.startswith("network.adapters.")
+        }
+
+
+def _union(labels: Any, classes: Sequence[int]) -> Any:
+    """The mask of the voxels whose class is among `classes`."""
+    mask = labels == classes[0]
+    for c in classes[1:]:
+        mask |= labels == c
+    return mask

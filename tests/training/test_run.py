@@ -1,0 +1,170 @@
+"""The main job from end to end on the tiny network: every program, every file, every promise of a run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from programs import TINY, run_script
+from safetensors.torch import load_file
+
+from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.evaluation.run import load_run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lpba40")
+    simulate("lpba40", folder, subjects=8, seed=0, spacing=4.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patch() -> pytest.MonkeyPatch:  # type: ignore[misc]
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Path:
+    """A finished run of tCURLoRA with one validation case."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    arguments = ["dataset=lpba40", f"dataset.root={root}", "adapter=tcurlora", "adapter.rank=2", "split.validation=1"]
+    code = run_script("train", *arguments, *TINY, f"outputs={outputs}", f"output={outputs / 'run'}",
+                      "logger=tensorboard", "trainer.max_steps=4", monkeypatch=patch)  # fmt: skip
+    assert code == 0
+    return outputs / "run"
+
+
+def test_a_run_directory_is_complete(run: Path) -> None:
+    for name in ("config.yaml", "environment.json", "split.json", "metrics.json", "model.safetensors",
+                 "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt",
+                 "evaluation/test/cases.csv", "evaluation/test/summary.json"):  # fmt: skip
+        assert (run / name).is_file(), name
+    test = json.loads((run / "split.json").read_text())["test"]
+    for case in test:
+        assert (run / "evaluation" / "test" / "predictions" / f"{case}.nii.gz").is_file()
+        assert (run / "evaluation" / "test" / "overlays" / f"{case}.png").stat().st_size > 10_000
+    assert list((run / "tensorboard").glob("events*"))
+    assert not list(run.rglob(".*partial*"))
+
+
+def test_every_entry_of_the_core_has_moved(run: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    cores = {name: t for name, t in tensors.items() if name.endswith(".core")}
+    assert len(cores) == 3
+    assert all((core != 0).all() for core in cores.values())
+
+
+def test_nothing_frozen_is_stored_and_nothing_frozen_has_moved(run: Path) -> None:
+    stored = load_file(run / "model.safetensors")
+    assert not any(name.startswith(("vit.", "encoder")) for name in stored)
+    loaded = load_run(run).network.state_dict()
+    base = load_file(next((run.parent / "bases").glob("*.safetensors")))
+    for name, tensor in base.items():
+        adapted = name.endswith("weight") and any(s in name for s in ("qkv", "out_proj", "linear1", "linear2"))
+        if not adapted and not name.startswith("decoder"):
+            assert torch.equal(loaded[name], tensor), name
+
+
+def test_metrics_hold_what_was_measured(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 4
+    assert metrics["seed"] == 0
+    assert metrics["file_bytes"] == (run / "model.safetensors").stat().st_size
+    assert metrics["step_seconds"] > 0
+    assert metrics["peak_memory_bytes"] > 10**8
+    stored = load_file(run / "model.safetensors")
+    trained = sum(t.numel() for name, t in stored.items() if not name.endswith((".rows", ".columns")))
+    assert metrics["trainable_parameters"] == trained
+    assert metrics["scores"] == json.loads((run / "evaluation" / "test" / "summary.json").read_text())
+    assert metrics["scores"]["simulated"]["seed"] == 0
+
+
+def test_scores_can_be_had_again_from_the_predictions_alone(run: Path, root: Path) -> None:
+    cases = pd.read_csv(run / "evaluation" / "test" / "cases.csv")
+    assert len(cases) == 3
+    for row in cases.itertuples():
+        prediction = nib.load(run / "evaluation" / "test" / "predictions" / f"{row.case}.nii.gz")
+        folder = root / "LPBA40" / "delineation_space" / row.case
+        files = {"header": folder / f"{row.case}.delineation.structure.label.hdr"}
+        files["image"] = files["header"].with_suffix(".img.gz")
+        holders = {key: nib.fileholders.FileHolder(str(path)) for key, path in files.items()}
+        truth = np.isin(np.asarray(nib.AnalyzeImage.from_file_map(holders).dataobj)[..., 0], (165, 166))
+        found = np.asarray(prediction.dataobj) == 1
+        assert row.dice == pytest.approx(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+        assert row.reference_ml == pytest.approx(truth.sum() * 0.064)
+
+
+def test_evaluating_again_gives_the_same_scores(run: Path, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    code = run_script("evaluate", f"checkpoint={run}", "split=test", f"output={tmp_path}", monkeypatch=patch)
+    assert code == 0
+    columns = ["case", "structure", "status", "dice", "hd95_mm", "volume_ml"]
+    first, again = (pd.read_csv(f / "cases.csv")[columns] for f in (run / "evaluation" / "test", tmp_path))
+    pd.testing.assert_frame_equal(first, again, rtol=1e-6)
+
+
+def test_the_same_command_gives_the_same_numbers(
+    run: Path, root: Path, tmp_path: Path, patch: pytest.MonkeyPatch
+) -> None:
+    first = None
+    for name in ("a", "b"):
+        assert run_script("train", f"dataset.root={root}", *TINY, "test=null", f"outputs={tmp_path}",
+                          f"output={tmp_path / name}", monkeypatch=patch) == 0  # fmt: skip
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        first = first or tensors
+        assert all(torch.equal(tensors[key], first[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["training.average_last=0"],
+        ["training.average_last=2"],
+        ["split.validation=1", "trainer.check_val_every_n_epoch=2"],
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_numbers(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, extra: list[str]
+) -> None:
+    """With dropout, accumulation, shuffling and augmentation on; the power fails after the second of four epochs."""
+    from tcurlora_seg.training.callbacks import Checkpoints
+
+    arguments = [f"dataset.root={root}", *TINY, *extra, "test=null", f"outputs={tmp_path}", "trainer.max_steps=8",
+                 "data.steps_per_epoch=2", "trainer.accumulate_grad_batches=2", "model.dropout_rate=0.1"]  # fmt: skip
+    assert run_script("train", *arguments, f"output={tmp_path / 'whole'}", monkeypatch=patch) == 0
+    with pytest.MonkeyPatch.context() as broken:
+        save = Checkpoints.on_train_epoch_end
+
+        def save_then_die(self: Checkpoints, *args: object) -> None:
+            save(self, *args)  # type: ignore[arg-type]
+            if args[0].global_step >= 4:  # type: ignore[attr-defined]
+                raise RuntimeError("power cut")
+
+        broken.setattr(Checkpoints, "on_train_epoch_end", save_then_die)
+        assert run_script("train", *arguments, f"output={tmp_path / 'cut'}", monkeypatch=broken) == 1
+    assert not (tmp_path / "cut" / "metrics.json").exists()
+    assert run_script("train", *arguments, f"resume={tmp_path / 'cut'}", monkeypatch=patch) == 0
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_a_sweep_leaves_one_directory_a_job_reports_failures_and_skips_what_is_finished(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", f"dataset.root={root}", *TINY, "test=null", f"outputs={tmp_path}", "adapter=tcurlora,lora",
+                 "adapter.rank=2,999"]  # fmt: skip
+    assert run_script("train", *arguments, monkeypatch=patch) == 1
+    finished = list((tmp_path / "sweeps" / "default").glob("*/metrics.json"))
+    assert len(finished) == 2
+    error = capsys.readouterr().err
+    assert error.count("rank=999") >= 2
+    assert "2 job(s) failed" in error
+    assert "Traceback" not in error
+    assert run_script("train", *arguments, monkeypatch=patch) == 1
+    assert capsys.readouterr().out.count("is finished: skipped") == 2
