@@ -69,7 +69,11 @@ def train(config: DictConfig) -> float | None:
     print(f"{config.adapter.name} on {dataset.name}: {sizes} cases; {trained:,} of {total:,} parameters train")
     print(f"run directory {directory}", flush=True)
     module = _module(config, dataset, network)
-    trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped: resume={directory} goes on from the last whole epoch", file=sys.stderr)
+        raise
 
     _take_best(config, directory, module)
     model_file = directory / "model.safetensors"
@@ -96,6 +100,7 @@ def train(config: DictConfig) -> float | None:
             )  # fmt: skip
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
+        print(f"scores, label maps and pictures: {folder}")
     write_json(directory / "metrics.json", metrics)
     return metrics["validation_dice"]
 
