@@ -15,7 +15,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python scripts/prepare_data.py dataset=lpba40 dataset.root=$(DEMO) simulate=15
+	$(BIN)/python scripts/prepare_data.py dataset=lpba40 dataset.root=$(DEMO) simulate=13
 	$(BIN)/python scripts/train.py dataset=lpba40 dataset.root=$(DEMO) adapter=tcurlora
 
 lint: install
