@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from tcurlora_seg.files import atomic_path
@@ -149,6 +149,13 @@ class Meter(Callback):
     def step_seconds(self) -> float | None:
         timed = self._seconds[2:] or self._seconds
         return statistics.median(timed) if timed else None
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's progress bar for runs that are limited by steps, where it would count epochs up to -2."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}"
 
 
 class EpochLine(Callback):

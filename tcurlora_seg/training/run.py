@@ -13,7 +13,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from monai.networks.nets import UNETR
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -29,7 +29,7 @@ from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochLine, Meter, RandomState
+from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
 from tcurlora_seg.training.directory import environment, git_commit, run_directory
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
@@ -166,7 +166,7 @@ def _trainer(config: DictConfig, directory: Path, meter: Meter, *, validated: bo
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), meter, RichProgressBar(leave=True) if terminal else EpochLine()]
+    callbacks: list[Callback] = [RandomState(), meter, EpochBar(leave=True) if terminal else EpochLine()]
     if config.training.average_last:
         callbacks.append(AverageLast(config.training.average_last))
     if validated:
