@@ -125,7 +125,6 @@ def evaluate_run(
     root: str | None = None,
     pretrained: str | None = None,
     device: str = "auto",
-    window: Sequence[int] | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
     output: str | None = None,
@@ -140,8 +139,6 @@ def evaluate_run(
         if value is not None:
             run.config.inference[key] = value
     predictor = predictor_for(run.network, run.config, run.dataset)
-    if window is not None and list(window) != list(predictor.window):
-        raise UserError(f"window={list(window)}: the network takes {list(predictor.window)} only")
     folder = Path(output) if output else run.directory / "evaluation" / split
     metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(
