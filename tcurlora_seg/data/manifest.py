@@ -28,17 +28,23 @@ class Case:
         id: unique in the cohort.
         patient: what a split must keep together.
         images: modality -> path.
-        label: path, or None where a case has none.
+        label: path; part -> path where the label is several files (one a side); None where a case has none.
+        mask: brain mask of an image that still has its skull, or None.
     """
 
     id: str
     patient: str
     images: Mapping[str, str]
-    label: str | None
+    label: str | Mapping[str, str] | None
+    mask: str | None = None
+
+    @property
+    def label_paths(self) -> list[str]:
+        return [self.label] if isinstance(self.label, str) else list((self.label or {}).values())
 
     @property
     def paths(self) -> list[str]:
-        return [*self.images.values(), *([self.label] if self.label else [])]
+        return [*self.images.values(), *self.label_paths, *([self.mask] if self.mask else [])]
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         return Manifest(
             dataset=str(raw["dataset"]),
-            cases=tuple(Case(c["id"], c["patient"], dict(c["images"]), c.get("label")) for c in raw["cases"]),
+            cases=tuple(
+                Case(c["id"], c["patient"], dict(c["images"]), c.get("label"), c.get("mask")) for c in raw["cases"]
+            ),
             splits={
                 name: Split(*(tuple(sides[side]) for side in ("train", "val", "test")))
                 for name, sides in raw.get("splits", {}).items()

@@ -32,6 +32,18 @@ def test_writing_and_reading_gives_the_same_manifest(root: Path) -> None:
     assert read_manifest(root / "manifest.json", root) == written
 
 
+def test_a_label_of_two_files_and_a_brain_mask_survive_writing_and_are_looked_for(root: Path) -> None:
+    label, mask = {"left": "a/seg.nii", "right": "b/seg.nii"}, "c/seg.nii"
+    written = Manifest("eadc_adni", (Case("a", "a", {"t1": "a/t1.nii"}, label, mask),))
+    write_manifest(written, root / "manifest.json")
+    assert read_manifest(root / "manifest.json", root) == written
+    for path in ("a/seg.nii", "b/seg.nii", "c/seg.nii"):
+        (root / path).rename(root / "moved")
+        with pytest.raises(UserError, match=f"{path} of case a is not under"):
+            read_manifest(root / "manifest.json", root)
+        (root / "moved").rename(root / path)
+
+
 def test_a_patient_on_two_sides_is_refused() -> None:
     cases = (Case("a_1", "a", {}, "x"), Case("a_2", "a", {}, "y"), Case("b", "b", {}, "z"))
     split = Split(train=("a_1",), val=(), test=("b", "a_2"))

@@ -187,15 +187,20 @@ class SegmentationDataset(ABC):
         from tcurlora_seg.data.volume import read_volume
 
         case = self.manifest().case(id)
-        *images, label_path = self._used_paths(case)
-        raw, affine = read_volume(self.root / label_path, self.analyze_axes)
+        self._used_paths(case)
+        raw, affine = self.read_label(case)
+        images = [case.images[m] for m in self.modalities]
         channels = []
-        for path in images:
+        for path in (*images, *([case.mask] if case.mask else [])):
             voxels, other = read_volume(self.root / path, self.analyze_axes)
             if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
-                raise UserError(f"case {id}: {path} and {label_path} lie on different grids (shape or affine differ)")
+                other_path = case.label_paths[0]
+                raise UserError(f"case {id}: {path} and {other_path} lie on different grids (shape or affine differ)")
             channels.append(torch.from_numpy(voxels.astype(np.float32)))
-        self.check_label(raw, affine, label_path)
+        if case.mask:
+            brain = channels.pop() > 0
+            channels = [channel * brain for channel in channels]
+        self.check_label(raw, affine, case.label_paths[0])
         native = torch.from_numpy(self.task.class_indices(raw))
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
         label = MetaTensor(native[None], affine=torch.from_numpy(affine))
@@ -206,6 +211,17 @@ class SegmentationDataset(ABC):
             "case": case.id,
             "patient": case.patient,
         }
+
+    def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """The label as one volume of the data set's own values, and its affine to RAS mm.
+
+        Raises:
+            UserError: an unreadable file.
+        """
+        from tcurlora_seg.data.volume import read_volume
+
+        (path,) = case.label_paths
+        return read_volume(self.root / path, self.analyze_axes)
 
     def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
         """Check a label as stored: every value is one of this data set.
@@ -226,11 +242,12 @@ class SegmentationDataset(ABC):
             raise UserError(f"{source}: label values {shown} are not of {self.name}; {self.label_hint(strange)}")
 
     def _used_paths(self, case: Case) -> list[str]:
-        """Images in the order of the channels, then the label."""
+        """Images in the order of the channels, then the files of the label and the brain mask."""
         missing = [m for m in self.modalities if m not in case.images]
         if missing or case.label is None:
             raise UserError(f"case {case.id} of {self.name} has no {missing[0] if missing else 'label'}")
-        return [*(case.images[m] for m in self.modalities), case.label]
+        mask = [case.mask] if case.mask else []
+        return [*(case.images[m] for m in self.modalities), *case.label_paths, *mask]
 
     def _advice(self) -> str:
         return (
