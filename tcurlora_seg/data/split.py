@@ -29,23 +29,28 @@ def draw_split(
         manifest: the cohort.
         scheme: "paper", the proportions of the paper (its lists were never published); "kfold", fold `fold` of
             `folds` is the test set; "shots", `shots` patients to train on, all others the test set; or the name of a
-            split that is written in the manifest.
+            split that is written in the manifest, whose excluded cases are passed over.
         validation: patients moved from train to val; the test set does not depend on it.
         paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
 
     Raises:
         UserError: a number out of range, an unknown scheme, too few patients.
     """
+    listed = {case.id for case in manifest.cases}
     if scheme in manifest.splits:
-        split = manifest.splits[scheme]
-        train, val, test = (_patients_of(manifest, ids) for ids in (split.train, split.val, split.test))
+        sides = manifest.splits[scheme].sides.values()
+        listed &= {id for ids in sides for id in ids}
+        train, val, test = (_patients_of(manifest, ids) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
         train, val, test = _draw(order, scheme, fold, folds, shots, paper)
+    if not train:
+        raise UserError(f"split.scheme={scheme}: no case of its train list can be used; the manifest says why")
     if not 0 <= validation < len(train):
         raise UserError(f"split.validation={validation}: expected 0 to {len(train) - 1}, of {len(train)} that train")
     train, val = train[: len(train) - validation], val + train[len(train) - validation :]
-    result = Split(*(_cases_of(manifest, patients) for patients in (train, val, test)))
+    chosen = ({*patients} for patients in (train, val, test))
+    result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
     return result
 
@@ -84,9 +89,4 @@ def _count(size: float, patients: int) -> int:
 
 
 def _patients_of(manifest: Manifest, ids: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(manifest.case(id).patient for id in ids))
-
-
-def _cases_of(manifest: Manifest, patients: Sequence[str]) -> tuple[str, ...]:
-    chosen = set(patients)
-    return tuple(case.id for case in manifest.cases if case.patient in chosen)
+    return list(dict.fromkeys(manifest.case(id).patient for id in ids if id not in manifest.excluded))

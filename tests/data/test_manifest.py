@@ -108,3 +108,11 @@ def test_the_committed_lpba40_manifest_holds_the_draw_it_says() -> None:
     assert [case.id for case in committed.cases] == [f"S{n:02d}" for n in range(1, 41)]
     bare = Manifest("lpba40", committed.cases)
     assert committed.splits["paper"] == draw_split(bare, scheme="paper", seed=0, paper=(5, 0))
+
+
+def test_a_split_may_name_a_case_that_was_excluded(root: Path) -> None:
+    whole = manifest(*"abc", splits={"paper": Split(("a",), (), ("b", "c"))})
+    written = whole.without({"b": "mirrored", "z": "never there"})
+    assert [case.id for case in written.cases] == ["a", "c"] and written.excluded == {"b": "mirrored"}
+    write_manifest(written, root / "manifest.json")
+    assert read_manifest(root / "manifest.json", root) == written
