@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split
@@ -16,6 +18,8 @@ from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationDataset(ABC):
@@ -32,6 +36,7 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        known_defects: case id -> what is wrong with it, though its files look sound; left out.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
@@ -42,6 +47,7 @@ class SegmentationDataset(ABC):
     known_labels: ClassVar[frozenset[int]]
     all_modalities: ClassVar[tuple[str, ...]]
     paper_split: ClassVar[tuple[float, float]]
+    known_defects: ClassVar[Mapping[str, str]] = {}
     analyze_axes: str = "LAS"
 
     def __init__(
@@ -67,11 +73,13 @@ class SegmentationDataset(ABC):
         self._manifest: Manifest | None = None
 
     @abstractmethod
-    def find_cases(self) -> tuple[Case, ...]:
+    def find_cases(self) -> Found:
         """The cases under the root, by the data set's on-disk layout; empty if there are none.
 
+        A case with a file missing is left out; files that belong to no case are skipped.
+
         Raises:
-            UserError: an image without label, a label without image, a layout that cannot be used.
+            UserError: a layout that cannot be used.
         """
 
     @abstractmethod
@@ -86,7 +94,13 @@ class SegmentationDataset(ABC):
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"dataset.root={self.root} is a file; expected the folder that holds {self.layout}")
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        try:
+            empty = not self.root.is_dir() or not any(self.root.iterdir())
+        except OSError as error:
+            raise UserError(
+                f"dataset.root={self.root.absolute()} cannot be read: {error.strerror}; ask for permission to it"
+            ) from error
+        if empty:
             state = "is empty" if self.root.is_dir() else "does not exist"
             raise UserError(f"{self.name}: dataset.root={self.root.absolute()} {state}. {self._advice()}")
 
@@ -104,10 +118,17 @@ class SegmentationDataset(ABC):
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
             else:
-                found = Manifest(dataset=self.name, cases=self.find_cases())
+                found = self._found_manifest()
             self.adopt(found)
         assert self._manifest is not None
         return self._manifest
+
+    def _found_manifest(self) -> Manifest:
+        found = self.find_cases().without(self.known_defects)
+        if found.cases and found.left_out:
+            id, reason = next(iter(found.left_out.items()))
+            log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
+        return Manifest(self.name, found.cases, found.splits, found.left_out)
 
     def adopt(self, manifest: Manifest) -> None:
         """Take this manifest for the cohort under the root.
@@ -117,6 +138,10 @@ class SegmentationDataset(ABC):
         """
         if not manifest.cases:
             place = self.root.absolute()
+            if manifest.excluded:
+                id, reason = next(iter(manifest.excluded.items()))
+                unusable = f"none of {len(manifest.excluded)} case(s) under {place} can be used"
+                raise UserError(f"{self.name}: {unusable}; the first, {id}: {reason}")
             raise UserError(f"{self.name}: nothing under dataset.root={place} like {self.layout}. {self._advice()}")
         if manifest.simulated is None and (self.root / SIMULATED).is_file():
             manifest = replace(manifest, simulated={"marker": SIMULATED})  # whatever became of its own manifest

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -82,18 +83,18 @@ class LPBA40(SegmentationDataset):
             raise UserError(f"dataset.analyze_axes={analyze_axes}: expected one of L R, P A and I S each, such as LAS")
         self.analyze_axes = analyze_axes
 
-    def find_cases(self) -> tuple[Case, ...]:
+    def find_cases(self) -> Found:
         images, labels = self._files("skullstripped"), self._files("structure.label")
         if not images and not labels and self._native():
             raise UserError(
                 f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
                 "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
             )
-        for id in sorted(images.keys() - labels.keys()):
-            raise UserError(f"{self.name}: {images[id]} is an image without a label (structure.label)")
-        for id in sorted(labels.keys() - images.keys()):
-            raise UserError(f"{self.name}: {labels[id]} is a label without an image (skullstripped)")
-        return tuple(Case(id=id, patient=id, images={"t1": images[id]}, label=labels[id]) for id in sorted(images))
+        left_out = {id: f"{images[id]} is an image without a label" for id in images.keys() - labels.keys()}
+        left_out |= {id: f"{labels[id]} is a label without an image" for id in labels.keys() - images.keys()}
+        both = sorted(images.keys() & labels.keys())
+        cases = tuple(Case(id=id, patient=id, images={"t1": images[id]}, label=labels[id]) for id in both)
+        return Found(cases, dict(sorted(left_out.items())))
 
     def label_hint(self, strange: Sequence[float]) -> str:
         if max(strange) <= 56:

@@ -141,17 +141,20 @@ def test_native_space_is_recognised_and_explained(tmp_path: Path, below: str) ->
         dataset(tmp_path).manifest()
 
 
-def test_a_label_without_image_and_an_image_without_label_are_named(tmp_path: Path) -> None:
-    write_archive(tmp_path)
-    folder = tmp_path / "LPBA40/delineation_space/S02"
-    hidden = tmp_path / "hidden.hdr"
-    shutil.move(folder / "S02.delineation.skullstripped.hdr", hidden)
-    with pytest.raises(UserError, match=r"S02.delineation.structure.label.hdr is a label without an image"):
-        dataset(tmp_path).manifest()
-    shutil.move(hidden, folder / "S02.delineation.skullstripped.hdr")
-    (folder / "S02.delineation.structure.label.hdr").unlink()
-    with pytest.raises(UserError, match=r"S02.delineation.skullstripped.hdr is an image without a label"):
-        dataset(tmp_path).manifest()
+def test_a_label_without_image_and_an_image_without_label_are_left_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_archive(tmp_path, ids=("S01", "S02", "S03"))
+    place = "LPBA40/delineation_space"
+    (tmp_path / place / "S02/S02.delineation.skullstripped.hdr").unlink()
+    (tmp_path / place / "S03/S03.delineation.structure.label.hdr").unlink()
+    manifest = dataset(tmp_path).manifest()
+    assert [case.id for case in manifest.cases] == ["S01"]
+    assert manifest.excluded == {
+        "S02": f"{place}/S02/S02.delineation.structure.label.hdr is a label without an image",
+        "S03": f"{place}/S03/S03.delineation.skullstripped.hdr is an image without a label",
+    }
+    assert "lpba40: 2 case(s) left out, the first S02:" in caplog.text
 
 
 def test_an_image_and_a_label_of_different_shape_are_refused_by_their_headers(tmp_path: Path) -> None:
