@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.defects import known_defects
 from tcurlora_seg.data.manifest import Manifest, load_manifest, write_manifest
 from tcurlora_seg.data.simulate import simulate
 
@@ -50,7 +51,7 @@ def check_folder(dataset: SegmentationDataset) -> Manifest:
     dataset.check_root()
     path = dataset.root / "manifest.json"
     known = load_manifest(path) if path.is_file() else Manifest(dataset.name, ())
-    found = dataset.find_cases().without({**dataset.known_defects, **known.excluded})
+    found = dataset.find_cases().without({**known_defects(dataset.name), **known.excluded})
     manifest = replace(
         known,
         cases=found.cases,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.defects import known_defects
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split
@@ -36,7 +37,6 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
-        known_defects: case id -> what is wrong with it, though its files look sound; left out.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
@@ -47,7 +47,6 @@ class SegmentationDataset(ABC):
     known_labels: ClassVar[frozenset[int]]
     all_modalities: ClassVar[tuple[str, ...]]
     paper_split: ClassVar[tuple[float, float]]
-    known_defects: ClassVar[Mapping[str, str]] = {}
     analyze_axes: str = "LAS"
 
     def __init__(
@@ -124,7 +123,7 @@ class SegmentationDataset(ABC):
         return self._manifest
 
     def _found_manifest(self) -> Manifest:
-        found = self.find_cases().without(self.known_defects)
+        found = self.find_cases().without(known_defects(self.name))
         if found.cases and found.left_out:
             id, reason = next(iter(found.left_out.items()))
             log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
