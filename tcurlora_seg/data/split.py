@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tcurlora_seg.data.manifest import Manifest, Split, check_split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import derive
+
+SCHEMES = ("paper", "kfold", "shots")
 
 
 def draw_split(
@@ -53,6 +57,48 @@ def draw_split(
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
     return result
+
+
+def draw_by_name(
+    manifest: Manifest,
+    *,
+    scheme: str | None,
+    name: str | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+    shots: int = 5,
+    seed: int = 0,
+    validation: int = 0,
+    paper: tuple[float, float] = (5, 0),
+) -> dict[str, Split]:
+    """Draw a split to be written into the manifest; with "kfold" one for every fold unless `fold` is given.
+
+    Args:
+        scheme: "paper", "kfold" or "shots", see `draw_split`; None draws nothing.
+        name: what to call it (folds add their number); None makes one of the scheme and its numbers.
+
+    Raises:
+        UserError: as `draw_split`; a name that stands for a draw, or that the manifest has for other lists.
+    """
+    if scheme is None:
+        return {}
+    if scheme not in SCHEMES:
+        raise UserError(f"split.scheme={scheme}: expected {', '.join(SCHEMES)} to draw lists, or null for none")
+    sizes = {"paper": "paper", "kfold": f"kfold{folds}", "shots": f"shots{shots}"}[scheme]
+    name = name or f"{sizes}_seed{seed}" + (f"_val{validation}" if validation else "")
+    if name in ("kfold", "shots") or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(f"split.name={name}: expected letters, digits, _ . and -, and neither kfold nor shots")
+    drawn = {}
+    for k in (range(folds) if fold is None else [fold]) if scheme == "kfold" else [0]:
+        split = draw_split(
+            replace(manifest, splits={}), scheme=scheme, fold=k, folds=folds, shots=shots, seed=seed,
+            validation=validation, paper=paper,
+        )  # fmt: skip
+        drawn[f"{name}_fold{k}" if scheme == "kfold" else name] = split
+    for name, split in drawn.items():
+        if manifest.splits.get(name, split) != split:
+            raise UserError(f"the manifest has a split '{name}' of other cases: choose another split.name")
+    return drawn
 
 
 def _draw(

@@ -15,7 +15,8 @@ from tcurlora_seg.data.manifest import load_manifest, write_manifest
 def test_the_five_subjects_of_harp_are_known_under_both_of_their_names() -> None:
     names = set(known_defects("eadc_adni"))
     assert names == {
-        "002_S_0938", "007_S_1304", "016_S_4121", "029_S_4279", "136_S_0429", "sub8", "sub35", "sub65", "sub85", "sub134",
+        "002_S_0938", "007_S_1304", "016_S_4121", "029_S_4279", "136_S_0429",
+        "sub8", "sub35", "sub65", "sub85", "sub134",
     }  # fmt: skip
     assert not known_defects("lpba40")
 

@@ -37,6 +37,7 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
@@ -47,6 +48,7 @@ class SegmentationDataset(ABC):
     known_labels: ClassVar[frozenset[int]]
     all_modalities: ClassVar[tuple[str, ...]]
     paper_split: ClassVar[tuple[float, float]]
+    extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
     analyze_axes: str = "LAS"
 
     def __init__(
@@ -68,7 +70,7 @@ class SegmentationDataset(ABC):
         self.task = self.tasks[task]
         self.modalities = tuple(modalities)
         self.preparation = preparation
-        self._manifest_path = manifest
+        self.manifest_path = manifest
         self._manifest: Manifest | None = None
 
     @abstractmethod
@@ -111,8 +113,8 @@ class SegmentationDataset(ABC):
         """
         if self._manifest is None:
             self.check_root()
-            path = Path(self._manifest_path) if self._manifest_path else self.root / "manifest.json"
-            if self._manifest_path or path.is_file():
+            path = Path(self.manifest_path) if self.manifest_path else self.root / "manifest.json"
+            if self.manifest_path or path.is_file():
                 found = read_manifest(path, self.root)
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
@@ -224,6 +226,8 @@ class SegmentationDataset(ABC):
         if case.mask:
             brain = channels.pop() > 0
             channels = [channel * brain for channel in channels]
+        for path, channel in zip(images, channels, strict=True):
+            self.preparation.check(channel, path)
         self.check_label(raw, affine, case.label_paths[0])
         native = torch.from_numpy(self.task.class_indices(raw))
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
