@@ -38,6 +38,8 @@ class SegmentationDataset(ABC):
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
+        shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
+        crosswalk: the file that says which, if the user gave it.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
@@ -49,6 +51,8 @@ class SegmentationDataset(ABC):
     all_modalities: ClassVar[tuple[str, ...]]
     paper_split: ClassVar[tuple[float, float]]
     extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
+    shares_patients_with: ClassVar[str | None] = None
+    crosswalk: str | None = None
     analyze_axes: str = "LAS"
 
     def __init__(
