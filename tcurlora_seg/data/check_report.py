@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from tcurlora_seg.files import read_json, write_json
 
 REPORT = "check_report.json"
 FORMAT = 1
-SHOWN = 40  # rows of the table; the report has them all
+ALIKE = 3  # cases that are left out for one reason and still have a row each
+SHOWN = 40  # rows of the table; the report has all
 
 
 @dataclass
@@ -82,11 +83,12 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     table.add_row("usable", str(len(report.usable)), _describe(report), style="green" if report.usable else "red")
     if left_out:
         table.add_section()
-    for n, (id, why) in enumerate(left_out.items()):
-        if n == SHOWN:
-            table.add_row("", "...", f"{len(left_out) - SHOWN} more: the report has them all")
-            break
-        table.add_row(f"left out ({len(left_out)})" if n == 0 else "", id, why.replace(common, ""), style="yellow")
+    rows = _alike(left_out)
+    for n, (ids, why) in enumerate(rows[:SHOWN]):
+        case = f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
+        table.add_row(f"left out ({len(left_out)})" if n == 0 else "", case, why.replace(common, ""), style="yellow")
+    if len(rows) > SHOWN:
+        table.add_row("", "...", f"{sum(len(ids) for ids, _ in rows[SHOWN:])} more are in {REPORT}", style="yellow")
     reasons: dict[str, list[str]] = {}
     for path, why in report.skipped.items():
         reasons.setdefault(why, []).append(path.removeprefix(common))
@@ -96,6 +98,15 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         table.add_row(f"skipped ({len(report.skipped)})" if n == 0 else "", "", f"{paths[0]}{more}: {why}", style="dim")
     Console(width=None if sys.stdout.isatty() else 110).print(table, highlight=False)
+
+
+def _alike(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Cases that are left out for one reason but for their own names in it, together where they are many."""
+    groups: dict[str, list[str]] = {}
+    for id, why in left_out.items():
+        groups.setdefault(why.replace(id, ""), []).append(id)
+    rows = [[ids] if len(ids) > ALIKE else [[id] for id in ids] for ids in groups.values()]
+    return [(ids, left_out[ids[0]]) for group in rows for ids in group]
 
 
 def _common_folder(report: CheckReport) -> str:

@@ -86,7 +86,7 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
-    settings = repr((VERSION, dataset.preparation, dataset.task, dataset.analyze_axes))
+    settings = _settings(dataset)
     report = CheckReport(dataset.name, dataset.task.name, str(dataset.root.absolute()), settings, skipped=dict(skipped))
     if before:
         report.left_out, report.by_hand = before.left_out, before.by_hand  # until this check has come to its end
@@ -103,6 +103,12 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     report.left_out = {id: why for id, why in sorted(manifest.excluded.items()) if id not in report.by_hand}
     report.write(folder / REPORT)
     return report, manifest
+
+
+def _settings(dataset: SegmentationDataset) -> str:
+    """All that an examination depends on besides the files: every argument of the data set but where they lie."""
+    places = ("root", "manifest_path", "crosswalk", "modalities")  # all modalities are examined
+    return repr((VERSION, {k: v for k, v in vars(dataset).items() if not k.startswith("_") and k not in places}))
 
 
 def _candidates(

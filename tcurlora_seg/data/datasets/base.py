@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,19 +40,21 @@ class SegmentationDataset(ABC):
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
         shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
         crosswalk: the file that says which, if the user gave it.
+        grid_hint: what to say of images and labels on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    layout: ClassVar[str]
-    tasks: ClassVar[Mapping[str, Task]]
-    known_labels: ClassVar[frozenset[int]]
-    all_modalities: ClassVar[tuple[str, ...]]
+    layout: str
+    tasks: Mapping[str, Task]
+    known_labels: frozenset[int]
+    all_modalities: tuple[str, ...]
     paper_split: ClassVar[tuple[float, float]]
     extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
     shares_patients_with: ClassVar[str | None] = None
     crosswalk: str | None = None
+    grid_hint: ClassVar[str] = ""
     analyze_axes: str = "LAS"
 
     def __init__(
@@ -214,18 +216,17 @@ class SegmentationDataset(ABC):
         import torch
         from monai.data import MetaTensor
 
-        from tcurlora_seg.data.volume import read_volume
+        from tcurlora_seg.data.volume import turn_to
 
         case = self.manifest().case(id)
         self._used_paths(case)
         raw, affine = self.read_label(case)
-        images = [case.images[m] for m in self.modalities]
         channels = []
-        for path in (*images, *([case.mask] if case.mask else [])):
-            voxels, other = read_volume(self.root / path, self.analyze_axes)
+        for path, stored, other in self._read_images(case):
+            voxels, other = turn_to(stored, other, affine)
             if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
-                other_path = case.label_paths[0]
-                raise UserError(f"case {id}: {path} and {other_path} lie on different grids (shape or affine differ)")
+                pair = f"{path} and {case.label_paths[0]}"
+                raise UserError(f"case {id}: {pair} lie on different grids (shape or affine differ){self.grid_hint}")
             channels.append(torch.from_numpy(voxels.astype(np.float32)))
         if case.mask:
             brain = channels.pop() > 0
@@ -237,12 +238,36 @@ class SegmentationDataset(ABC):
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
         label = MetaTensor(native[None], affine=torch.from_numpy(affine))
         return {
-            **self.preparation(image, label, images[0]),
+            **self.preparation(image, label, case.images[self.modalities[0]]),
             "native_label": native,
             "affine": affine,
             "case": case.id,
             "patient": case.patient,
         }
+
+    def _read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.
+
+        Modalities with the same path are the volumes of that one file, in the order of `case.images`.
+
+        Raises:
+            UserError: an unreadable file, or one with more or fewer volumes.
+        """
+        from tcurlora_seg.data.volume import read_series, read_volume
+
+        read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for modality in self.modalities:
+            path = case.images[modality]
+            if path not in read:
+                read[path] = read_series(self.root / path, self.analyze_axes)
+            series, affine = read[path]
+            held = [other for other, place in case.images.items() if place == path]
+            if series.shape[3] != len(held):
+                count, names = series.shape[3], ", ".join(held)
+                raise UserError(f"case {case.id}: {path} holds {count} volume(s); expected {len(held)} ({names})")
+            yield path, series[..., held.index(modality)], affine
+        if case.mask:
+            yield case.mask, *read_volume(self.root / case.mask, self.analyze_axes)
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """The label as one volume of the data set's own values, and its affine to RAS mm.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
@@ -17,13 +16,9 @@ _NECROTIC, _OEDEMA, _ENHANCING = 1, 2, 4
 _ID = re.compile(r"BraTS2021_\d{5}")
 
 
-class BraTS2021(SegmentationDataset):
-    """Folders BraTS2021_00000 with five files each, with or without TCIA's level of sources above them."""
-
-    name = "brats2021"
-    source = "BraTS 2021 task 1 (Synapse syn25829067, Kaggle, or TCIA 10.7937/jc8x-9874; free, an account to make)."
-    layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, or the same one level down"
-    tasks: ClassVar = {
+def tumour_tasks() -> dict[str, Task]:
+    """The tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing: what BraTS scores are nested regions."""
+    return {
         "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
         "subregions": Task(
             "subregions",
@@ -31,6 +26,15 @@ class BraTS2021(SegmentationDataset):
             {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing": (3,)},
         ),
     }
+
+
+class BraTS2021(SegmentationDataset):
+    """Folders BraTS2021_00000 with five files each, with or without TCIA's level of sources above them."""
+
+    name = "brats2021"
+    source = "BraTS 2021 task 1 (Synapse syn25829067, Kaggle, or TCIA 10.7937/jc8x-9874; free, an account to make)."
+    layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, or the same one level down"
+    tasks: Mapping[str, Task] = tumour_tasks()
     known_labels = frozenset({0, _NECROTIC, _OEDEMA, _ENHANCING})
     all_modalities = ("flair", "t1", "t1ce", "t2")
     paper_split = (1000 / 1251, 125 / 1251)

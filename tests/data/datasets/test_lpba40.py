@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
@@ -174,9 +175,26 @@ def test_an_image_and_a_label_with_different_affines_are_refused(
     tmp_path: Path, write_nifti: Callable[..., Path]
 ) -> None:
     write_copies(tmp_path, write_nifti)
-    write_nifti(tmp_path / "label" / "S01.delineation.structure.label.nii.gz", pair()[1], "RAS")
+    affine = centred_affine(SIZE, (1, 1, 1), "LAS")
+    affine[2, 3] += 0.1
+    nib.save(nib.Nifti1Image(pair()[1], affine), tmp_path / "label" / "S01.delineation.structure.label.nii.gz")
+    dataset(tmp_path).prepare("S02")
     with pytest.raises(UserError, match=r"different grids"):
         dataset(tmp_path).prepare("S01")
+
+
+def test_a_label_stored_with_other_axes_on_the_same_grid_is_read_where_its_affine_says(
+    tmp_path: Path, write_nifti: Callable[..., Path]
+) -> None:
+    write_copies(tmp_path, write_nifti)
+    straight = dataset(tmp_path).prepare("S02")
+    turned = np.transpose(pair()[1][::-1], (2, 0, 1))  # LAS to SRA
+    write_nifti(tmp_path / "label" / "S02.delineation.structure.label.nii.gz", turned, "SRA")
+    dataset(tmp_path).check_headers(["S02"])
+    item = dataset(tmp_path).prepare("S02")
+    assert torch.equal(item["label"].as_tensor(), straight["label"].as_tensor())
+    assert torch.equal(item["image"].as_tensor(), straight["image"].as_tensor())
+    assert torch.equal(item["native_label"].permute(1, 2, 0).flip(0), straight["native_label"])
 
 
 def test_missing_and_empty_roots_say_where_data_come_from(tmp_path: Path) -> None:
