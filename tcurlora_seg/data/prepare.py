@@ -49,10 +49,14 @@ def check_folder(dataset: SegmentationDataset) -> Manifest:
     """
     dataset.check_root()
     path = dataset.root / "manifest.json"
+    known = load_manifest(path) if path.is_file() else Manifest(dataset.name, ())
+    found = dataset.find_cases().without({**dataset.known_defects, **known.excluded})
     manifest = replace(
-        load_manifest(path) if path.is_file() else Manifest(dataset.name, ()), cases=dataset.find_cases()
+        known,
+        cases=found.cases,
+        splits={**found.splits, **known.splits},
+        excluded={**known.excluded, **found.left_out},
     )
-    manifest = replace(manifest, cases=tuple(case for case in manifest.cases if case.id not in manifest.excluded))
     dataset.adopt(manifest)
     dataset.check_headers(case.id for case in manifest.cases)
     write_manifest(dataset.manifest(), path)

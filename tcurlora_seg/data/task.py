@@ -32,10 +32,11 @@ class Task:
         return 1 + len(self.classes)
 
     def class_indices(self, raw: np.ndarray) -> np.ndarray:
-        """Class index of every voxel, uint8, of whole-number labels as stored."""
+        """Class index of every voxel, uint8, of whole-number labels as stored; background where no class has it."""
         import numpy as np
 
-        table = np.zeros(int(raw.max()) + 1, dtype=np.uint8)
+        values = np.maximum(raw.astype(np.int64), 0)  # some mark voxels to be ignored by -1
+        table = np.zeros(int(values.max()) + 1, dtype=np.uint8)
         for index, merged in self.classes.items():
             table[[value for value in merged if value < len(table)]] = index
-        return table[raw.astype(np.int64)]
+        return table[values]

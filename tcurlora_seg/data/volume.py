@@ -1,4 +1,4 @@
-"""Reading one volume from disk: NIfTI, and Analyze 7.5 whose voxels may be gzipped."""
+"""Reading volumes from disk: NIfTI, MINC, and Analyze 7.5 whose voxels may be gzipped."""
 
 from __future__ import annotations
 
@@ -31,27 +31,56 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     Raises:
         UserError: the file is missing, truncated or no image.
     """
-    with _readable(path):
-        image = _open(Path(path))
-        array = np.asanyarray(image.dataobj)
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise UserError(f"{path} has the shape {array.shape}; expected a volume with three axes")
-    if isinstance(image, nib.Nifti1Pair):
-        return array, image.affine
-    return array, centred_affine(array.shape, image.header.get_zooms()[:3], analyze_axes)
+    series, affine = read_series(path, analyze_axes)
+    if series.shape[3] != 1:
+        raise UserError(f"{path} has the shape {series.shape}; expected a volume with three axes")
+    return series[..., 0], affine
 
 
-def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """(shape, voxel size in mm) without reading the voxels.
+def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
+    """The volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine; see `read_volume`.
 
     Raises:
         UserError: as `read_volume`.
     """
     with _readable(path):
-        header = _open(Path(path)).header
-    return tuple(map(int, header.get_data_shape()[:3])), tuple(map(float, header.get_zooms()[:3]))
+        image = _open(Path(path))
+        array = np.asanyarray(image.dataobj)
+    while array.ndim > 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4:
+        raise UserError(f"{path} has the shape {array.shape}; expected three axes, or four with the channels last")
+    if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
+        return array, centred_affine(array.shape[:3], image.header.get_zooms()[:3], analyze_axes)
+    return array, image.affine
+
+
+def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same voxels with axes in the order and direction of the affine `other`, and their affine then.
+
+    MINC stores z first and NIfTI x first; no voxel is interpolated.
+    """
+    orientation = nib.io_orientation
+    change = nib.orientations.ornt_transform(orientation(affine), orientation(other))
+    turned = nib.orientations.apply_orientation(volume, change)
+    return turned, affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+
+
+def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """(shape, voxel size in mm) without reading the voxels, by the axes of the body: right, front, top.
+
+    Analyze, which does not say where its axes run, has them in the file's order.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    with _readable(path):
+        image = _open(Path(path))
+        shape, zooms = image.header.get_data_shape()[:3], image.header.get_zooms()[:3]
+        order = (0, 1, 2) if image.affine is None else np.argsort(nib.io_orientation(image.affine)[:, 0])
+    return tuple(int(shape[axis]) for axis in order), tuple(float(zooms[axis]) for axis in order)
 
 
 @contextmanager
@@ -61,7 +90,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    except (OSError, EOFError, ValueError, zlib.error, *_NIBABEL_ERRORS) as error:
+    except (OSError, EOFError, KeyError, ValueError, zlib.error, *_NIBABEL_ERRORS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as an image ({reason}); copy or download it again") from error
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.datasets.upenn_gbm import UPennGBM
 from tcurlora_seg.data.task import Task
 
-TASKS = [(cls, task) for cls in (LPBA40, BraTS2021) for task in cls.tasks.values()]
+TASKS = [(cls, task) for cls in (EADCADNI, LPBA40, BraTS2021, UPennGBM) for task in cls.tasks.values()]
 
 
 @pytest.mark.parametrize(("dataset", "task"), TASKS, ids=lambda x: getattr(x, "name", None))
@@ -40,3 +42,7 @@ def test_all_56_structures_have_a_name_and_a_side() -> None:
 def test_nested_tumour_regions_are_unions() -> None:
     structures = BraTS2021.tasks["subregions"].structures
     assert set(structures["enhancing"]) < set(structures["tumor_core"]) < set(structures["whole_tumor"])
+
+
+def test_values_below_0_are_background() -> None:
+    assert LPBA40.tasks["hippocampus"].class_indices(np.array([-1, 166, 200])).tolist() == [0, 1, 0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.simulate.cohorts import _write_analyze
-from tcurlora_seg.data.volume import centred_affine, read_header, read_volume
+from tcurlora_seg.data.volume import centred_affine, read_header, read_series, read_volume, turn_to
 from tcurlora_seg.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
@@ -90,7 +90,32 @@ def test_a_truncated_nifti_and_a_missing_one_are_named(tmp_path: Path, write_nif
         read_header(tmp_path / "b.nii.gz")
 
 
-def test_a_series_of_volumes_is_refused(tmp_path: Path) -> None:
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.float32), np.eye(4)), tmp_path / "a.nii")
+def test_a_series_of_volumes_is_refused_where_one_is_expected(tmp_path: Path) -> None:
+    series = np.arange(54, dtype=np.float32).reshape(3, 3, 3, 2)
+    nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(UserError, match=r"three axes"):
         read_volume(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_series(tmp_path / "a.nii")[0], series)
+    nib.save(nib.Nifti1Image(series[..., None, :], np.eye(4)), tmp_path / "b.nii")
+    with pytest.raises(UserError, match=r"four with the channels last"):
+        read_series(tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SRA", "PIR"])
+@pytest.mark.parametrize("other", ["RAS", "ILA"])
+def test_a_turned_volume_has_every_voxel_where_it_was(axes: str, other: str) -> None:
+    affine = centred_affine(ARRAY.shape, (1, 2, 3), axes)
+    turned, moved = turn_to(ARRAY, affine, centred_affine((3, 3, 3), (1, 1, 1), other))
+    assert "".join(nib.aff2axcodes(moved)) == other
+    to_turned = np.linalg.inv(moved) @ affine
+    for index in np.ndindex(*ARRAY.shape):
+        assert turned[tuple(np.round(to_turned[:3] @ [*index, 1]).astype(int))] == ARRAY[index]
+
+
+def test_headers_of_turned_files_agree(tmp_path: Path) -> None:
+    affine = centred_affine((5, 6, 7), (1, 2, 3), "RAS")
+    nib.save(nib.Nifti1Image(ARRAY, affine), tmp_path / "a.nii")
+    nib.save(nib.as_closest_canonical(nib.Nifti1Image(ARRAY, affine)).as_reoriented([[2, 1], [0, -1], [1, 1]]),
+             tmp_path / "b.nii")  # fmt: skip
+    assert nib.load(tmp_path / "b.nii").shape == (6, 7, 5)
+    assert read_header(tmp_path / "a.nii") == read_header(tmp_path / "b.nii") == ((5, 6, 7), (1, 2, 3))

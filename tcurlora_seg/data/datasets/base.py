@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split
@@ -16,6 +18,8 @@ from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationDataset(ABC):
@@ -32,16 +36,20 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        known_defects: case id -> what is wrong with it, though its files look sound; left out.
+        grid_hint: what to say of images and labels on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    layout: ClassVar[str]
-    tasks: ClassVar[Mapping[str, Task]]
-    known_labels: ClassVar[frozenset[int]]
-    all_modalities: ClassVar[tuple[str, ...]]
+    layout: str
+    tasks: Mapping[str, Task]
+    known_labels: frozenset[int]
+    all_modalities: tuple[str, ...]
     paper_split: ClassVar[tuple[float, float]]
+    known_defects: ClassVar[Mapping[str, str]] = {}
+    grid_hint: ClassVar[str] = ""
     analyze_axes: str = "LAS"
 
     def __init__(
@@ -67,11 +75,13 @@ class SegmentationDataset(ABC):
         self._manifest: Manifest | None = None
 
     @abstractmethod
-    def find_cases(self) -> tuple[Case, ...]:
+    def find_cases(self) -> Found:
         """The cases under the root, by the data set's on-disk layout; empty if there are none.
 
+        A case with a file missing is left out; files that belong to no case are skipped.
+
         Raises:
-            UserError: an image without label, a label without image, a layout that cannot be used.
+            UserError: a layout that cannot be used.
         """
 
     @abstractmethod
@@ -86,7 +96,13 @@ class SegmentationDataset(ABC):
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"dataset.root={self.root} is a file; expected the folder that holds {self.layout}")
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        try:
+            empty = not self.root.is_dir() or not any(self.root.iterdir())
+        except OSError as error:
+            raise UserError(
+                f"dataset.root={self.root.absolute()} cannot be read: {error.strerror}; ask for permission to it"
+            ) from error
+        if empty:
             state = "is empty" if self.root.is_dir() else "does not exist"
             raise UserError(f"{self.name}: dataset.root={self.root.absolute()} {state}. {self._advice()}")
 
@@ -104,10 +120,17 @@ class SegmentationDataset(ABC):
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
             else:
-                found = Manifest(dataset=self.name, cases=self.find_cases())
+                found = self._found_manifest()
             self.adopt(found)
         assert self._manifest is not None
         return self._manifest
+
+    def _found_manifest(self) -> Manifest:
+        found = self.find_cases().without(self.known_defects)
+        if found.cases and found.left_out:
+            id, reason = next(iter(found.left_out.items()))
+            log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
+        return Manifest(self.name, found.cases, found.splits, found.left_out)
 
     def adopt(self, manifest: Manifest) -> None:
         """Take this manifest for the cohort under the root.
@@ -117,6 +140,10 @@ class SegmentationDataset(ABC):
         """
         if not manifest.cases:
             place = self.root.absolute()
+            if manifest.excluded:
+                id, reason = next(iter(manifest.excluded.items()))
+                unusable = f"none of {len(manifest.excluded)} case(s) under {place} can be used"
+                raise UserError(f"{self.name}: {unusable}; the first, {id}: {reason}")
             raise UserError(f"{self.name}: nothing under dataset.root={place} like {self.layout}. {self._advice()}")
         if manifest.simulated is None and (self.root / SIMULATED).is_file():
             manifest = replace(manifest, simulated={"marker": SIMULATED})  # whatever became of its own manifest
@@ -184,18 +211,17 @@ class SegmentationDataset(ABC):
         import torch
         from monai.data import MetaTensor
 
-        from tcurlora_seg.data.volume import read_volume
+        from tcurlora_seg.data.volume import turn_to
 
         case = self.manifest().case(id)
         self._used_paths(case)
         raw, affine = self.read_label(case)
-        images = [case.images[m] for m in self.modalities]
         channels = []
-        for path in (*images, *([case.mask] if case.mask else [])):
-            voxels, other = read_volume(self.root / path, self.analyze_axes)
+        for path, stored, other in self._read_images(case):
+            voxels, other = turn_to(stored, other, affine)
             if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
-                other_path = case.label_paths[0]
-                raise UserError(f"case {id}: {path} and {other_path} lie on different grids (shape or affine differ)")
+                pair = f"{path} and {case.label_paths[0]}"
+                raise UserError(f"case {id}: {pair} lie on different grids (shape or affine differ){self.grid_hint}")
             channels.append(torch.from_numpy(voxels.astype(np.float32)))
         if case.mask:
             brain = channels.pop() > 0
@@ -205,12 +231,36 @@ class SegmentationDataset(ABC):
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
         label = MetaTensor(native[None], affine=torch.from_numpy(affine))
         return {
-            **self.preparation(image, label, images[0]),
+            **self.preparation(image, label, case.images[self.modalities[0]]),
             "native_label": native,
             "affine": affine,
             "case": case.id,
             "patient": case.patient,
         }
+
+    def _read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.
+
+        Modalities with the same path are the volumes of that one file, in the order of `case.images`.
+
+        Raises:
+            UserError: an unreadable file, or one with more or fewer volumes.
+        """
+        from tcurlora_seg.data.volume import read_series, read_volume
+
+        read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for modality in self.modalities:
+            path = case.images[modality]
+            if path not in read:
+                read[path] = read_series(self.root / path, self.analyze_axes)
+            series, affine = read[path]
+            held = [other for other, place in case.images.items() if place == path]
+            if series.shape[3] != len(held):
+                count, names = series.shape[3], ", ".join(held)
+                raise UserError(f"case {case.id}: {path} holds {count} volume(s); expected {len(held)} ({names})")
+            yield path, series[..., held.index(modality)], affine
+        if case.mask:
+            yield case.mask, *read_volume(self.root / case.mask, self.analyze_axes)
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """The label as one volume of the data set's own values, and its affine to RAS mm.

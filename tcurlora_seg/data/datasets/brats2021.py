@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.errors import UserError
 
 _NECROTIC, _OEDEMA, _ENHANCING = 1, 2, 4
 _ID = re.compile(r"BraTS2021_\d{5}")
+
+
+def tumour_tasks() -> dict[str, Task]:
+    """The tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing: what BraTS scores are nested regions."""
+    return {
+        "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
+        "subregions": Task(
+            "subregions",
+            {1: (_NECROTIC,), 2: (_OEDEMA,), 3: (_ENHANCING,)},
+            {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing": (3,)},
+        ),
+    }
 
 
 class BraTS2021(SegmentationDataset):
@@ -23,14 +34,7 @@ class BraTS2021(SegmentationDataset):
     name = "brats2021"
     source = "BraTS 2021 task 1 (Synapse syn25829067, Kaggle, or TCIA 10.7937/jc8x-9874; free, an account to make)."
     layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, or the same one level down"
-    tasks: ClassVar = {
-        "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
-        "subregions": Task(
-            "subregions",
-            {1: (_NECROTIC,), 2: (_OEDEMA,), 3: (_ENHANCING,)},
-            {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing": (3,)},
-        ),
-    }
+    tasks: Mapping[str, Task] = tumour_tasks()
     known_labels = frozenset({0, _NECROTIC, _OEDEMA, _ENHANCING})
     all_modalities = ("flair", "t1", "t1ce", "t2")
     paper_split = (1000 / 1251, 125 / 1251)
@@ -46,30 +50,29 @@ class BraTS2021(SegmentationDataset):
     ) -> None:
         super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
 
-    def find_cases(self) -> tuple[Case, ...]:
-        folders: dict[str, Path] = {}
+    def find_cases(self) -> Found:
+        folders: dict[str, list[Path]] = {}
         for folder in sorted([*self.root.glob("BraTS2021_*"), *self.root.glob("*/BraTS2021_*")]):
             if _ID.fullmatch(folder.name) and folder.is_dir():
-                if folder.name in folders:
-                    other = folders[folder.name]
-                    raise UserError(f"{self.name}: the case {folder.name} is there twice, as {other} and {folder}")
-                folders[folder.name] = folder
-        return tuple(self._case(folder) for _, folder in sorted(folders.items()))
+                folders.setdefault(folder.name, []).append(folder)
+        cases, left_out = [], {}
+        for id, places in sorted(folders.items()):
+            if len(places) > 1:
+                names = " and ".join(place.relative_to(self.root).as_posix() for place in places)
+                left_out[id] = f"it is there {len(places)} times, as {names}; keep one"
+                continue
+            found = {what: self._file(places[0], what) for what in (*self.modalities, "seg")}
+            missing = [what for what, path in found.items() if path is None]
+            if missing:
+                left_out[id] = f"it has no {id}_{missing[0]}.nii.gz"
+                continue
+            images = {what: path for what in self.all_modalities if (path := self._file(places[0], what))}
+            cases.append(Case(id, id, images, found["seg"]))
+        return Found(tuple(cases), left_out)
 
     def label_hint(self, strange: Sequence[float]) -> str:
         later = " (3 for the enhancing tumour is of later years)" if 3 in strange else ""
         return f"it has 0, 1 necrotic, 2 oedema, 4 enhancing{later}"
-
-    def _case(self, folder: Path) -> Case:
-        found = {what: self._file(folder, what) for what in (*self.all_modalities, "seg")}
-        label = found.pop("seg")
-        images = {modality: path for modality, path in found.items() if path is not None}
-        if label is None and images:
-            raise UserError(f"{self.name}: {folder} has images without a label ({folder.name}_seg.nii.gz)")
-        missing = [modality for modality in self.modalities if modality not in images]
-        if missing:
-            raise UserError(f"{self.name}: {folder} has a label without its {missing[0]} image")
-        return Case(id=folder.name, patient=folder.name, images=images, label=label)
 
     def _file(self, folder: Path, what: str) -> str | None:
         """A file, or what lies in a folder that some unzip programs named like the file."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -53,7 +53,7 @@ class LPBA40(SegmentationDataset):
     name = "lpba40"
     source = "LPBA40's 'delineation space' archive from LONI (resource.loni.usc.edu, a licence to sign)."
     layout = "LPBA40/delineation_space/S01/S01.delineation.skullstripped.hdr + .img.gz, or .nii.gz copies"
-    tasks: ClassVar = {
+    tasks: Mapping[str, Task] = {
         "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT)}, {"hippocampus": (1,)}),
         "hippocampus_lr": Task(
             "hippocampus_lr",
@@ -82,18 +82,19 @@ class LPBA40(SegmentationDataset):
             raise UserError(f"dataset.analyze_axes={analyze_axes}: expected one of L R, P A and I S each, such as LAS")
         self.analyze_axes = analyze_axes
 
-    def find_cases(self) -> tuple[Case, ...]:
-        images, labels = self._files("skullstripped"), self._files("structure.label")
+    def find_cases(self) -> Found:
+        images, other_images = self._files("skullstripped")
+        labels, other_labels = self._files("structure.label")
         if not images and not labels and self._native():
             raise UserError(
                 f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
                 "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
             )
-        for id in sorted(images.keys() - labels.keys()):
-            raise UserError(f"{self.name}: {images[id]} is an image without a label (structure.label)")
-        for id in sorted(labels.keys() - images.keys()):
-            raise UserError(f"{self.name}: {labels[id]} is a label without an image (skullstripped)")
-        return tuple(Case(id=id, patient=id, images={"t1": images[id]}, label=labels[id]) for id in sorted(images))
+        left_out = {id: f"{images[id]} is an image without a label" for id in images.keys() - labels.keys()}
+        left_out |= {id: f"{labels[id]} is a label without an image" for id in labels.keys() - images.keys()}
+        both = sorted(images.keys() & labels.keys())
+        cases = tuple(Case(id=id, patient=id, images={"t1": images[id]}, label=labels[id]) for id in both)
+        return Found(cases, dict(sorted(left_out.items())), {**other_images, **other_labels})
 
     def label_hint(self, strange: Sequence[float]) -> str:
         if max(strange) <= 56:
@@ -122,15 +123,16 @@ class LPBA40(SegmentationDataset):
                 f"dataset.analyze_axes={turned} would be right, otherwise its header is wrong"
             )
 
-    def _files(self, what: str) -> dict[str, str]:
-        """Case id -> path, relative to the root, of S01.delineation.<what>.{hdr,nii,nii.gz} at any usual depth."""
+    def _files(self, what: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Case id -> path of S01.delineation.<what>.{hdr,nii,nii.gz} at any usual depth, and why others are skipped."""
         pattern = re.compile(rf"(S\d{{2,}})\.delineation\.{re.escape(what)}\.(hdr|nii|nii\.gz)")
         found: dict[str, str] = {}
-        for path in sorted(self._candidates()):
-            match = pattern.fullmatch(path.name)
-            if match and path.is_file():
-                found.setdefault(match[1], path.relative_to(self.root).as_posix())
-        return found
+        skipped: dict[str, str] = {}
+        for path in sorted(set(self._candidates())):
+            match, name = pattern.fullmatch(path.name), path.relative_to(self.root).as_posix()
+            if match and path.is_file() and found.setdefault(match[1], name) != name:
+                skipped[name] = f"another copy of {found[match[1]]}, which is used"
+        return found, skipped
 
     def _native(self) -> bool:
         return any(".native." in path.name for path in self._candidates("native_space"))

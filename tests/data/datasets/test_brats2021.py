@@ -83,21 +83,26 @@ def test_other_folders_and_gaps_in_the_ids_are_no_matter(tmp_path: Path, write: 
     assert ids == ["BraTS2021_00003", "BraTS2021_00017", "BraTS2021_01665"]
 
 
-def test_the_same_case_under_two_sources_is_refused(tmp_path: Path, write: Callable[..., None]) -> None:
-    for above in ("a", "b"):
-        write(tmp_path / above / "BraTS2021_00000")
-    with pytest.raises(UserError, match=r"BraTS2021_00000 is there twice"):
-        dataset(tmp_path).manifest()
+def test_the_same_case_under_two_sources_is_left_out(tmp_path: Path, write: Callable[..., None]) -> None:
+    for place in ("a/BraTS2021_00000", "b/BraTS2021_00000", "b/BraTS2021_00002"):
+        write(tmp_path / place)
+    manifest = dataset(tmp_path).manifest()
+    assert [case.id for case in manifest.cases] == ["BraTS2021_00002"]
+    both = "a/BraTS2021_00000 and b/BraTS2021_00000"
+    assert manifest.excluded == {"BraTS2021_00000": f"it is there 2 times, as {both}; keep one"}
 
 
-@pytest.mark.parametrize(
-    ("gone", "words"), [("seg", "images without a label"), ("t1ce", "a label without its t1ce image")]
-)
-def test_a_missing_file_is_named(tmp_path: Path, write: Callable[..., None], gone: str, words: str) -> None:
+@pytest.mark.parametrize("gone", ["seg", "t1ce"])
+def test_a_case_with_a_file_missing_is_left_out_and_the_file_named(
+    tmp_path: Path, write: Callable[..., None], gone: str
+) -> None:
     write(tmp_path / "BraTS2021_00002")
     (tmp_path / "BraTS2021_00002" / f"BraTS2021_00002_{gone}.nii.gz").unlink()
-    with pytest.raises(UserError, match=rf"BraTS2021_00002 has {words}"):
+    words = rf"none of 1 case\(s\) .*BraTS2021_00002: it has no BraTS2021_00002_{gone}.nii.gz"
+    with pytest.raises(UserError, match=words):
         dataset(tmp_path).manifest()
+    write(tmp_path / "BraTS2021_00003")
+    assert [case.id for case in dataset(tmp_path).manifest().cases] == ["BraTS2021_00003"]
 
 
 def test_a_modality_that_is_not_used_may_be_missing(tmp_path: Path, write: Callable[..., None]) -> None:

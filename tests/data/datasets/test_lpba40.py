@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
@@ -141,17 +142,20 @@ def test_native_space_is_recognised_and_explained(tmp_path: Path, below: str) ->
         dataset(tmp_path).manifest()
 
 
-def test_a_label_without_image_and_an_image_without_label_are_named(tmp_path: Path) -> None:
-    write_archive(tmp_path)
-    folder = tmp_path / "LPBA40/delineation_space/S02"
-    hidden = tmp_path / "hidden.hdr"
-    shutil.move(folder / "S02.delineation.skullstripped.hdr", hidden)
-    with pytest.raises(UserError, match=r"S02.delineation.structure.label.hdr is a label without an image"):
-        dataset(tmp_path).manifest()
-    shutil.move(hidden, folder / "S02.delineation.skullstripped.hdr")
-    (folder / "S02.delineation.structure.label.hdr").unlink()
-    with pytest.raises(UserError, match=r"S02.delineation.skullstripped.hdr is an image without a label"):
-        dataset(tmp_path).manifest()
+def test_a_label_without_image_and_an_image_without_label_are_left_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_archive(tmp_path, ids=("S01", "S02", "S03"))
+    place = "LPBA40/delineation_space"
+    (tmp_path / place / "S02/S02.delineation.skullstripped.hdr").unlink()
+    (tmp_path / place / "S03/S03.delineation.structure.label.hdr").unlink()
+    manifest = dataset(tmp_path).manifest()
+    assert [case.id for case in manifest.cases] == ["S01"]
+    assert manifest.excluded == {
+        "S02": f"{place}/S02/S02.delineation.structure.label.hdr is a label without an image",
+        "S03": f"{place}/S03/S03.delineation.skullstripped.hdr is an image without a label",
+    }
+    assert "lpba40: 2 case(s) left out, the first S02:" in caplog.text
 
 
 def test_an_image_and_a_label_of_different_shape_are_refused_by_their_headers(tmp_path: Path) -> None:
@@ -171,9 +175,26 @@ def test_an_image_and_a_label_with_different_affines_are_refused(
     tmp_path: Path, write_nifti: Callable[..., Path]
 ) -> None:
     write_copies(tmp_path, write_nifti)
-    write_nifti(tmp_path / "label" / "S01.delineation.structure.label.nii.gz", pair()[1], "RAS")
+    affine = centred_affine(SIZE, (1, 1, 1), "LAS")
+    affine[2, 3] += 0.1
+    nib.save(nib.Nifti1Image(pair()[1], affine), tmp_path / "label" / "S01.delineation.structure.label.nii.gz")
+    dataset(tmp_path).prepare("S02")
     with pytest.raises(UserError, match=r"different grids"):
         dataset(tmp_path).prepare("S01")
+
+
+def test_a_label_stored_with_other_axes_on_the_same_grid_is_read_where_its_affine_says(
+    tmp_path: Path, write_nifti: Callable[..., Path]
+) -> None:
+    write_copies(tmp_path, write_nifti)
+    straight = dataset(tmp_path).prepare("S02")
+    turned = np.transpose(pair()[1][::-1], (2, 0, 1))  # LAS to SRA
+    write_nifti(tmp_path / "label" / "S02.delineation.structure.label.nii.gz", turned, "SRA")
+    dataset(tmp_path).check_headers(["S02"])
+    item = dataset(tmp_path).prepare("S02")
+    assert torch.equal(item["label"].as_tensor(), straight["label"].as_tensor())
+    assert torch.equal(item["image"].as_tensor(), straight["image"].as_tensor())
+    assert torch.equal(item["native_label"].permute(1, 2, 0).flip(0), straight["native_label"])
 
 
 def test_missing_and_empty_roots_say_where_data_come_from(tmp_path: Path) -> None:
