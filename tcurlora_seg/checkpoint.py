@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.pretrained import LoadReport
@@ -92,6 +93,26 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if notes.get("format") != FORMAT:
         raise UserError(f"{path} has format {notes.get('format')}; this version reads {FORMAT}")
     return notes
+
+
+def trained_on(source: str) -> list[str]:
+    """Names of the data sets whose real images a base network has seen; `UNKNOWN` where its file does not say.
+
+    Args:
+        source: as in `pretrained=`; the packaged base has seen simulated images only, a random one none.
+    """
+    if source in ("builtin", "random"):
+        return []
+    try:
+        with safe_open(source, framework="pt") as file:
+            return list(json.loads((file.metadata() or {})[_KEY])["trained_on"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return [UNKNOWN]
+
+
+def origin(path: str | Path) -> dict[str, str]:
+    """Metadata for a safetensors file of weights exported from the run of model file `path`: read by `trained_on`."""
+    return {_KEY: json.dumps({"trained_on": trained_on(str(path))})}
 
 
 def _base(model: Any) -> LoadReport:

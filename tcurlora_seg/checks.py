@@ -23,6 +23,8 @@ def check_training(config: DictConfig) -> None:
     for key in ("batch_size", "steps_per_epoch"):
         if config.data[key] < 1:
             raise UserError(f"data.{key}={config.data[key]}: at least 1 is needed")
+    if config.data.cache not in ("auto", "memory", "disk", "none"):
+        raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
     sizes = {key: value for key, value in config.model.items() if key != "_target_"}

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tcurlora_seg import adapt, load_model, load_pretrained, save_model
-from tcurlora_seg.checkpoint import read_metadata
+from tcurlora_seg.checkpoint import origin, read_metadata, trained_on
+from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.entry import config_folder
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.pretrained import LoadReport, save_base
@@ -180,3 +181,16 @@ def test_a_network_without_base_or_adapters_is_refused(tiny, path):
     with pytest.raises(UserError, match="no base or no adapters"):
         save_model(tiny, path)
     assert not path.exists()
+
+
+def test_what_a_base_was_trained_on_is_handed_on_and_unknown_where_no_file_says(tiny, stir, path, tmp_path):
+    assert trained_on("builtin") == trained_on("random") == []
+    model = trained(tiny, stir)
+    save_model(model, path, metadata={"trained_on": ["brats2021"]})
+    assert trained_on(str(path)) == ["brats2021"]
+    save_file({"a": torch.zeros(1)}, tmp_path / "exported.safetensors", metadata=origin(path))
+    assert trained_on(str(tmp_path / "exported.safetensors")) == ["brats2021"]
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    for name in ("a.pt", "bare.safetensors", "none.safetensors"):
+        assert trained_on(str(tmp_path / name)) == [UNKNOWN]

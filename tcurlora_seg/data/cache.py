@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +14,12 @@ import torch
 
 from tcurlora_seg.data.augmentation import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 
-log = logging.getLogger(__name__)
-Mode = Literal["memory", "disk", "none"]
+Mode = Literal["auto", "memory", "disk", "none"]
+Place = Literal["memory", "disk", "none"]
 
 
 class TrainingVolumes:
@@ -28,12 +29,12 @@ class TrainingVolumes:
     they are mapped into memory: a crop reads no more than its own pages.
     """
 
-    def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], mode: Mode, folder: str | Path) -> None:
-        self._dataset, self._ids, self._mode, self._folder = dataset, list(ids), mode, Path(folder)
+    def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], place: Place, folder: str | Path) -> None:
+        self._dataset, self._ids, self._folder = dataset, list(ids), Path(folder)
         self._volumes: list[dict[str, Any]] = []
-        if mode != "none":
+        if place != "none":
             with ThreadPoolExecutor(2) as pool:
-                self._volumes = list(pool.map(self._prepare if mode == "memory" else self._stored, self._ids))
+                self._volumes = list(pool.map(self._prepare if place == "memory" else self._stored, self._ids))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -48,40 +49,73 @@ class TrainingVolumes:
         return {"image": image, "label": label, "spots": foreground_spots(label)}
 
     def _stored(self, id: str) -> dict[str, Any]:
-        path = self._folder / f"{id}-{self._fingerprint(id)}.pt"
+        path = stored_path(self._dataset, id, self._folder)
         if not path.is_file():
             volume = self._prepare(id)
             with atomic_path(path) as temporary:
                 torch.save(volume, temporary)
         return torch.load(path, mmap=True, weights_only=True)
 
-    def _fingerprint(self, id: str) -> str:
-        """Changes with the files, the preparation, the task and the modalities."""
-        case = self._dataset.manifest().case(id)
-        stats = [(p, (self._dataset.root / p).stat()) for p in case.paths]
-        files = [(str(self._dataset.root.absolute() / p), s.st_size, s.st_mtime_ns) for p, s in stats]
-        parts = (files, self._dataset.preparation, self._dataset.task, self._dataset.modalities)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Path:
+    """Where a prepared case lies on disk; the name changes with its files, preparation, task and modalities."""
+    root = dataset.root.absolute()
+    files = fingerprint(dataset.manifest().case(id), root)
+    parts = (str(root), files, dataset.preparation, dataset.task, dataset.modalities)
+    return Path(folder) / f"{id}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.pt"
 
 
-def check_memory(dataset: SegmentationDataset, ids: Sequence[str]) -> None:
-    """Announce what keeping the prepared cases in memory will take, estimated from their headers.
+def choose_place(
+    dataset: SegmentationDataset, ids: Sequence[str], mode: Mode, folder: str | Path, *, copies: int = 1
+) -> tuple[Place, str]:
+    """Decide where the prepared cases are kept, and say so in a line that tells how much it takes.
+
+    "auto" is "memory" where they fit into 80 % of what is free, otherwise "disk". The size is estimated from the
+    headers, before cropping to the brain: it is the most that can be needed.
+
+    Args:
+        mode: as in `data.cache`.
+        folder: for those on disk.
+        copies: processes of this machine that train, each of which keeps its own in memory.
 
     Raises:
-        UserError: more than 80 % of what is free.
+        UserError: they do not fit where they are to be kept.
     """
-    size = 0
-    for shape, zooms in dataset.check_headers(ids).values():
-        spacing = dataset.preparation.spacing or zooms
-        voxels = math.prod(n * z / s for n, z, s in zip(shape, zooms, spacing, strict=True))
-        size += int(voxels * (4 * len(dataset.modalities) + 1))
-    log.info("keeping %d prepared volumes in memory: at most %.2f GB", len(ids), size / 1e9)
-    free = available_memory()
-    if free is not None and size > 0.8 * free:
+    if mode == "none":
+        return mode, f"{len(ids)} volumes are prepared anew each time: data.cache=none"
+    sizes = {id: _prepared_bytes(dataset, *header) for id, header in dataset.check_headers(ids).items()}
+    volumes, needed, free = f"{len(ids)} prepared volumes", sum(sizes.values()) * copies, available_memory()
+    fits = free is None or needed <= 0.8 * free
+    memory = f"up to {_bytes(needed)} of memory" + ("" if free is None else f" ({_bytes(free)} are free)")
+    if mode == "memory" and not fits:
+        raise UserError(f"keeping {volumes} takes {memory}: use data.cache=auto, disk or none")
+    if mode == "memory" or (mode == "auto" and fits):
+        return "memory", f"keeping {volumes}: {memory}"
+    missing = sum(size for id, size in sizes.items() if not stored_path(dataset, id, folder).is_file())
+    free_disk = _free_disk(Path(folder).absolute())
+    why = f": in memory they would take {memory}" if mode == "auto" else ""
+    if missing > free_disk:
         raise UserError(
-            f"keeping {len(ids)} prepared volumes in memory takes up to {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            "are free: use data.cache=disk, or data.cache=none"
+            f"keeping {volumes} in {folder} takes up to {_bytes(missing)} and the disk has {_bytes(free_disk)} "
+            f"left{why}; set data.cache_dir to a larger disk, or data.cache=none"
         )
+    return "disk", f"keeping {volumes} in {folder}, up to {_bytes(sum(sizes.values()))} of disk{why}"
+
+
+def _prepared_bytes(dataset: SegmentationDataset, shape: Sequence[int], zooms: Sequence[float]) -> int:
+    """float32 for every modality and a byte for the label."""
+    spacing = dataset.preparation.spacing or zooms
+    voxels = math.prod(n * z / s for n, z, s in zip(shape, zooms, spacing, strict=True))
+    return int(voxels * (4 * len(dataset.modalities) + 1))
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _free_disk(folder: Path) -> int:
+    """Bytes left on the disk that `folder` lies or would lie on."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def available_memory() -> int | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tcurlora_seg.data.augmentation import Augmentation
-from tcurlora_seg.data.cache import TrainingVolumes, check_memory
+from tcurlora_seg.data.cache import TrainingVolumes, choose_place
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.sampler import Sample, SampleStream
@@ -35,7 +35,7 @@ class SegmentationDataModule(LightningDataModule):
         batch_size: int,
         steps_per_epoch: int,
         num_workers: int = 0,
-        cache: Literal["memory", "disk", "none"] = "memory",
+        cache: Literal["auto", "memory", "disk", "none"] = "auto",
         cache_dir: str = "outputs/cache",
         seed: int = 0,
         augmentation: Augmentation,
@@ -48,7 +48,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
         self._volumes: TrainingVolumes | None = None
-        self._validation = WholeVolumes(dataset, split.val, keep=cache == "memory")
+        self._validation = WholeVolumes(dataset, split.val)
 
     def setup(self, stage: str) -> None:
         """Check the headers of all cases, and prepare the training volumes.
@@ -59,9 +59,12 @@ class SegmentationDataModule(LightningDataModule):
         train, val, test = self.case_split.sides.values()
         if stage == "fit" and self._volumes is None:
             self.dataset.check_headers((*train, *val, *test))
-            if self.cache == "memory":
-                check_memory(self.dataset, (*train, *val))
-            self._volumes = TrainingVolumes(self.dataset, train, self.cache, self.cache_dir)
+            copies = self.trainer.num_devices if self.trainer else 1
+            place, line = choose_place(self.dataset, (*train, *val), self.cache, self.cache_dir, copies=copies)
+            if not self.trainer or self.trainer.is_global_zero:
+                print(line, flush=True)
+            self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
+            self._validation.keep = place == "memory"
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self._volumes is not None, "setup('fit') comes first"
@@ -129,10 +132,10 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 
 
 class WholeVolumes(Dataset[dict[str, Any]]):
-    """Prepared whole volumes, one a case; kept after the first reading if asked to."""
+    """Prepared whole volumes, one a case; kept in memory after the first reading if `keep` is set."""
 
-    def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], *, keep: bool = False) -> None:
-        self.dataset, self.ids, self.keep = dataset, ids, keep
+    def __init__(self, dataset: SegmentationDataset, ids: Sequence[str]) -> None:
+        self.dataset, self.ids, self.keep = dataset, ids, False
         self._kept: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:

@@ -6,8 +6,8 @@ It is read while a configuration is checked, so nothing heavy is imported here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,7 +67,8 @@ class Manifest:
     Attributes:
         dataset: name of the data set.
         cases: in the order of their ids.
-        splits: lists that were fixed once, by name; draws by seed need none.
+        splits: lists that were fixed once, by name; draws by seed need none. They may name excluded cases, which are
+            passed over when a split is taken.
         excluded: case id -> why it was left out.
         simulated: None for real images, otherwise how the cohort was made.
     """
@@ -81,6 +82,12 @@ class Manifest:
     def case(self, id: str) -> Case:
         """The case of that id; KeyError if there is none."""
         return self._by_id[id]
+
+    def without(self, reasons: Mapping[str, str]) -> Manifest:
+        """The same cohort with these cases left out; ids that it does not have are ignored."""
+        gone = {case.id: reasons[case.id] for case in self.cases if case.id in reasons}
+        kept = tuple(case for case in self.cases if case.id not in gone)
+        return replace(self, cases=kept, excluded={**self.excluded, **gone})
 
     @cached_property
     def _by_id(self) -> dict[str, Case]:
@@ -149,11 +156,11 @@ def check(manifest: Manifest, name: str | Path) -> None:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")
     for split_name, split in manifest.splits.items():
-        check_split(split, manifest.cases, f"{name}, split '{split_name}'")
+        check_split(split, manifest.cases, f"{name}, split '{split_name}'", passed_over=manifest.excluded)
 
 
-def check_split(split: Split, cases: Iterable[Case], name: str | Path) -> None:
-    """Check that a split names known cases and keeps every patient on one side.
+def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed_over: Collection[str] = ()) -> None:
+    """Check that a split names known cases, or such as are `passed_over`, and keeps every patient on one side.
 
     Raises:
         UserError: it does not.
@@ -162,6 +169,8 @@ def check_split(split: Split, cases: Iterable[Case], name: str | Path) -> None:
     where: dict[str, str] = {}
     for side, ids in split.sides.items():
         for id in ids:
+            if id in passed_over and id not in patients:
+                continue
             if id not in patients:
                 raise UserError(f"{name}: there is no case {id} (listed under {side})")
             if where.setdefault(patients[id], side) != side:

@@ -50,21 +50,34 @@ class Preparation:
             source: the file, for messages.
 
         Raises:
-            UserError: an image with NaN or inf, or without a voxel above 0.
+            UserError: see `check`.
         """
         import torch
         from monai.transforms.utils import reset_ops_id
 
-        if not bool(image.isfinite().all()):
-            raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
-        if self.intensity != "window" and not bool((image > 0).any(dim=0).any()):
-            raise UserError(f"{source} has no voxel above 0; is it empty?")
+        for channel in image.as_tensor():
+            self.check(channel, source)
         case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
         reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
-        result = {"image": self._scale(case["image"], source)}
+        result = {"image": self._scale(case["image"])}
         if label is not None:
             result["label"] = case["label"].round().to(torch.uint8)
         return result
+
+    def check(self, channel: Tensor, source: str) -> None:
+        """Check that the intensities (X, Y, Z) of one channel can be scaled.
+
+        Args:
+            source: the file, for messages.
+
+        Raises:
+            UserError: NaN or inf; nothing above 0, or the same everywhere, where the scaling goes by that.
+        """
+        if not bool(channel.isfinite().all()):
+            raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
+        inside = channel[channel > 0]
+        if self.intensity != "window" and (len(inside) == 0 or bool((inside == inside[0]).all())):
+            raise UserError(f"{source} has no two different intensities above 0; is it empty?")
 
     def invert(self, prediction: Tensor, image: MetaTensor, *, nearest: bool) -> Tensor:
         """Bring (K, X, Y, Z) values on the prepared grid back to the grid of the file.
@@ -94,7 +107,7 @@ class Preparation:
             steps.append(Spacingd(keys, pixdim=tuple(self.spacing), mode=mode, allow_missing_keys=True))
         return Compose(steps)
 
-    def _scale(self, image: MetaTensor, source: str) -> MetaTensor:
+    def _scale(self, image: MetaTensor) -> MetaTensor:
         """The image with scaled intensities; it keeps its affine and the memory of what was done."""
         import numpy as np
         import torch
@@ -105,8 +118,6 @@ class Preparation:
             inside = channel > 0
             values = channel[inside]
             if self.intensity == "zscore":
-                if len(values) == 0 or bool((values == values[0]).all()):
-                    raise UserError(f"{source}: a channel has no two different intensities above 0; is it empty?")
                 channels.append(torch.where(inside, (channel - values.mean()) / values.std(correction=0), 0.0))
                 continue
             low, high = self.limits or (0.0, 1.0)

@@ -3,61 +3,161 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 
+from tcurlora_seg.data.check_report import REPORT, CheckReport, print_report
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.defects import known_defects
+from tcurlora_seg.data.examine import VERSION, duplicates, examine_all
+from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
 from tcurlora_seg.data.manifest import Manifest, load_manifest, write_manifest
 from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.data.split import draw_by_name
+from tcurlora_seg.errors import UserError
+
+_SAVE_EVERY = 10.0  # seconds of examination that an interruption may cost
 
 
 def prepare_data(config: DictConfig) -> Manifest:
     """Simulate `config.simulate` subjects into the data set's root; or, where that is null, check what lies there.
 
     Raises:
-        UserError: a folder that cannot be used; nothing is written then.
+        UserError: a folder that cannot be used, or no usable case, and no manifest is written then; a split that
+            cannot be drawn.
     """
     dataset: SegmentationDataset = instantiate(config.dataset)
-    if config.simulate is None:
-        manifest = check_folder(dataset)
-    else:
-        with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-            work = bar.add_task(f"simulating {dataset.name}", total=config.simulate)
-            manifest = simulate(
-                dataset.name,
-                dataset.root,
-                subjects=config.simulate,
-                seed=config.seed,
-                spacing=config.spacing,
-                progress=lambda done, total: bar.update(work, completed=done),
-            )
-    kind = "simulated cases" if manifest.simulated else "cases"
-    print(f"{dataset.name}: {len(manifest.cases)} {kind} in {dataset.root}; wrote {dataset.root / 'manifest.json'}")
+    if config.simulate is not None:
+        return _simulate(dataset, config)
+    folder = Path(config.output or dataset.root)
+    report, manifest = check_folder(dataset, folder, workers=config.workers)
+    print_report(report, simulated=bool(manifest.simulated))
+    if not manifest.cases:
+        raise UserError(f"{dataset.name}: no case under dataset.root={dataset.root.absolute()} can be used")
+    write_manifest(manifest, folder / "manifest.json")
+    drawn = draw_by_name(manifest, **config.split, paper=dataset.paper_split)
+    manifest = replace(manifest, splits={**manifest.splits, **drawn})
+    write_manifest(manifest, folder / "manifest.json")
+    for name, split in drawn.items():
+        print(f"split.scheme={name}: " + ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items()))
+    print(f"written: {folder / 'manifest.json'} and {folder / REPORT}")
+    if folder.absolute() != dataset.root.absolute():
+        print(f"train with dataset.manifest={folder / 'manifest.json'}")
     return manifest
 
 
-def check_folder(dataset: SegmentationDataset) -> Manifest:
-    """Look for the cases, compare the shapes of their files and write manifest.json into the root.
+def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        work = bar.add_task(f"simulating {dataset.name}", total=config.simulate)
+        manifest = simulate(
+            dataset.name,
+            dataset.root,
+            subjects=config.simulate,
+            seed=config.seed,
+            spacing=config.spacing,
+            progress=lambda done, total: bar.update(work, completed=done),
+        )
+    print(f"{dataset.name}: {len(manifest.cases)} simulated cases in {dataset.root}")
+    return manifest
 
-    Splits, left-out cases and what an older manifest says of a simulation are kept.
+
+def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1) -> tuple[CheckReport, Manifest]:
+    """Examine every case, voxel by voxel, and write `folder`/check_report.json.
+
+    The cases are those of `dataset.manifest` where that is given, otherwise those that lie on disk but for the known
+    defects. Splits, what a person has excluded and what an older manifest says of a simulation are kept. Cases whose
+    files are the same as at an earlier check are not examined again.
+
+    Returns:
+        The report, and the manifest of the usable cases, not yet written; it has no cases where none is usable.
 
     Raises:
-        UserError: no case, files that do not belong together, or a split of the older manifest that no longer fits.
+        UserError: no case at all; an older manifest that cannot be read; a folder that cannot be written.
     """
     dataset.check_root()
-    path = dataset.root / "manifest.json"
-    known = load_manifest(path) if path.is_file() else Manifest(dataset.name, ())
-    found = dataset.find_cases().without({**dataset.known_defects, **known.excluded})
-    manifest = replace(
-        known,
-        cases=found.cases,
-        splits={**found.splits, **known.splits},
-        excluded={**known.excluded, **found.left_out},
-    )
-    dataset.adopt(manifest)
-    dataset.check_headers(case.id for case in manifest.cases)
-    write_manifest(dataset.manifest(), path)
-    return dataset.manifest()
+    before = CheckReport.read(folder / REPORT)
+    cohort, skipped = _candidates(dataset, folder, before)
+    if cohort.cases or not cohort.excluded:
+        dataset.adopt(cohort)
+        cohort = dataset.manifest()
+    settings = _settings(dataset)
+    report = CheckReport(dataset.name, dataset.task.name, str(dataset.root.absolute()), settings, skipped=dict(skipped))
+    if before:
+        report.left_out, report.by_hand = before.left_out, before.by_hand  # until this check has come to its end
+    files = {case.id: fingerprint(case, dataset.root) for case in cohort.cases}
+    for id, found in files.items():
+        examination = before.examined(id, found, settings) if before else None
+        if examination:
+            report.cases[id], report.files[id] = examination, found
+    _examine_rest(dataset, report, files, folder / REPORT, workers)
+    problems = {id: case.problem for id, case in sorted(report.cases.items()) if case.problem}
+    problems |= duplicates({id: report.cases[id] for id in files if id not in problems})
+    manifest = cohort.without(problems)
+    report.usable = [case.id for case in manifest.cases]
+    report.left_out = {id: why for id, why in sorted(manifest.excluded.items()) if id not in report.by_hand}
+    report.write(folder / REPORT)
+    return report, manifest
+
+
+def _settings(dataset: SegmentationDataset) -> str:
+    """All that an examination depends on besides the files: every argument of the data set but where they lie."""
+    places = ("root", "manifest_path", "crosswalk", "modalities")  # all modalities are examined
+    return repr((VERSION, {k: v for k, v in vars(dataset).items() if not k.startswith("_") and k not in places}))
+
+
+def _candidates(
+    dataset: SegmentationDataset, folder: Path, before: CheckReport | None
+) -> tuple[Manifest, Mapping[str, str]]:
+    """The cohort as it is before any file was opened, and the files that belong to no case."""
+    if dataset.manifest_path:
+        return load_manifest(dataset.manifest_path), {}
+    places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
+    older = load_manifest(places[0]) if places else Manifest(dataset.name, ())
+    by_hand = {id: why for id, why in older.excluded.items() if not before or before.left_out.get(id) != why}
+    found = dataset.find_cases().without({**known_defects(dataset.name), **by_hand})
+    splits = {**found.splits, **older.splits}
+    there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
+    gone = {
+        id: f"its files are gone; the split '{name}' names it"
+        for name, split in splits.items()
+        for ids in split.sides.values()
+        for id in ids
+        if id not in there
+    }
+    excluded = {**by_hand, **gone, **found.left_out}
+    return replace(older, cases=found.cases, splits=splits, excluded=excluded), found.skipped
+
+
+def _examine_rest(
+    dataset: SegmentationDataset, report: CheckReport, files: Mapping[str, Fingerprint], path: Path, workers: int
+) -> None:
+    """Examine what the report does not know yet, and write it now and then, so that an interruption costs little."""
+    try:
+        report.write(path)
+    except UserError as error:
+        raise UserError(f"{error}: output=DIR puts manifest and report elsewhere") from error
+    rest = [id for id in files if id not in report.cases]
+    if report.cases:
+        print(f"{len(report.cases)} of {len(files)} cases are as they were at the last check")
+    saved = time.monotonic()
+    try:
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True,
+                      disable=not sys.stdout.isatty()) as bar:  # fmt: skip
+            work = bar.add_task(f"examining {dataset.name}", total=len(rest))
+            for id, examination in examine_all(dataset, rest, workers):
+                report.cases[id], report.files[id] = examination, files[id]
+                bar.advance(work)
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    report.write(path)
+                    saved = time.monotonic()
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on after {len(report.cases)} of {len(files)} cases", file=sys.stderr)
+        raise
+    finally:
+        report.write(path)

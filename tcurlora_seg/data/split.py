@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tcurlora_seg.data.manifest import Manifest, Split, check_split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import derive
+
+SCHEMES = ("paper", "kfold", "shots")
 
 
 def draw_split(
@@ -29,25 +33,72 @@ def draw_split(
         manifest: the cohort.
         scheme: "paper", the proportions of the paper (its lists were never published); "kfold", fold `fold` of
             `folds` is the test set; "shots", `shots` patients to train on, all others the test set; or the name of a
-            split that is written in the manifest.
+            split that is written in the manifest, whose excluded cases are passed over.
         validation: patients moved from train to val; the test set does not depend on it.
         paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
 
     Raises:
         UserError: a number out of range, an unknown scheme, too few patients.
     """
+    listed = {case.id for case in manifest.cases}
     if scheme in manifest.splits:
-        split = manifest.splits[scheme]
-        train, val, test = (_patients_of(manifest, ids) for ids in (split.train, split.val, split.test))
+        sides = manifest.splits[scheme].sides.values()
+        listed &= {id for ids in sides for id in ids}
+        train, val, test = (_patients_of(manifest, ids) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
         train, val, test = _draw(order, scheme, fold, folds, shots, paper)
+    if not train:
+        raise UserError(f"split.scheme={scheme}: no case of its train list can be used; the manifest says why")
     if not 0 <= validation < len(train):
         raise UserError(f"split.validation={validation}: expected 0 to {len(train) - 1}, of {len(train)} that train")
     train, val = train[: len(train) - validation], val + train[len(train) - validation :]
-    result = Split(*(_cases_of(manifest, patients) for patients in (train, val, test)))
+    chosen = ({*patients} for patients in (train, val, test))
+    result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
     return result
+
+
+def draw_by_name(
+    manifest: Manifest,
+    *,
+    scheme: str | None,
+    name: str | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+    shots: int = 5,
+    seed: int = 0,
+    validation: int = 0,
+    paper: tuple[float, float] = (5, 0),
+) -> dict[str, Split]:
+    """Draw a split to be written into the manifest; with "kfold" one for every fold unless `fold` is given.
+
+    Args:
+        scheme: "paper", "kfold" or "shots", see `draw_split`; None draws nothing.
+        name: what to call it (folds add their number); None makes one of the scheme and its numbers.
+
+    Raises:
+        UserError: as `draw_split`; a name that stands for a draw, or that the manifest has for other lists.
+    """
+    if scheme is None:
+        return {}
+    if scheme not in SCHEMES:
+        raise UserError(f"split.scheme={scheme}: expected {', '.join(SCHEMES)} to draw lists, or null for none")
+    sizes = {"paper": "paper", "kfold": f"kfold{folds}", "shots": f"shots{shots}"}[scheme]
+    name = name or f"{sizes}_seed{seed}" + (f"_val{validation}" if validation else "")
+    if name in ("kfold", "shots") or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(f"split.name={name}: expected letters, digits, _ . and -, and neither kfold nor shots")
+    drawn = {}
+    for k in (range(folds) if fold is None else [fold]) if scheme == "kfold" else [0]:
+        split = draw_split(
+            replace(manifest, splits={}), scheme=scheme, fold=k, folds=folds, shots=shots, seed=seed,
+            validation=validation, paper=paper,
+        )  # fmt: skip
+        drawn[f"{name}_fold{k}" if scheme == "kfold" else name] = split
+    for name, split in drawn.items():
+        if manifest.splits.get(name, split) != split:
+            raise UserError(f"the manifest has a split '{name}' of other cases: choose another split.name")
+    return drawn
 
 
 def _draw(
@@ -84,9 +135,4 @@ def _count(size: float, patients: int) -> int:
 
 
 def _patients_of(manifest: Manifest, ids: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(manifest.case(id).patient for id in ids))
-
-
-def _cases_of(manifest: Manifest, patients: Sequence[str]) -> tuple[str, ...]:
-    chosen = set(patients)
-    return tuple(case.id for case in manifest.cases if case.patient in chosen)
+    return list(dict.fromkeys(manifest.case(id).patient for id in ids if id not in manifest.excluded))

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
+from tcurlora_seg.checkpoint import origin
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.run import load_run
 from tcurlora_seg.files import atomic_path
@@ -38,5 +39,5 @@ def export_run(
         if path.suffix == ".pt":
             torch.save(tensors, temporary)
         else:
-            save_file(tensors, temporary)
+            save_file(tensors, temporary, metadata=origin(run.directory / "model.safetensors"))
     print(f"{path}: {sum(t.numel() for t in tensors.values()):,} parameters, {path.stat().st_size / 1e6:.1f} MB")

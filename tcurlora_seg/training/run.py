@@ -18,9 +18,10 @@ from monai.networks.nets import UNETR
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from tcurlora_seg.checkpoint import save_model
+from tcurlora_seg.checkpoint import save_model, trained_on
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.report import print_summary
@@ -52,6 +53,10 @@ def train(config: DictConfig) -> float | None:
         return read_json(directory / "metrics.json")["validation_dice"]
 
     lightning.seed_everything(config.seed, verbose=False)
+    seen = trained_on(config.pretrained)
+    left_out = keep_apart(dataset, seen)
+    if left_out:
+        print(f"left out {len(left_out)} cases that the base network was trained on (metrics.json lists them)")
     split = dataset.split(**config.split)
     network = build_network(config, dataset)
     _load_base(network, config)
@@ -77,7 +82,7 @@ def train(config: DictConfig) -> float | None:
 
     _take_best(config, directory, module)
     model_file = directory / "model.safetensors"
-    save_model(network, model_file, metadata=_metadata(config, dataset))
+    save_model(network, model_file, metadata=_metadata(config, dataset, seen))
     metrics: dict[str, Any] = {
         "seed": config.seed,
         "steps": trainer.global_step,
@@ -87,6 +92,7 @@ def train(config: DictConfig) -> float | None:
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size,
+        "left_out": left_out,
         "validation_dice": _figure(trainer.callback_metrics.get("val/dice")),
         "scores": None,
     }
@@ -211,8 +217,10 @@ def _take_best(config: DictConfig, directory: Path, module: SegmentationModule) 
         module.load_state_dict(state, strict=False)
 
 
-def _metadata(config: DictConfig, dataset: SegmentationDataset) -> dict[str, Any]:
+def _metadata(config: DictConfig, dataset: SegmentationDataset, seen: list[str]) -> dict[str, Any]:
+    real = [dataset.name] if dataset.manifest().simulated is None else []
     return {
+        "trained_on": sorted({*seen, *real}),
         "dataset": dataset.name,
         "task": dataset.task.name,
         "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},

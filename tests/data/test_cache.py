@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tcurlora_seg.data import cache
-from tcurlora_seg.data.cache import TrainingVolumes, available_memory, check_memory
+from tcurlora_seg.data.cache import TrainingVolumes, available_memory, choose_place
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.errors import UserError
@@ -60,20 +62,58 @@ def test_an_unknown_label_is_found_before_training(
             TrainingVolumes(lpba40(), IDS, mode, tmp_path)
 
 
+VOXELS = 45 * 54 * 45
+NEEDED = 2 * 5 * VOXELS  # two volumes, one channel of float32 and a label of one byte
+
+
 def test_memory_is_announced_and_refused_where_it_is_too_little(
-    lpba40: Callable[..., LPBA40], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lpba40: Callable[..., LPBA40], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    voxels = 45 * 54 * 45
-    with caplog.at_level(logging.INFO):
-        check_memory(lpba40(), IDS)
-    assert "2 prepared volumes in memory: at most 0.00 GB" in caplog.text
-    monkeypatch.setattr(cache, "available_memory", lambda: 2 * 5 * voxels)
-    with pytest.raises(UserError, match=r"data.cache=disk"):
-        check_memory(lpba40(), IDS)
-    monkeypatch.setattr(cache, "available_memory", lambda: 2 * 5 * voxels * 10 // 8 + 1)
-    check_memory(lpba40(), IDS)
+    monkeypatch.setattr(cache, "available_memory", lambda: NEEDED * 10 // 8 + 1)
+    for mode in ("memory", "auto"):
+        place, line = choose_place(lpba40(), IDS, mode, tmp_path)
+        assert place == "memory" and line == "keeping 2 prepared volumes: up to 1 MB of memory (1 MB are free)"
+    for changes in ({"copies": 2}, {"ids": [*IDS, "S03"]}):
+        with pytest.raises(UserError, match=r"keeping . prepared volumes takes up to .*use data.cache=auto, disk"):
+            choose_place(lpba40(), **{"ids": IDS, "mode": "memory", "folder": tmp_path, **changes})
     with pytest.raises(UserError):  # at 2 mm instead of 4 a volume takes eight times as much
-        check_memory(lpba40(preparation=Preparation(spacing=[2.0, 2.0, 2.0])), IDS)
+        choose_place(lpba40(preparation=Preparation(spacing=[2.0, 2.0, 2.0])), IDS, "memory", tmp_path)
+
+
+def test_what_does_not_fit_into_memory_goes_to_disk_and_what_does_not_fit_there_is_refused(
+    lpba40: Callable[..., LPBA40], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "available_memory", lambda: NEEDED)
+    folder = tmp_path / "not" / "yet"
+    place, line = choose_place(lpba40(), IDS, "auto", folder)
+    assert place == "disk" and f"{folder}, up to 1 MB of disk: in memory they would take" in line
+    assert choose_place(lpba40(), IDS, "none", folder)[0] == "none"
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=NEEDED - 1))
+    for mode in ("auto", "disk"):
+        with pytest.raises(UserError, match=r"1 MB left.*data.cache_dir.*data.cache=none"):
+            choose_place(lpba40(), IDS, mode, folder)
+    TrainingVolumes(lpba40(), IDS[:1], "disk", folder)  # what is stored already needs no more room
+    assert choose_place(lpba40(), IDS, "disk", folder)[0] == "disk"
+
+
+def test_forty_heads_of_a_millimetre_take_a_gigabyte_and_a_half(
+    lpba40: Callable[..., LPBA40], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"S{n:02d}" for n in range(40)]
+    header = ((182, 218, 182), (1.0, 1.0, 1.0))
+    monkeypatch.setattr(LPBA40, "check_headers", lambda self, ids: dict.fromkeys(ids, header))
+    monkeypatch.setattr(cache, "available_memory", lambda: 2_000_000_000)
+    _, line = choose_place(lpba40(), ids, "auto", "unused")
+    assert line == "keeping 40 prepared volumes: up to 1.4 GB of memory (2.0 GB are free)"
+
+
+def test_new_voxels_under_an_old_analyze_header_are_prepared_anew(
+    lpba40: Callable[..., LPBA40], lpba40_root: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(lpba40_root, tmp_path / "root"))
+    before = cache.stored_path(lpba40(root=str(root)), "S01", tmp_path)
+    os.utime(root / "LPBA40/delineation_space/S01/S01.delineation.skullstripped.img.gz", (1, 1))
+    assert cache.stored_path(lpba40(root=str(root)), "S01", tmp_path) != before
 
 
 def test_free_memory_is_a_plausible_number() -> None:

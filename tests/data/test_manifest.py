@@ -9,6 +9,8 @@ import pytest
 from tcurlora_seg.data.manifest import Case, Manifest, Split, check, read_manifest, write_manifest
 from tcurlora_seg.errors import UserError
 
+MANIFESTS = Path(__file__).parents[2] / "data_manifests"
+
 
 def manifest(*ids: str, **changes: Any) -> Manifest:
     cases = tuple(Case(id, f"P{id}", {"t1": f"{id}/t1.nii"}, f"{id}/seg.nii") for id in ids)
@@ -102,9 +104,43 @@ def test_the_committed_lpba40_manifest_holds_the_draw_it_says() -> None:
     from tcurlora_seg.data.manifest import load_manifest
     from tcurlora_seg.data.split import draw_split
 
-    path = Path(__file__).parents[2] / "data_manifests" / "lpba40.json"
+    path = MANIFESTS / "lpba40.json"
     committed = load_manifest(path)
     check(committed, path)
     assert [case.id for case in committed.cases] == [f"S{n:02d}" for n in range(1, 41)]
     bare = Manifest("lpba40", committed.cases)
     assert committed.splits["paper"] == draw_split(bare, scheme="paper", seed=0, paper=(5, 0))
+
+
+def test_a_split_may_name_a_case_that_was_excluded(root: Path) -> None:
+    whole = manifest(*"abc", splits={"paper": Split(("a",), (), ("b", "c"))})
+    written = whole.without({"b": "mirrored", "z": "never there"})
+    assert [case.id for case in written.cases] == ["a", "c"] and written.excluded == {"b": "mirrored"}
+    write_manifest(written, root / "manifest.json")
+    assert read_manifest(root / "manifest.json", root) == written
+
+
+def schema_accepts(value: Any) -> bool:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((MANIFESTS / "manifest.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema).is_valid(value)
+
+
+def test_the_schema_accepts_what_is_written_and_refuses_what_reading_refuses(root: Path) -> None:
+    label = {"left": "a/seg.nii", "right": "b/seg.nii"}
+    cases = (Case("a", "a", {"t1": "a/t1.nii"}, label, "c/seg.nii"), Case("b", "b", {"t1": "b/t1.nii"}, None))
+    splits = {"mine": Split(("a",), (), ("b",))}
+    write_manifest(Manifest("x", cases, splits, {"c": "empty"}, {"seed": 1}), root / "manifest.json")
+    written = json.loads((root / "manifest.json").read_text())
+    assert schema_accepts(written) and schema_accepts(json.loads((MANIFESTS / "lpba40.json").read_text()))
+    for wrong in ("/etc/passwd", "../t1.nii", "a/../../t1.nii", "a\\t1.nii"):
+        written["cases"][0]["label"] = wrong
+        assert not schema_accepts(written), wrong
+    written["cases"][0]["label"] = "a..b/..seg.nii"
+    assert schema_accepts(written)
+    for key in ("format", "dataset", "cases"):
+        assert not schema_accepts({name: value for name, value in written.items() if name != key})
+    assert not schema_accepts({**written, "cases": [{"id": "a"}]})
+    assert not schema_accepts({**written, "splits": {"p": ["a"]}})

@@ -110,7 +110,7 @@ def _one_channel_empty(image: MetaTensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"), [(_with_nan, "NaN"), (_empty, "no voxel above 0"), (_one_channel_empty, "a channel has no two")]
+    ("harm", "words"), [(_with_nan, "NaN"), (_empty, "no two different"), (_one_channel_empty, "no two different")]
 )
 def test_an_image_that_cannot_be_used_is_named(harm: object, words: str) -> None:
     image, label = scan()

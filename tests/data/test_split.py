@@ -97,3 +97,12 @@ def test_a_written_split_is_taken_by_its_name_whatever_the_seed() -> None:
 def test_what_cannot_be_drawn_is_one_line(arguments: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         draw_split(cohort(4), **arguments)
+
+
+def test_excluded_cases_of_a_written_split_are_passed_over_and_unlisted_ones_stay_out() -> None:
+    split = Split(("p000_0",), ("p001_0",), ("p002_0", "p003_0"))
+    manifest = Manifest("lpba40", cohort(5, 2).cases, splits={"mine": split}).without({"p002_0": "mirrored"})
+    assert draw_split(manifest, scheme="mine") == Split(("p000_0",), ("p001_0",), ("p003_0",))
+    nobody = manifest.without({"p000_0": "empty"})
+    with pytest.raises(UserError, match=r"split.scheme=mine: no case of its train list can be used"):
+        draw_split(nobody, scheme="mine")

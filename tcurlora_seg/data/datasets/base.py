@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.defects import known_defects
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split
@@ -36,7 +37,9 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
-        known_defects: case id -> what is wrong with it, though its files look sound; left out.
+        extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
+        shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
+        crosswalk: the file that says which, if the user gave it.
         grid_hint: what to say of images and labels on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
     """
@@ -48,7 +51,9 @@ class SegmentationDataset(ABC):
     known_labels: frozenset[int]
     all_modalities: tuple[str, ...]
     paper_split: ClassVar[tuple[float, float]]
-    known_defects: ClassVar[Mapping[str, str]] = {}
+    extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
+    shares_patients_with: ClassVar[str | None] = None
+    crosswalk: str | None = None
     grid_hint: ClassVar[str] = ""
     analyze_axes: str = "LAS"
 
@@ -71,7 +76,7 @@ class SegmentationDataset(ABC):
         self.task = self.tasks[task]
         self.modalities = tuple(modalities)
         self.preparation = preparation
-        self._manifest_path = manifest
+        self.manifest_path = manifest
         self._manifest: Manifest | None = None
 
     @abstractmethod
@@ -114,8 +119,8 @@ class SegmentationDataset(ABC):
         """
         if self._manifest is None:
             self.check_root()
-            path = Path(self._manifest_path) if self._manifest_path else self.root / "manifest.json"
-            if self._manifest_path or path.is_file():
+            path = Path(self.manifest_path) if self.manifest_path else self.root / "manifest.json"
+            if self.manifest_path or path.is_file():
                 found = read_manifest(path, self.root)
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
@@ -126,7 +131,7 @@ class SegmentationDataset(ABC):
         return self._manifest
 
     def _found_manifest(self) -> Manifest:
-        found = self.find_cases().without(self.known_defects)
+        found = self.find_cases().without(known_defects(self.name))
         if found.cases and found.left_out:
             id, reason = next(iter(found.left_out.items()))
             log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
@@ -226,6 +231,8 @@ class SegmentationDataset(ABC):
         if case.mask:
             brain = channels.pop() > 0
             channels = [channel * brain for channel in channels]
+        for path, channel in zip(images, channels, strict=True):
+            self.preparation.check(channel, path)
         self.check_label(raw, affine, case.label_paths[0])
         native = torch.from_numpy(self.task.class_indices(raw))
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))

@@ -30,6 +30,7 @@ class UPennGBM(SegmentationDataset):
     known_labels = frozenset({0, 1, 2, 4})
     all_modalities = ("t1", "t1gd", "t2", "flair")
     paper_split = (0.1, 0)
+    shares_patients_with = "brats2021"
 
     def __init__(
         self,
@@ -39,10 +40,11 @@ class UPennGBM(SegmentationDataset):
         manifest: str | None = None,
         modalities: Sequence[str] = ("t1gd",),
         labels: Literal["expert", "automated", "expert_then_automated"] = "expert",
+        crosswalk: str | None = None,
         preparation: Preparation,
     ) -> None:
         super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
-        self.labels = labels
+        self.labels, self.crosswalk = labels, crosswalk
 
     def find_cases(self) -> Found:
         tops = (self.root, *(self.root / name for name in ("NIfTI-files", "UPENN-GBM", "UPENN-GBM/NIfTI-files")))

@@ -1,0 +1,176 @@
+"""Can a case be trained on? Asked of its voxels, not only of its headers."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+"""Of the questions asked here; with another one every case is examined again."""
+VOXEL_MM = (0.2, 10.0)
+"""Sizes outside this are a mistake of units or of a header, whatever was scanned."""
+
+_WORTH_A_PROCESS = 8  # cases: a process takes seconds to start
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a case's files hold.
+
+    Attributes:
+        problem: why the case cannot be used; None if it can. Then nothing else is known.
+        shape: of the files.
+        spacing: voxel size in mm.
+        target_ml: volume of the task's structures together.
+        images: path -> hash of the prepared voxels.
+        label: hash of the class indices.
+    """
+
+    problem: str | None = None
+    shape: Sequence[int] = ()
+    spacing: Sequence[float] = ()
+    target_ml: float = 0.0
+    images: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+
+
+def examine(dataset: SegmentationDataset, id: str) -> Examination:
+    """Prepare a case as training would, with every modality that it has, and look at what came out.
+
+    `SegmentationDataset.prepare` finds what cannot be read, differs in shape or affine, holds unknown labels, NaN or
+    nothing. Here follow an empty target, voxels and heads of impossible size, slanting axes, a modality stored twice.
+    """
+    case = dataset.manifest().case(id)
+    whole = copy(dataset)
+    whole.modalities = tuple(m for m in dataset.all_modalities if m in case.images)
+    try:
+        item = whole.prepare(id)
+        return _look(whole, [case.images[m] for m in whole.modalities], case.label_paths[0], item)
+    except UserError as error:
+        return Examination(str(error).removeprefix(f"case {id}: ").replace(f"{dataset.root}/", ""))
+    except Exception as error:  # no strange file may end the examination of a thousand others
+        return Examination(f"{', '.join(case.paths)}: {type(error).__name__}: {error}")
+
+
+def _look(dataset: SegmentationDataset, paths: Sequence[str], label: str, item: dict[str, Any]) -> Examination:
+    import numpy as np
+    from nibabel.affines import voxel_sizes
+
+    affine, native = item["affine"], item["native_label"].numpy()
+    sizes = voxel_sizes(affine)
+    if not all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in sizes):
+        shown = " x ".join(f"{size:g}" for size in sizes)
+        raise UserError(f"{paths[0]}: voxels of {shown} mm; expected {VOXEL_MM[0]} to {VOXEL_MM[1]}: mend the header")
+    axes = affine[:3, :3] / sizes
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
+        raise UserError(f"{paths[0]}: its axes are not at right angles to each other: resample it to a straight grid")
+    if not native.any():
+        raise UserError(f"{label}: the target is empty, no voxel has a label of dataset.task={dataset.task.name}")
+    image = item["image"]
+    _check_extent(image.numpy(), voxel_sizes(image.affine.numpy()), dataset.extent_mm, paths[0])
+    hashes = {path: _hash(channel.numpy()) for path, channel in zip(paths, image, strict=True)}
+    twins = [path for path in paths if list(hashes.values()).count(hashes[path]) > 1]
+    if twins:
+        raise UserError(f"{' and '.join(twins)} hold the same voxels under the names of different modalities")
+    volume = float(np.count_nonzero(native) * np.prod(sizes) / 1000)
+    return Examination(None, native.shape, sizes.round(4).tolist(), round(volume, 3), hashes, _hash(native))
+
+
+def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, float] | None, path: str) -> None:
+    """Refuse a head that is too small or too large, as one is whose voxel size is not that of its header."""
+    import numpy as np
+
+    if expected is None:
+        return
+    low, high = expected
+    inside = (image != 0).any(axis=0)
+    for axis, size in enumerate(sizes):
+        ends = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        extent = float((ends[-1] - ends[0] + 1) * size)
+        if not low <= extent <= high:
+            name = ("left-right", "back-front", "bottom-top")[axis]
+            raise UserError(
+                f"{path}: what it shows is {extent:.0f} mm long {name}; a head has {low:.0f} to {high:.0f}: "
+                "compare the voxel size in its header with the scanner's"
+            )
+
+
+def _hash(array: np.ndarray) -> str:
+    import numpy as np
+
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
+
+
+def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
+    """Case id -> why it is left out, for cases with an image that another case has too.
+
+    The first stays if all have the same label, too. Otherwise none does: nobody can tell whose image it is.
+    """
+    holders: dict[str, list[tuple[str, str]]] = {}
+    for id, examination in cases.items():
+        for path, digest in examination.images.items():
+            holders.setdefault(digest, []).append((id, path))
+    reasons: dict[str, str] = {}
+    for group in holders.values():
+        same = len({cases[id].label for id, _ in group}) == 1
+        for n, (id, path) in enumerate(group):
+            other = group[0 if n else -1][1]
+            if same and n:
+                reasons.setdefault(id, f"{path} holds the same voxels as {other}, and its label is the same too")
+            elif not same:
+                reasons.setdefault(id, f"{path} holds the same voxels as {other}, but with another label: whose is it?")
+    return reasons
+
+
+def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) -> Iterator[tuple[str, Examination]]:
+    """Examine many cases, each yielded as it is done: in `workers` processes, or in this one where they are few.
+
+    Raises:
+        UserError: a process was killed; what was yielded before is sound.
+    """
+    workers = min(workers, len(ids) // _WORTH_A_PROCESS)
+    if workers <= 1:
+        yield from ((id, examine(dataset, id)) for id in ids)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(dataset,))
+    try:
+        futures = {pool.submit(_examine, id): id for id in ids}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that examined cases was killed, mostly for want of memory: try workers={workers // 2}; "
+            "the same command goes on where this one was"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_dataset: SegmentationDataset
+
+
+def _begin(dataset: SegmentationDataset) -> None:
+    """Make a process ready: one thread each, and an interrupt is for the one that started it."""
+    import torch
+
+    global _dataset
+    _dataset = dataset
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _examine(id: str) -> Examination:
+    return examine(_dataset, id)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tcurlora_seg.data.datasets import base
+from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.defects import known_defects, manifests_folder
+from tcurlora_seg.data.manifest import load_manifest, write_manifest
+
+
+def test_the_five_subjects_of_harp_are_known_under_both_of_their_names() -> None:
+    names = set(known_defects("eadc_adni"))
+    assert names == {
+        "002_S_0938", "007_S_1304", "016_S_4121", "029_S_4279", "136_S_0429",
+        "sub8", "sub35", "sub65", "sub85", "sub134",
+    }  # fmt: skip
+    assert not known_defects("lpba40")
+
+
+def test_a_known_defect_is_left_out_of_what_lies_on_disk_but_a_manifest_that_lists_it_is_obeyed(
+    lpba40: Callable[..., LPBA40], lpba40_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "known_defects", {"lpba40": {"S02": "mirrored"}}.get)
+    written = load_manifest(lpba40_root / "manifest.json")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "LPBA40").symlink_to(lpba40_root / "LPBA40")
+    found = lpba40(root=str(root)).manifest()
+    assert found.excluded == {"S02": "mirrored"} and "S02" not in {case.id for case in found.cases}
+    write_manifest(replace(written, cases=written.cases[:2]), tmp_path / "mine.json")
+    mended = lpba40(root=str(root), manifest=str(tmp_path / "mine.json")).manifest()
+    assert [case.id for case in mended.cases] == ["S01", "S02"]
+
+
+def test_an_installed_wheel_has_its_own_copy_of_the_folder() -> None:
+    import tomllib
+
+    checkout = Path(__file__).parents[2]
+    assert manifests_folder() == checkout / "data_manifests"
+    wheel = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "data_manifests" in wheel["include"]
+    assert wheel["sources"]["data_manifests"] == "tcurlora_seg/data_manifests"
