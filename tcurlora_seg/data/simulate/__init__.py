@@ -6,13 +6,16 @@ Their scores show that a pipeline learns and compare methods with each other; th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from tcurlora_seg.data.manifest import SIMULATED, Manifest, read_manifest, write_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, write_manifest
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_text
+
+_FILES = "\nFiles:\n"
 
 
 def simulate(
@@ -22,6 +25,7 @@ def simulate(
     subjects: int,
     seed: int = 0,
     spacing: float = 2.0,
+    defects: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write `subjects` simulated cases of a data set, `manifest.json` and the marker `SIMULATED.txt` into `root`.
@@ -29,13 +33,18 @@ def simulate(
     Subject k is a pure function of (seed, k, spacing): a larger cohort begins with the smaller one's subjects. A folder
     that already holds a simulated cohort of the same data set is written anew; the old subjects are removed.
 
+    With `defects` every known defect of the data set is planted on a further subject of its own, so that the checks can
+    be seen to work. The manifest then lists what is usable, and says under `simulated["defects"]` what must be left out
+    and what must be survived, each as path -> what was planted.
+
     Args:
-        dataset: "lpba40" or "brats2021".
+        dataset: "lpba40", "eadc_adni", "brats2021" or "upenn_gbm".
         root: a new or empty folder, or one with an earlier simulated cohort of the same data set.
-        subjects: how many.
+        subjects: how many, those with defects not counted.
         seed: of the whole cohort.
         spacing: voxel size in mm; the real data have 1.
-        progress: called as progress(done, subjects) after every subject.
+        defects: whether to plant the known defects.
+        progress: called as progress(done, all) after every subject.
 
     Raises:
         UserError: no such cohort; `root` is a file or holds anything else; a number out of range.
@@ -43,6 +52,8 @@ def simulate(
     import torch
 
     from tcurlora_seg.data.simulate.cohorts import COHORTS
+    from tcurlora_seg.data.simulate.defects import defects_of, plant
+    from tcurlora_seg.data.simulate.folder import Folder
     from tcurlora_seg.data.simulate.head import DESCRIPTION, real_head
 
     root = Path(root)
@@ -54,30 +65,44 @@ def simulate(
         raise UserError(f"a voxel size of {spacing} mm is out of range: expected 0.5 to 8")
     _clear(root, dataset)
     write_text(root / SIMULATED, _marker(dataset))
+    cohort, folder = COHORTS[dataset], Folder(root)
+    planned = defects_of(dataset) if defects else []
+    ids = [cohort.id(number) for number in range(1, subjects + 1)]
+    ids += [defect.id or cohort.id(number) for number, defect in enumerate(planned, start=subjects + 1)]
+
+    def write(number: int) -> Case:
+        return cohort.write(folder, ids[number - 1], number, seed, spacing)
+
     real_head()
-    cases = []
+    cases: list[Case] = []
+    settings: dict[str, Any] = {"head": DESCRIPTION, "subjects": subjects, "seed": seed, "spacing_mm": spacing}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one subject a thread: threads that share an operation mostly wait for each other
     try:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for case in pool.map(lambda n: COHORTS[dataset](root, n, seed, spacing), range(1, subjects + 1)):
+            for case in pool.map(write, range(1, len(ids) + 1)):
                 cases.append(case)
                 if progress:
-                    progress(len(cases), subjects)
+                    progress(len(cases), len(ids))
+        if defects:
+            sound, spoilt = cases[:subjects], cases[subjects:]
+            survivors, settings["defects"] = plant(folder, planned, spoilt, sound[0])
+            cases = sound + survivors
+        manifest = Manifest(dataset, tuple(sorted(cases, key=lambda case: case.id)), simulated=settings)
+        write_manifest(manifest, root / "manifest.json")
     finally:
         torch.set_num_threads(threads)
-    settings = {"head": DESCRIPTION, "subjects": subjects, "seed": seed, "spacing_mm": spacing}
-    manifest = Manifest(dataset=dataset, cases=tuple(cases), simulated=settings)
-    write_manifest(manifest, root / "manifest.json")
+        write_text(root / SIMULATED, _marker(dataset, sorted(folder.written)))
     return manifest
 
 
-def _marker(dataset: str) -> str:
+def _marker(dataset: str, files: Iterable[str] = ()) -> str:
     return (
         f"dataset: {dataset}\n\n"
-        "Everything in this folder was simulated from one real head by scripts/prepare_data.py, in the on-disk layout\n"
+        "Everything listed here was simulated from one real head by scripts/prepare_data.py, in the on-disk layout\n"
         f"of {dataset}. No file shows a patient. Scores obtained here show that a pipeline learns and compare methods\n"
-        "with each other; they say nothing about the real data set.\n"
+        f"with each other; they say nothing about the real data set.\n{_FILES}"
+        + "".join(f"{file}\n" for file in files)
     )
 
 
@@ -90,15 +115,11 @@ def _clear(root: Path, dataset: str) -> None:
     marker = root / SIMULATED
     if not marker.is_file():
         raise UserError(f"{root} is not empty and holds no simulated cohort; choose a new folder; nothing was changed")
-    if marker.read_text(encoding="utf-8").splitlines()[0] != f"dataset: {dataset}":
+    text = marker.read_text(encoding="utf-8")
+    if text.splitlines()[0] != f"dataset: {dataset}":
         raise UserError(f"{root} holds another data set's simulated cohort; choose a new folder; nothing was changed")
-    if (root / "manifest.json").is_file():
-        for case in read_manifest(root / "manifest.json", root).cases:
-            folders = {(root / path).parent for path in case.paths}
-            for path in case.paths:
-                for file in (root / path, (root / path).with_suffix(".img.gz")):
-                    file.unlink(missing_ok=True)
-            for folder in folders:
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-        (root / "manifest.json").unlink()
+    from tcurlora_seg.data.simulate.folder import Folder
+
+    for file in text.partition(_FILES)[2].splitlines():
+        Folder(root).remove(file)
+    (root / "manifest.json").unlink(missing_ok=True)

@@ -32,6 +32,14 @@ def contrast(t1: Tensor, modality: str, g: Generator) -> Tensor:
     return liquor + darker + brighter
 
 
+def head_contrast(t1: Tensor, g: Generator) -> Tensor:
+    """T1 intensities of a head with its skull: as `contrast` between liquor and white matter, down to 0 in air and on
+    to fat, which is about twice as bright as white matter.
+    """
+    air = (t1 / LIQUOR).clamp(max=1)
+    return contrast(t1, "t1", g) * air + (t1 - WHITE - 8).clamp(min=0) / WHITE
+
+
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of an (X, Y, Z) image by `sigma` voxels; under 0.2 nothing is done."""
     if sigma < 0.2:
@@ -45,18 +53,18 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     return image
 
 
-def scan(image: Tensor, brain: Tensor, axes: Axes, head: Head, g: Generator) -> Tensor:
-    """One scan of an ideal (X, Y, Z) image: bias field, blur, Rician noise; exactly 0 outside the brain.
+def scan(image: Tensor, inside: Tensor, axes: Axes, head: Head, g: Generator) -> Tensor:
+    """One scan of an ideal (X, Y, Z) image: bias field, blur, Rician noise; exactly 0 outside a mask, mostly the brain.
 
     Returns:
-        (X, Y, Z) int16, white matter of a T1 image around 700; at least 1 inside the brain.
+        (X, Y, Z) int16, white matter of a T1 image around 700; at least 1 inside the mask.
     """
     spacing = abs(float(axes[0][1] - axes[0][0]))
     bias = Spline.draw(g, head.low, head.high, knot=70.0, deviation=uniform(g, 0.02, 0.09), channels=1)
     image = blur(image * torch.exp(bias(axes)[0]), uniform(g, 0.0, 0.8) / spacing)
-    signal = image[brain]
+    signal = image[inside]
     noise = torch.randn(2, len(signal), generator=g) * uniform(g, 0.01, 0.04)
     magnitude = torch.hypot(signal + noise[0], noise[1]) * uniform(g, 600, 800)
     result = torch.zeros(image.shape, dtype=torch.int16)
-    result[brain] = magnitude.clamp(1, 32000).to(torch.int16)
+    result[inside] = magnitude.clamp(1, 32000).to(torch.int16)
     return result

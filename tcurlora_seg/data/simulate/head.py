@@ -23,7 +23,8 @@ _LEFT = {
     45: (63,), 47: (65,), 49: (67,), 61: (49,), 63: (51,), 65: (53,), 67: (45,), 81: (79, 81, 83), 83: (85, 87),
     85: (89,), 87: (39,), 89: (47,), 91: (55,), 101: (29,), 121: (31, 33, 35), 161: (71,), 163: (73,),
 }  # fmt: skip
-_AAL_HIPPOCAMPUS = {165: 37, 166: 38}
+_LEFT_HIPPOCAMPUS = 165
+_AAL_HIPPOCAMPUS = {_LEFT_HIPPOCAMPUS: 37, _LEFT_HIPPOCAMPUS + 1: 38}
 _AAL_CEREBELLUM = range(91, 117)
 _CEREBELLUM = 181
 
@@ -54,6 +55,25 @@ class Head:
     def centre(self) -> Tensor:
         """Centre of gravity of the brain, mm."""
         return torch.nonzero(self.brain[0]).float().mean(0) + self.low
+
+
+    @cached_property
+    def hippocampi(self) -> Tensor:
+        """(1, X, Y, Z) 1 in the hippocampi of both sides."""
+        return ((self.labels == _LEFT_HIPPOCAMPUS) | (self.labels == _LEFT_HIPPOCAMPUS + 1)).float()
+
+    @cached_property
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """Corners, mm, of the box outside of which `inward` is 0."""
+        found = torch.nonzero(self.inward.abs().amax(0))
+        return self.low + 2.0 * (found.amin(0) - 1), self.low + 2.0 * (found.amax(0) + 1)
+
+
+@cache
+def with_skull() -> Tensor:
+    """(1, X, Y, Z) T1 intensity of the whole head: the brain's is that of `real_head`, fat is about 200, air 0."""
+    voxels, _ = read_volume(FOLDER / "colin27_T1.nii.gz")
+    return torch.from_numpy(voxels.astype(np.float32))[None]
 
 
 @cache

@@ -69,9 +69,7 @@ def draw_tumour(t1: Tensor, brain: Tensor, height: Tensor, axes: Axes, g: Genera
 def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator) -> Tensor:
     """The (X, Y, Z) ideal image of a modality with the tumour in it: soft edges, a little texture."""
     spacing = abs(float(axes[0][1] - axes[0][0]))
-    margin = 1 + round(3 / spacing)
-    found = [torch.nonzero(label.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(max(0, int(f[0]) - margin), int(f[-1]) + margin + 1) for f in found)
+    box = _around(label, spacing)
     near = [axis[s] for axis, s in zip(axes, box, strict=True)]
     texture = 1 + Spline.draw(g, *_corners(near), knot=6.0, deviation=0.06, channels=1)(near)[0]
     necrotic, oedema, enhancing = APPEARANCE[modality]
@@ -82,6 +80,23 @@ def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator)
     image = image.clone()
     image[box] = patch
     return image
+
+
+def smoothed(label: Tensor, spacing: float) -> Tensor:
+    """The label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8."""
+    box = _around(label, spacing)
+    values = torch.tensor([0, NECROTIC, OEDEMA, ENHANCING], dtype=torch.uint8)
+    shares = torch.stack([blur((label[box] == value).float(), 2.0 / spacing) for value in values])
+    result = torch.zeros_like(label)
+    result[box] = values[shares.argmax(0)]
+    return result
+
+
+def _around(label: Tensor, spacing: float) -> tuple[slice, ...]:
+    """The box of a tumour with 3 mm on every side."""
+    margin = 1 + round(3 / spacing)
+    found = [torch.nonzero(label.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(max(0, int(f[0]) - margin), int(f[-1]) + margin + 1) for f in found)
 
 
 def _corners(axes: Axes) -> tuple[Tensor, Tensor]:

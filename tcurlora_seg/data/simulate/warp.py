@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,12 @@ from torch import Generator, Tensor
 
 from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.splines import Axes, Spline
+
+_GROWTH = (-5.0, 9.0)
+"""Range of the hippocampi's own growth."""
+
+_FURTHEST = (-8.0, 14.0)
+"""Bounds on a growth that is to reach a volume: no voxel's volume changes by more than a half, so nothing folds."""
 
 _STEEPEST = 0.8
 """Bound on the row sums of |A⁻¹ ∂u/∂x|; below 1 the map x -> A x + u(x) is one to one."""
@@ -21,14 +27,15 @@ class Warp:
     """y = ψ(A (x − c) + c + t + u(x)): where in the head (y, mm) the subject's point x lies.
 
     u is a sum of B-splines, and ψ(z) = z − growth · ∇g(z) moves every point along the gradient of the target's
-    blurred mask g: outward, so that the target shrinks in the subject, where growth is above 0.
+    blurred mask g: outward, so that the target shrinks in the subject, where growth is above 0. It may differ between
+    left and right: between the hippocampi ∇g is next to 0.
     """
 
     head: Head
     linear: Tensor
     shift: Tensor
     bends: Sequence[Spline]
-    growth: float
+    growth: tuple[float, float]
 
     def points(self, axes: Axes) -> Tensor:
         """(3, X, Y, Z) positions in the head, mm, of the subject's voxels."""
@@ -38,8 +45,9 @@ class Warp:
         for i in range(3):
             row = self.linear[i]
             u[i] += (row[0] * x[0] + start[i])[:, None, None] + (row[1] * x[1])[:, None] + row[2] * x[2]
-        if self.growth:
-            u -= self.growth * sample(self.head.inward, self.grid(u))
+        if any(self.growth):
+            near = u[(slice(None), *_box_of(u, *self.head.reach))]  # a view; elsewhere the gradient is 0
+            near -= torch.where(near[0] < 0, *self.growth) * sample(self.head.inward, self.grid(near))
         return u
 
     def grid(self, points: Tensor) -> Tensor:
@@ -77,14 +85,43 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
         Spline.draw(g, head.low, head.high, knot=36.0, deviation=2.0, channels=3),
         Spline.draw(g, head.low, head.high, knot=13.0, deviation=0.7, channels=3),
     ]
-    growth = float(uniform(-5, 9)) if target else 0.0
-    free = Warp(head, linear, shift, bends, 0.0)
+    growth = float(uniform(*_GROWTH)) if target else 0.0
+    free = Warp(head, linear, shift, bends, (0.0, 0.0))
     check = [torch.arange(float(a), float(b), 4.0) for a, b in zip(head.low, head.high, strict=True)]
     bend = free.jacobian(check) - linear[:, :, None, None, None]
     slope = torch.einsum("ik,kj...->ij...", torch.linalg.inv(linear), bend).abs().sum(1).max()
     tamed = min(1.0, _STEEPEST / float(slope))
     bends = [Spline(b.lattice * tamed, b.low, b.high, b.knot) for b in bends]
-    return Warp(head, linear, shift, bends, growth)
+    return Warp(head, linear, shift, bends, (growth, growth))
+
+
+def resized(warp: Warp, left: float, right: float) -> Warp:
+    """The warp with the growth that gives the hippocampi these volumes in ml, or comes closest."""
+    still, head, step = replace(warp, growth=(0.0, 0.0)), warp.head, 2.0
+    coarse = [torch.arange(float(a) - 16, float(b) + 16, 8.0) for a, b in zip(head.low, head.high, strict=True)]
+    box = _box_of(still.points(coarse), *head.reach)
+    axes = [torch.arange(float(a[s][0]) - 8, float(a[s][-1]) + 8, step) for a, s in zip(coarse, box, strict=True)]
+    points = still.points(axes)
+    inward = sample(head.inward, warp.grid(points))
+    is_left = points[0] < 0
+    low, high = torch.tensor([_FURTHEST, _FURTHEST]).T
+    for _ in range(10):
+        middle = (low + high) / 2
+        inside = sample(head.hippocampi, warp.grid(points - torch.where(is_left, *middle) * inward))[0]
+        volumes = torch.stack([inside[is_left].sum(), inside[~is_left].sum()]) * step**3 / 1000
+        larger = volumes > torch.tensor([left, right])
+        low, high = torch.where(larger, middle, low), torch.where(larger, high, middle)
+    growth = ((low + high) / 2).tolist()
+    return replace(warp, growth=(growth[0], growth[1]))
+
+
+def _box_of(points: Tensor, low: Tensor, high: Tensor) -> tuple[slice, ...]:
+    """The smallest box of voxels that holds all whose (3, X, Y, Z) points lie between two corners; all if none."""
+    inside = torch.ones(points.shape[1:], dtype=torch.bool)
+    for axis in range(3):
+        inside &= (points[axis] >= low[axis]) & (points[axis] <= high[axis])
+    found = [torch.nonzero(inside.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(f[0]), int(f[-1]) + 1) for f in found) if inside.any() else ()
 
 
 def sample(volume: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:

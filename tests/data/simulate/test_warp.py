@@ -17,7 +17,7 @@ def axes(step: float) -> list[torch.Tensor]:
 
 def still(growth: float = 0.0) -> Warp:
     return Warp(
-        HEAD, torch.eye(3), torch.zeros(3), [Spline(torch.zeros(3, 9, 10, 9), HEAD.low, HEAD.high, 36.0)], growth
+        HEAD, torch.eye(3), torch.zeros(3), [Spline(torch.zeros(3, 9, 10, 9), HEAD.low, HEAD.high, 36.0)], (growth, growth)
     )
 
 

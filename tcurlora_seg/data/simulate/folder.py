@@ -1,0 +1,91 @@
+"""Where a cohort is written: volumes by the suffix of their name, and a record of every file."""
+
+from __future__ import annotations
+
+import gzip
+from io import BytesIO
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.fileholders import FileHolder
+
+from tcurlora_seg.data.volume import read_volume
+from tcurlora_seg.files import atomic_path
+
+
+class Folder:
+    """A root and what was written under it. Paths are relative to it, with forward slashes.
+
+    Attributes:
+        root: the folder.
+        written: every file that this object wrote and that is still there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.written: set[str] = set()
+
+    def write(self, path: str, array: np.ndarray, affine: np.ndarray) -> None:
+        """Write a volume as .nii, .nii.gz, or as .hdr with its .img.gz, which keeps the voxel sizes alone."""
+        if path.endswith(".hdr"):
+            self._write_analyze(path, array, voxel_sizes(affine))
+            return
+        image = nib.Nifti1Image(array, affine)
+        image.header.set_xyzt_units("mm")
+        self.write_bytes(path, image.to_bytes())
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a file, atomically; compressed, the same on every day, where its name ends in .gz."""
+        self._put(path, gzip.compress(data, compresslevel=1, mtime=0) if path.endswith(".gz") else data)
+
+    def read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels and affine of a volume."""
+        return read_volume(self.root / path)
+
+    def copy(self, old: str, new: str) -> None:
+        """Copy a file as it is, and with an .hdr its .img.gz."""
+        for source, target in zip(_parts(old), _parts(new), strict=True):
+            self._put(target, (self.root / source).read_bytes())
+
+    def move(self, old: str, new: str) -> None:
+        """Move a file, even into a folder of the file's own name."""
+        data = (self.root / old).read_bytes()
+        self.remove(old)
+        self._put(new, data)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and with an .hdr its .img.gz, and the folders that it leaves empty."""
+        for part in _parts(path):
+            file = self.root / part
+            file.unlink(missing_ok=True)
+            self.written.discard(part)
+            for above in file.parents:
+                if above == self.root or not above.is_dir() or any(above.iterdir()):
+                    break
+                above.rmdir()
+
+    def truncate(self, path: str) -> None:
+        """Cut a file off in the middle, as a broken download does; of an .hdr the .img.gz."""
+        last = _parts(path)[-1]
+        data = (self.root / last).read_bytes()
+        self._put(last, data[: len(data) // 2])
+
+    def _write_analyze(self, path: str, array: np.ndarray, sizes: np.ndarray) -> None:
+        """Write path (.hdr) and its .img.gz; four dimensions, the last of one, as LPBA40's files have."""
+        image = nib.AnalyzeImage(array[..., None], None)
+        image.header.set_zooms((*sizes, 1.0))
+        header, voxels = BytesIO(), BytesIO()
+        image.to_file_map({"header": FileHolder(fileobj=header), "image": FileHolder(fileobj=voxels)})
+        for part, data in zip(_parts(path), (header, voxels), strict=True):
+            self.write_bytes(part, data.getvalue())
+
+    def _put(self, path: str, data: bytes) -> None:
+        with atomic_path(self.root / path) as temporary:
+            temporary.write_bytes(data)
+        self.written.add(path)
+
+
+def _parts(path: str) -> list[str]:
+    return [path, f"{path.removesuffix('.hdr')}.img.gz"] if path.endswith(".hdr") else [path]
