@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Examination:
         shape: of the files.
         spacing: voxel size in mm.
         target_ml: volume of the task's structures together.
-        images: path -> hash of the prepared voxels.
+        images: path, with the modality where a file holds several -> hash of the prepared voxels.
         label: hash of the class indices.
     """
 
@@ -58,17 +59,20 @@ def examine(dataset: SegmentationDataset, id: str) -> Examination:
     whole.modalities = tuple(m for m in dataset.all_modalities if m in case.images)
     try:
         item = whole.prepare(id)
-        return _look(whole, [case.images[m] for m in whole.modalities], case.label_paths[0], item)
+        return _look(whole, case, item)
     except UserError as error:
         return Examination(str(error).removeprefix(f"case {id}: ").replace(f"{dataset.root}/", ""))
     except Exception as error:  # no strange file may end the examination of a thousand others
         return Examination(f"{', '.join(case.paths)}: {type(error).__name__}: {error}")
 
 
-def _look(dataset: SegmentationDataset, paths: Sequence[str], label: str, item: dict[str, Any]) -> Examination:
+def _look(dataset: SegmentationDataset, case: Case, item: dict[str, Any]) -> Examination:
     import numpy as np
     from nibabel.affines import voxel_sizes
 
+    paths = [case.images[modality] for modality in dataset.modalities]
+    if len({*paths}) < len(paths):
+        paths = [f"{path} ({modality})" for path, modality in zip(paths, dataset.modalities, strict=True)]
     affine, native = item["affine"], item["native_label"].numpy()
     sizes = voxel_sizes(affine)
     if not all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in sizes):
@@ -78,7 +82,8 @@ def _look(dataset: SegmentationDataset, paths: Sequence[str], label: str, item: 
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
         raise UserError(f"{paths[0]}: its axes are not at right angles to each other: resample it to a straight grid")
     if not native.any():
-        raise UserError(f"{label}: the target is empty, no voxel has a label of dataset.task={dataset.task.name}")
+        task = dataset.task.name
+        raise UserError(f"{case.label_paths[0]}: the target is empty, no voxel has a label of dataset.task={task}")
     image = item["image"]
     _check_extent(image.numpy(), voxel_sizes(image.affine.numpy()), dataset.extent_mm, paths[0])
     hashes = {path: _hash(channel.numpy()) for path, channel in zip(paths, image, strict=True)}

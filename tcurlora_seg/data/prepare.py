@@ -17,7 +17,7 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.defects import known_defects
 from tcurlora_seg.data.examine import VERSION, duplicates, examine_all
 from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
-from tcurlora_seg.data.manifest import Manifest, load_manifest, write_manifest
+from tcurlora_seg.data.manifest import Manifest, check, load_manifest, write_manifest
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.data.split import draw_by_name
 from tcurlora_seg.errors import UserError
@@ -82,14 +82,16 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     """
     dataset.check_root()
     before = CheckReport.read(folder / REPORT)
-    cohort, skipped = _candidates(dataset, folder, before)
+    cohort, by_hand, skipped = _candidates(dataset, folder, before)
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
     settings = _settings(dataset)
-    report = CheckReport(dataset.name, dataset.task.name, str(dataset.root.absolute()), settings, skipped=dict(skipped))
-    if before:
-        report.left_out, report.by_hand = before.left_out, before.by_hand  # until this check has come to its end
+    report = CheckReport(
+        dataset.name, dataset.task.name, str(dataset.root.absolute()), settings,
+        left_out=before.left_out if before else {},  # until this check has come to its end
+        by_hand=by_hand, skipped=skipped,
+    )  # fmt: skip
     files = {case.id: fingerprint(case, dataset.root) for case in cohort.cases}
     for id, found in files.items():
         examination = before.examined(id, found, settings) if before else None
@@ -113,10 +115,12 @@ def _settings(dataset: SegmentationDataset) -> str:
 
 def _candidates(
     dataset: SegmentationDataset, folder: Path, before: CheckReport | None
-) -> tuple[Manifest, Mapping[str, str]]:
-    """The cohort as it is before any file was opened, and the files that belong to no case."""
+) -> tuple[Manifest, dict[str, str], dict[str, str]]:
+    """The cohort before any file is opened, what a person has excluded from it, the files that belong to no case."""
     if dataset.manifest_path:
-        return load_manifest(dataset.manifest_path), {}
+        given = load_manifest(dataset.manifest_path)
+        check(given, dataset.manifest_path)
+        return given, dict(given.excluded), {}
     places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
     older = load_manifest(places[0]) if places else Manifest(dataset.name, ())
     by_hand = {id: why for id, why in older.excluded.items() if not before or before.left_out.get(id) != why}
@@ -130,8 +134,8 @@ def _candidates(
         for id in ids
         if id not in there
     }
-    excluded = {**by_hand, **gone, **found.left_out}
-    return replace(older, cases=found.cases, splits=splits, excluded=excluded), found.skipped
+    excluded = {**gone, **found.left_out, **by_hand}
+    return replace(older, cases=found.cases, splits=splits, excluded=excluded), by_hand, dict(found.skipped)
 
 
 def _examine_rest(

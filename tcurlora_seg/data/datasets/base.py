@@ -231,8 +231,8 @@ class SegmentationDataset(ABC):
         if case.mask:
             brain = channels.pop() > 0
             channels = [channel * brain for channel in channels]
-        for path, channel in zip(images, channels, strict=True):
-            self.preparation.check(channel, path)
+        for modality, channel in zip(self.modalities, channels, strict=True):
+            self.preparation.check(channel, case.images[modality])
         self.check_label(raw, affine, case.label_paths[0])
         native = torch.from_numpy(self.task.class_indices(raw))
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.examine import Examination, duplicates, examine, examine_all
+from tcurlora_seg.data.preparation import Preparation
+
+SHAPE, MM = (28, 34, 28), 5.0  # a head of 140 x 170 x 140 mm
+IMAGE, LABEL = "S01.delineation.skullstripped.nii.gz", "label/S01.delineation.structure.label.nii.gz"
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Callable[..., Examination]:
+    """A function that examines a sound NIfTI copy of LPBA40 after changing (image, label, affine)."""
+
+    def run(edit: Callable[..., None] | None = None) -> Examination:
+        image = np.random.default_rng(0).uniform(50, 100, SHAPE).astype(np.float32)
+        label = np.zeros(SHAPE, np.uint8)
+        label[4:6, 10, 10], label[14:16, 10, 10] = 165, 166
+        affine = np.diag([MM, MM, MM, 1.0])
+        if edit:
+            edit(image, label, affine)
+        (tmp_path / "label").mkdir()
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / IMAGE)
+        nib.save(nib.Nifti1Image(label, affine), tmp_path / LABEL)
+        return examine(LPBA40(root=str(tmp_path), preparation=Preparation()), "S01")
+
+    return run
+
+
+def test_a_sound_case_is_measured(change: Callable[..., Examination]) -> None:
+    found = change()
+    assert found.problem is None
+    assert found.shape == SHAPE and found.spacing == [MM, MM, MM]
+    assert found.target_ml == pytest.approx(4 * MM**3 / 1000)
+    assert list(found.images) == [IMAGE]
+
+
+def _nan(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    image[3, 3, 3] = np.nan
+
+
+def _infinite(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    image[3, 3, 3] = np.inf
+
+
+def _blank(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    image[:] = 0
+
+
+def _empty(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    label[:] = 21
+
+
+def _strange(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    label[0, 0, 0] = 99
+
+
+def _mirrored(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    label[:] = label[::-1].copy()
+
+
+def _metres(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    affine[:3, :3] /= 1000
+
+
+def _too_small(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    affine[:3, :3] /= 2
+
+
+def _too_long(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    affine[1, 1] *= 1.6
+
+
+def _sheared(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    affine[0, 1] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("edit", "file", "words"),
+    [
+        (_nan, IMAGE, "NaN or infinite"),
+        (_infinite, IMAGE, "NaN or infinite"),
+        (_blank, IMAGE, "no two different intensities"),
+        (_empty, LABEL, "the target is empty, no voxel has a label of dataset.task=hippocampus"),
+        (_strange, LABEL, "label values 99 are not of lpba40"),
+        (_mirrored, LABEL, "reversed left-right"),
+        (_metres, IMAGE, "voxels of 0.005 x 0.005 x 0.005 mm; expected 0.2 to 10"),
+        (_too_small, IMAGE, "70 mm long left-right; a head has 80 to 260"),
+        (_too_long, IMAGE, "272 mm long back-front"),
+        (_sheared, IMAGE, "not at right angles"),
+    ],
+)
+def test_every_defect_is_told_with_its_file_relative_to_the_root(
+    change: Callable[..., Examination], edit: Callable[..., None], file: str, words: str
+) -> None:
+    problem = change(edit).problem
+    assert problem and problem.startswith(file) and words in problem
+
+
+def test_a_small_turn_of_the_head_is_no_defect(change: Callable[..., Examination]) -> None:
+    def tilted(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+        c, s = np.cos(0.2), np.sin(0.2)
+        affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ affine[:3, :3]
+
+    assert change(tilted).problem is None
+
+
+def test_modalities_that_are_not_trained_on_are_examined_too(
+    brats2021: Callable[..., BraTS2021], brats2021_root: Path, tmp_path: Path
+) -> None:
+    id = brats2021().manifest().cases[0].id
+    for path in (brats2021_root / id).iterdir():
+        (tmp_path / id).mkdir(exist_ok=True)
+        (tmp_path / id / path.name).write_bytes(path.read_bytes())
+    dataset = brats2021(root=str(tmp_path), modalities=["t1ce"])
+    assert examine(dataset, id).problem is None and len(examine(dataset, id).images) == 4
+    (tmp_path / id / f"{id}_t2.nii.gz").write_bytes((tmp_path / id / f"{id}_t1.nii.gz").read_bytes())
+    problem = examine(dataset, id).problem
+    assert problem and f"{id}/{id}_t1.nii.gz and {id}/{id}_t2.nii.gz hold the same voxels" in problem
+    whole = nib.load(tmp_path / id / f"{id}_t2.nii.gz")
+    broken = np.asarray(whole.dataobj, dtype=np.float32)
+    broken[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(broken, whole.affine), tmp_path / id / f"{id}_t2.nii.gz")
+    problem = examine(dataset, id).problem
+    assert problem and problem.startswith(f"{id}/{id}_t2.nii.gz holds NaN")
+    assert dataset.modalities == ("t1ce",)
+
+
+def test_whatever_a_strange_file_raises_is_its_problem(
+    change: Callable[..., Examination], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LPBA40, "check_label", lambda self, raw, affine, source: 1 // 0)
+    problem = change().problem
+    assert problem and IMAGE in problem and "ZeroDivisionError" in problem
+
+
+def sound(image: str, label: str) -> Examination:
+    return Examination(images={f"{image}.nii": image}, label=label)
+
+
+def test_of_copies_the_first_stays_unless_their_labels_differ() -> None:
+    cases = {"a": sound("1", "x"), "b": sound("2", "x"), "c": sound("1", "x"), "d": sound("1", "x")}
+    reasons = duplicates(cases)
+    assert set(reasons) == {"c", "d"} and "1.nii holds the same voxels as 1.nii" in reasons["c"]
+    reasons = duplicates({**cases, "e": sound("1", "y")})
+    assert set(reasons) == {"a", "c", "d", "e"} and "another label" in reasons["a"]
+    flair = {"a": replace(sound("1", "x"), images={"t1": "1", "flair": "9"}), "b": sound("9", "x")}
+    assert set(duplicates(flair)) == {"b"}
+
+
+def test_many_processes_find_what_one_finds(lpba40: Callable[..., LPBA40], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tcurlora_seg.data.examine._WORTH_A_PROCESS", 1)
+    ids = ["S01", "S02", "S03"]
+    assert dict(examine_all(lpba40(), ids, workers=2)) == dict(examine_all(lpba40(), ids, workers=1))
