@@ -9,10 +9,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.datasets.upenn_gbm import UPennGBM
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.simulate import simulate
+
+READERS: dict[str, type[SegmentationDataset]] = {
+    "lpba40": LPBA40,
+    "eadc_adni": EADCADNI,
+    "brats2021": BraTS2021,
+    "upenn_gbm": UPennGBM,
+}
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +33,37 @@ def lpba40_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def eadc_adni_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("eadc_adni")
+    simulate("eadc_adni", root, subjects=5, seed=0, spacing=4.0)
+    return root
+
+
+@pytest.fixture(scope="session")
 def brats2021_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("brats2021")
     simulate("brats2021", root, subjects=5, seed=0, spacing=4.0)
     return root
+
+
+@pytest.fixture(scope="session")
+def upenn_gbm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("upenn_gbm")
+    simulate("upenn_gbm", root, subjects=5, seed=0, spacing=4.0)
+    return root
+
+
+@pytest.fixture
+def readers() -> dict[str, type[SegmentationDataset]]:
+    """The reader of every data set that a cohort stands in for."""
+    return READERS
+
+
+@pytest.fixture(params=["lpba40", "eadc_adni", "brats2021", "upenn_gbm"])
+def cohort(request: pytest.FixtureRequest) -> SegmentationDataset:
+    """The simulated cohort of each data set in turn, as its own reader sees it."""
+    root = request.getfixturevalue(f"{request.param}_root")
+    return READERS[request.param](root=str(root), preparation=Preparation())
 
 
 @pytest.fixture

@@ -86,14 +86,14 @@ def brats2021(folder: Folder, id: str, number: int, seed: int, spacing: float) -
 
 
 def upenn_gbm(folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case:
-    """As BraTS' files, but with folders for images, experts' labels, which every third has not, and automatic ones."""
+    """Files like BraTS', in one folder for images, one for experts' labels and one for automatic ones."""
     place = f"NIfTI-files/images_structural/{id}/{id}"
     images = {what: f"{place}_{what.upper()}.nii.gz" for what in ("t1", "t1gd", "t2", "flair")}
-    expert = f"NIfTI-files/images_segm/{id}_segm.nii.gz" if number % 3 else ""
+    expert = f"NIfTI-files/images_segm/{id}_segm.nii.gz"
     automatic = f"NIfTI-files/automated_segm/{id}_automated_approx_segm.nii.gz"
     shown = {path: "t1ce" if what == "t1gd" else what for what, path in images.items()}
     _write_glioma(folder, shown, expert, automatic, ("upenn_gbm", seed, number), spacing)
-    return Case(id=id, patient=id.removesuffix("_11"), images=images, label=expert or automatic)
+    return Case(id=id, patient=id.removesuffix("_11"), images=images, label=expert)
 
 
 def _write_glioma(
@@ -111,8 +111,7 @@ def _write_glioma(
         g = generator("scan", *key, modality)
         image = paint(contrast(body.t1, modality, g), tumour, modality, body.axes, g)
         folder.write(path, body.whole(scan(image, body.brain, body.axes, head, g)), affine)
-    if label:
-        folder.write(label, body.whole(tumour), affine)
+    folder.write(label, body.whole(tumour), affine)
     if automatic:
         folder.write(automatic, body.whole(smoothed(tumour, spacing) * body.brain), affine)
 

@@ -40,7 +40,7 @@ _OF = {
         Defect("a known defect: the label is mirrored left-right", spoiling.mirrored, "002_S_0938"),
         Defect("the label is mirrored left-right", spoiling.mirrored),
         Defect("two images of one subject", spoiling.two_images),
-        Defect("the label of the right side is missing", spoiling.one_side),
+        Defect("an image without the label of the right side", spoiling.one_side),
         Defect("label files of CSF beside the hippocampi's", spoiling.csf),
         Defect("label values 26896.988 and 26897.988 for 0 and 1", spoiling.odd_floats),
     ],
@@ -54,7 +54,7 @@ _OF = {
         Defect("a folder old/ with earlier copies of the images", spoiling.old_folder, "UPENN-GBM-00260_11"),
         Defect("a folder old/ with earlier copies of the images", spoiling.old_folder, "UPENN-GBM-00509_11"),
         Defect("a follow-up without label", spoiling.follow_up),
-        Defect("the availability table claims a corrected label that is not there", spoiling.claimed_label),
+        Defect("an expert's label that the availability table claims, but that is not there", spoiling.claimed_label),
     ],
 }
 

@@ -103,7 +103,7 @@ def two_images(folder: Folder, case: Case, sound: Case) -> Spoilt:
 
 def one_side(folder: Folder, case: Case, sound: Case) -> Spoilt:
     folder.remove(case.label_paths[1])
-    return case.label_paths[1], None
+    return _image(case), None
 
 
 def csf(folder: Folder, case: Case, sound: Case) -> Spoilt:
@@ -129,9 +129,9 @@ def renumbered(folder: Folder, case: Case, sound: Case) -> Spoilt:
 
 def native_space(folder: Folder, case: Case, sound: Case) -> Spoilt:
     image, affine = folder.read(_image(case))
-    path = f"LPBA40/native_space/{case.id}/{case.id}.native.mri.hdr"
-    folder.write(path, image[:, ::2], affine @ np.diag([1, 2, 1, 1]))
-    return path, case
+    place = f"LPBA40/native_space/{case.id}"
+    folder.write(f"{place}/{case.id}.native.mri.hdr", image[:, ::2], affine @ np.diag([1, 2, 1, 1]))
+    return place, case
 
 
 def folder_like_file(folder: Folder, case: Case, sound: Case) -> Spoilt:
@@ -148,23 +148,21 @@ def old_folder(folder: Folder, case: Case, sound: Case) -> Spoilt:
     old = {path: f"{PurePosixPath(path).parent}/old/{PurePosixPath(path).name}" for path in case.images.values()}
     for path, copy in old.items():
         folder.copy(path, copy)
-    return old[_image(case)], case
+    return f"{PurePosixPath(_image(case)).parent}/old", case
 
 
 def follow_up(folder: Folder, case: Case, sound: Case) -> Spoilt:
     for path in case.images.values():
         folder.copy(path, path.replace("_11", "_21"))
-    return _image(case).replace("_11", "_21"), case
+    return PurePosixPath(_image(case)).parent.as_posix().replace("_11", "_21"), case
 
 
 def claimed_label(folder: Folder, case: Case, sound: Case) -> Spoilt:
-    expert = f"NIfTI-files/images_segm/{case.id}_segm.nii.gz"
-    automatic = f"NIfTI-files/automated_segm/{case.id}_automated_approx_segm.nii.gz"
-    if case.label == expert:
-        folder.remove(expert)
+    """Only the automatic label stays, which is none by default."""
+    folder.remove(case.label_paths[0])
     table = f"ID,Structural imaging,Segmentation,Corrected segmentation\n{case.id},available,available,available\n"
     folder.write_bytes("UPENN-GBM_data_availability.csv", table.encode())
-    return "UPENN-GBM_data_availability.csv", replace(case, label=automatic)
+    return case.label_paths[0], None
 
 
 def _moved(folder: Folder, case: Case, place: Callable[[str], str]) -> Case:

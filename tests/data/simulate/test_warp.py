@@ -5,7 +5,7 @@ import torch
 
 from tcurlora_seg.data.simulate.head import HIPPOCAMPUS_ML, real_head
 from tcurlora_seg.data.simulate.splines import Spline
-from tcurlora_seg.data.simulate.warp import Warp, draw_warp, sample
+from tcurlora_seg.data.simulate.warp import Warp, draw_warp, resized, sample
 from tcurlora_seg.randomness import generator
 
 HEAD = real_head()
@@ -16,9 +16,8 @@ def axes(step: float) -> list[torch.Tensor]:
 
 
 def still(growth: float = 0.0) -> Warp:
-    return Warp(
-        HEAD, torch.eye(3), torch.zeros(3), [Spline(torch.zeros(3, 9, 10, 9), HEAD.low, HEAD.high, 36.0)], (growth, growth)
-    )
+    flat = Spline(torch.zeros(3, 9, 10, 9), HEAD.low, HEAD.high, 36.0)
+    return Warp(HEAD, torch.eye(3), torch.zeros(3), [flat], (growth, growth))
 
 
 def cell_volumes(points: torch.Tensor, step: float) -> torch.Tensor:
@@ -73,6 +72,29 @@ def test_the_hippocampus_shrinks_and_grows_on_its_own(growth: float, smaller: bo
     assert float(cell_volumes(points, step).min()) > 0.05
     far = (points - still().points(axes(step))).norm(dim=0)
     assert float(far.max()) < 2 and float(far[:, :45].max()) < 0.05  # the occipital lobe does not notice
+
+
+AROUND_HIPPOCAMPI = [torch.arange(*ends, 1.3) for ends in ((-60.0, 60.0), (-70.0, 30.0), (-55.0, 40.0))]
+
+
+def hippocampi_ml(warp: Warp) -> tuple[float, float]:
+    label = sample(HEAD.labels, warp.grid(warp.points(AROUND_HIPPOCAMPI)), mode="nearest")[0]
+    left, right = (float((label == side).sum()) * 1.3**3 / 1000 for side in (165, 166))
+    return left, right
+
+
+@pytest.mark.parametrize(("seed", "left", "right"), [(0, 3.3, 4.6), (1, 4.7, 4.5), (2, 3.4, 3.3)])
+def test_each_hippocampus_gets_the_volume_asked_for_without_folding(seed: int, left: float, right: float) -> None:
+    warp = resized(draw_warp(HEAD, generator("test", seed), target=True), left, right)
+    assert hippocampi_ml(warp) == pytest.approx((left, right), rel=0.04)
+    assert float(cell_volumes(warp.points(AROUND_HIPPOCAMPI), 1.3).min()) > 0.05
+
+
+def test_what_cannot_be_reached_is_approached_without_folding() -> None:
+    for wanted in (0.1, 50.0):
+        warp = resized(still(), wanted, wanted)
+        assert float(cell_volumes(warp.points(AROUND_HIPPOCAMPI), 1.3).min()) > 0.4
+        assert all(2.4 < volume < 7 for volume in hippocampi_ml(warp))
 
 
 def test_the_heads_hippocampi_are_single_smooth_pieces_of_grey_matter() -> None:
