@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,12 +87,12 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     rows = _alike(left_out)
     for n, (ids, why) in enumerate(rows[:SHOWN]):
         case = f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
-        table.add_row(f"left out ({len(left_out)})" if n == 0 else "", case, why.replace(common, ""), style="yellow")
+        table.add_row(f"left out ({len(left_out)})" if n == 0 else "", case, _short(why, common), style="yellow")
     if len(rows) > SHOWN:
         table.add_row("", "...", f"{sum(len(ids) for ids, _ in rows[SHOWN:])} more are in {REPORT}", style="yellow")
     reasons: dict[str, list[str]] = {}
     for path, why in report.skipped.items():
-        reasons.setdefault(why, []).append(path.removeprefix(common))
+        reasons.setdefault(why, []).append(_short(path, common))
     if reasons:
         table.add_section()
     for n, (why, paths) in enumerate(reasons.items()):
@@ -114,6 +115,11 @@ def _common_folder(report: CheckReport) -> str:
     paths = [str(path) for files in report.files.values() for path, *_ in files] + list(report.skipped)
     common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     return f"{common}/" if common else ""
+
+
+def _short(text: str, common: str) -> str:
+    """The text with its paths shortened: without the common folder, and deep ones by their first folder and name."""
+    return re.sub(r"([^\s/]+)/(?:[^\s/]+/){2,}([^\s/]+)", r"\1/…/\2", text.replace(common, "") if common else text)
 
 
 def _describe(report: CheckReport) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
+from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.files import read_json
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -17,11 +18,17 @@ def manifests_folder() -> Path:
     return checkout if checkout.is_dir() else _PACKAGE / "data_manifests"
 
 
-@cache
-def known_defects(dataset: str) -> Mapping[str, str]:
-    """Case id -> what is wrong with it, from `known_defects.json`; empty for a data set without known defects.
+def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
+    """Case id -> what is wrong with it and in which file, from `known_defects.json`, for those of `cases` listed there.
 
     They are left out of cases that are looked for on disk. A manifest that lists one all the same is obeyed: whoever
     has mended a label may use it.
     """
-    return read_json(manifests_folder() / "known_defects.json").get(dataset, {})
+    listed = defect_list().get(dataset, {})
+    return {case.id: f"{case.label_paths[0]}: {listed[case.id]}" for case in cases if case.id in listed}
+
+
+@cache
+def defect_list() -> Mapping[str, Mapping[str, str]]:
+    """Data set -> case id -> what is wrong with it."""
+    return read_json(manifests_folder() / "known_defects.json")

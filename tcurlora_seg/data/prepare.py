@@ -128,7 +128,8 @@ def _candidates(
     places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
     older = load_manifest(places[0]) if places else Manifest(dataset.name, ())
     by_hand = {id: why for id, why in older.excluded.items() if not before or before.left_out.get(id) != why}
-    found = dataset.find_cases().without({**known_defects(dataset.name), **by_hand})
+    found = dataset.find_cases()
+    found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
     splits = {**found.splits, **older.splits}
     there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
     gone = {

@@ -216,21 +216,21 @@ def test_an_older_manifest_that_cannot_be_read_is_named(tmp_path: Path, lpba40: 
 def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.CaptureFixture) -> None:
     from tcurlora_seg.data.check_report import CheckReport, print_report
 
-    left_out = {f"P{n}": f"top/P{n} has no label" for n in range(9)} | {"Q": "top/Q.nii is damaged"}
+    left_out = {f"P{n}": f"top/P{n} has no label" for n in range(9)} | {"Q": "top/Q/2007/01/Q.nii is damaged"}
     skipped = {f"top/{n}.nii": "a follow-up" for n in range(4)}
     print_report(CheckReport("x", "y", "/data", "", left_out=left_out, skipped=skipped), simulated=False)
     shown = capsys.readouterr().out
     assert "/data/top" in shown and "left out (10)" in shown and "P0 and 8 more" in shown and "P1" not in shown
-    assert "0.nii and 3 more: a follow-up" in shown
+    assert "0.nii and 3 more: a follow-up" in shown and "Q/…/Q.nii is damaged" in shown
 
 
 def test_the_yaml_files_build_their_data_sets_with_the_constructors_defaults() -> None:
     from hydra.utils import instantiate
 
-    for path in (CONFIGS / "dataset").glob("*.yaml"):
-        node = OmegaConf.load(path)
+    for name in ("lpba40", "eadc_adni", "brats2021", "upenn_gbm"):
+        node = OmegaConf.load(CONFIGS / "dataset" / f"{name}.yaml")
         dataset = instantiate(node)
         bare = type(dataset)(root=node.root, preparation=type(dataset.preparation)())
-        assert dataset.name == path.stem and dataset.task == bare.task and dataset.modalities == bare.modalities
+        assert dataset.name == name and dataset.task == bare.task and dataset.modalities == bare.modalities
         assert dataset.preparation == bare.preparation
         assert prepare._settings(dataset) == prepare._settings(bare)

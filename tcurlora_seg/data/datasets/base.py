@@ -131,7 +131,8 @@ class SegmentationDataset(ABC):
         return self._manifest
 
     def _found_manifest(self) -> Manifest:
-        found = self.find_cases().without(known_defects(self.name))
+        found = self.find_cases()
+        found = found.without(known_defects(self.name, found.cases))
         if found.cases and found.left_out:
             id, reason = next(iter(found.left_out.items()))
             log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tcurlora_seg.data.datasets import base
+from tcurlora_seg.data import defects
 from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.volume import centred_affine
@@ -256,9 +256,9 @@ def test_prepared_copies_cannot_tell_left_from_right(prepared: Path) -> None:
 def test_a_known_defect_leaves_its_case_and_its_place_in_the_lists(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "known_defects", lambda name: {"sub10": "mirrored", "sub99": "not here"})
+    monkeypatch.setattr(defects, "defect_list", lambda: {"eadc_adni": {"sub10": "mirrored", "sub99": "not here"}})
     manifest = dataset(prepared, task="hippocampus").manifest()
-    assert "sub10" not in [case.id for case in manifest.cases] and manifest.excluded["sub10"] == "mirrored"
+    assert "sub10" not in [case.id for case in manifest.cases] and manifest.excluded["sub10"].endswith(": mirrored")
     assert manifest.splits["published"].train == ("sub1",) and "sub99" not in manifest.excluded
 
 
