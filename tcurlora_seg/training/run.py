@@ -56,7 +56,7 @@ def train(config: DictConfig) -> float | None:
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
     if left_out:
-        print(f"left out {len(left_out)} cases that the base network was trained on (metrics.json lists them)")
+        print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
     split = dataset.split(**config.split)
     network = build_network(config, dataset)
     _load_base(network, config)
