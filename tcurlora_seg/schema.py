@@ -96,6 +96,8 @@ def _check_nodes(node: Any, path: str) -> set[str]:
             if annotation is not None and not _fits(plain, annotation):
                 raise _wrong_type(name, plain, ast.unparse(annotation))
             checked.add(name)
+            if isinstance(plain, dict):  # a mapping whose keys are the user's own
+                checked.update(flatten(value, name + "."))
     for key in node:
         checked |= _check_nodes(node[key], f"{path}{key!s}.")
     return checked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the questions asked here; with another one every case is examined again."""
-VOXEL_MM = (0.2, 10.0)
+VOXEL_MM = (0.2, 9.0)
 """Sizes outside this are a mistake of units or of a header, whatever was scanned."""
 
 _WORTH_A_PROCESS = 8  # cases: a process takes seconds to start
@@ -150,7 +149,7 @@ def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) 
     if workers <= 1:
         yield from ((id, examine(dataset, id)) for id in ids)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(dataset,))
+    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(dataset,))
     try:
         futures = {pool.submit(_examine, id): id for id in ids}
         for future in as_completed(futures):

@@ -61,9 +61,13 @@ def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
             subjects=config.simulate,
             seed=config.seed,
             spacing=config.spacing,
-            progress=lambda done, total: bar.update(work, completed=done),
+            defects=config.simulate_defects,
+            progress=lambda done, total: bar.update(work, completed=done, total=total),
         )
-    print(f"{dataset.name}: {len(manifest.cases)} simulated cases in {dataset.root}")
+    planted = (manifest.simulated or {}).get("defects")
+    count = sum(map(len, planted.values())) if planted else 0
+    more = f", {count} defects planted (manifest.json lists them)" if planted else ""
+    print(f"{dataset.name}: {len(manifest.cases)} simulated cases in {dataset.root}{more}")
     return manifest
 
 

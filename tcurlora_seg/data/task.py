@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,25 @@ class Task:
     def out_channels(self) -> int:
         """Channels of the network's output: background and every class."""
         return 1 + len(self.classes)
+
+    @classmethod
+    def of_classes(
+        cls, name: str, classes: Mapping[str, Sequence[int]], mirror_pairs: Sequence[Sequence[str]] = ()
+    ) -> Task:
+        """A task whose classes have names and are each scored as they are.
+
+        Args:
+            name: of the task.
+            classes: name -> raw label values merged into it, in the order of the class indices.
+            mirror_pairs: names of classes that change places when left and right do.
+        """
+        index = {structure: i for i, structure in enumerate(classes, start=1)}
+        return cls(
+            name,
+            {index[structure]: tuple(values) for structure, values in classes.items()},
+            {structure: (i,) for structure, i in index.items()},
+            tuple((index[left], index[right]) for left, right in mirror_pairs),
+        )
 
     def class_indices(self, raw: np.ndarray) -> np.ndarray:
         """Class index of every voxel, uint8, of whole-number labels as stored; background where no class has it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.defects import known_defects
-from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, read_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split
 from tcurlora_seg.data.task import Task
@@ -135,7 +135,9 @@ class SegmentationDataset(ABC):
         if found.cases and found.left_out:
             id, reason = next(iter(found.left_out.items()))
             log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
-        return Manifest(self.name, found.cases, found.splits, found.left_out)
+        manifest = Manifest(self.name, found.cases, found.splits, found.left_out)
+        check(manifest, self.root)
+        return manifest
 
     def adopt(self, manifest: Manifest) -> None:
         """Take this manifest for the cohort under the root.
@@ -307,6 +309,7 @@ class SegmentationDataset(ABC):
         return [*(case.images[m] for m in self.modalities), *case.label_paths, *mask]
 
     def _advice(self) -> str:
+        """Where the data come from."""
         return (
             f"The real images: {self.source} A simulated cohort instead: "
             f"python scripts/prepare_data.py dataset={self.name} dataset.root=DIR simulate=12"

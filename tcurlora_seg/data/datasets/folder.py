@@ -1,0 +1,156 @@
+"""A user's own data: two folders, a list in JSON, or a table; what the labels mean stands in the configuration."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.listing import Entry, join_folders, read_list
+from tcurlora_seg.data.manifest import Case, Split
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+
+
+class Folder(SegmentationDataset):
+    """Images and labels joined by their names, or by a list."""
+
+    name = "folder"
+    source = "your own."
+    paper_split = (0.8, 0)
+    extent_mm = None  # it need not be a head
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        classes: Mapping[str, int | Sequence[int]],
+        task: str = "segmentation",
+        manifest: str | None = None,
+        modalities: Sequence[str] = ("image",),
+        mirror_pairs: Sequence[Sequence[str]] = (),
+        background: Sequence[int] = (0,),
+        images: str = "images",
+        labels: str = "labels",
+        image_suffixes: Sequence[str] = ("",),
+        label_suffix: str = "",
+        datalist: str | None = None,
+        patient: str | None = None,
+        preparation: Preparation,
+    ) -> None:
+        """configs/dataset/folder.yaml says what each argument does.
+
+        Raises:
+            UserError: arguments that contradict each other.
+        """
+        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in classes.items()}
+        values = [value for listed in merged.values() for value in listed]
+        if not merged or not all(merged.values()) or len(values) != len(set(values)) or not all(map(_positive, values)):
+            raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
+        if set(values) & set(background):
+            raise UserError(f"dataset.background={list(background)} shares a value with dataset.classes")
+        for pair in mirror_pairs:
+            if len(pair) != 2 or not set(pair) <= merged.keys():
+                raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
+        if datalist is None and len(image_suffixes) != len(modalities):
+            names = f"dataset.modalities={list(modalities)}"
+            raise UserError(f"dataset.image_suffixes={list(image_suffixes)}: expected one for each of {names}")
+        endings = [*image_suffixes, *([label_suffix] if images == labels else [])]
+        if datalist is None and len(endings) != len(set(endings)):
+            raise UserError(
+                f"dataset.image_suffixes={list(image_suffixes)} and dataset.label_suffix={label_suffix!r} do not tell "
+                "the files of a folder apart"
+            )
+        try:
+            self._patient = re.compile(patient or r".*")
+        except re.error as error:
+            raise UserError(f"dataset.patient={patient} is not a regular expression: {error}") from error
+        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
+        self.known_labels = frozenset({*values, *background})
+        self.all_modalities = tuple(modalities)
+        self.layout = datalist or f"{images}/CASE{image_suffixes[0]}.nii.gz and {labels}/CASE{label_suffix}.nii.gz"
+        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        self._classes, self._datalist, self._folders = merged, datalist, (images, labels)
+        self._suffixes, self._label_suffix = dict(zip(modalities, image_suffixes, strict=False)), label_suffix
+
+    def find_cases(self) -> Found:
+        if self._datalist is None:
+            entries, skipped = join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
+        else:
+            listed, skipped = read_list(self.root / self._datalist, self.modalities), {}
+            entries = self._named([self._inside(entry) for entry in listed])
+        cases, left_out = [], {}
+        sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+        for entry in entries:
+            assert entry.id is not None
+            match = self._patient.search(entry.id)
+            if entry.label is None and entry.side == "test":
+                skipped |= dict.fromkeys(entry.images.values(), "a test image without a label")
+            elif reason := self._unusable(entry):
+                left_out[entry.id] = reason
+            elif match is None and not entry.patient:
+                left_out[entry.id] = f"dataset.patient={self._patient.pattern} does not match it"
+            else:
+                whose = entry.patient or (match[1 if self._patient.groups else 0] if match else "")
+                cases.append(Case(entry.id, whose, entry.images, entry.label))
+                sides[entry.side].append(entry.id)
+        split = Split(*(tuple(ids) for ids in sides.values()))
+        lists = {"datalist": split} if split.val or split.test else {}
+        return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped, lists)
+
+    def label_hint(self, strange: Sequence[float]) -> str:
+        return f"dataset.classes={self._classes}: name them there, or in dataset.background if they are none"
+
+    def _advice(self) -> str:
+        return "dataset.images and dataset.labels, or dataset.datalist, say where your files lie under dataset.root"
+
+    def _unusable(self, entry: Entry) -> str:
+        """Why the files of an entry make no case; nothing if they do."""
+        place = next(iter(entry.images.values()), entry.label)
+        missing = [modality for modality in self.modalities if modality not in entry.images]
+        if missing or entry.label is None:
+            return f"{place} has no {missing[0] if missing else 'label'}"
+        gone = [path for path in (*entry.images.values(), entry.label) if not (self.root / path).is_file()]
+        return f"{self._datalist} lists {gone[0]}, which is not there" if gone else ""
+
+    def _named(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Every entry with an id: its own; or the name of its first file, with the folders where names repeat.
+
+        Raises:
+            UserError: two entries with one id.
+        """
+        firsts = [next(iter(entry.images.values()), entry.label or "") for entry in entries]
+        stems = [re.sub(r"\.(nii|nii\.gz|hdr|mnc)$", "", first) for first in firsts]
+        if len({PurePath(stem).name for stem in stems}) == len(stems):
+            stems = [PurePath(stem).name for stem in stems]
+        named = [replace(e, id=e.id or stem.replace("/", "_")) for e, stem in zip(entries, stems, strict=True)]
+        twice = [id for id, count in Counter(entry.id for entry in named).items() if count > 1]
+        if twice:
+            raise UserError(f"{self._datalist}: two entries have the id {twice[0]}; give every entry an id of its own")
+        return named
+
+    def _inside(self, entry: Entry) -> Entry:
+        """An entry with its paths as they lie under the root.
+
+        Raises:
+            UserError: one lies elsewhere.
+        """
+
+        def relative(path: str) -> str:
+            try:
+                return (self.root / Path(path)).relative_to(self.root).as_posix()
+            except ValueError as error:
+                place = f"dataset.root={self.root}"
+                raise UserError(f"{self._datalist} lists {path}, which is not under {place}") from error
+
+        images = {modality: relative(path) for modality, path in entry.images.items()}
+        return replace(entry, images=images, label=relative(entry.label) if entry.label else None)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and value > 0
