@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.simulate.cohorts import _write_analyze
+from tcurlora_seg.data.simulate import folder
 from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.run import evaluate
@@ -45,7 +45,7 @@ def write_nifti(root: Path) -> str:
 def write_analyze(root: Path) -> str:
     image, label, _ = head("LAS")
     for what, volume in (("skullstripped", image), ("structure.label", label)):
-        _write_analyze(root / "LPBA40/delineation_space/S01" / f"S01.delineation.{what}.hdr", volume, VOXEL)
+        folder.write_analyze(root / "LPBA40/delineation_space/S01" / f"S01.delineation.{what}.hdr", volume, VOXEL)
     return "LAS"
 
 

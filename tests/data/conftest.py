@@ -53,12 +53,6 @@ def upenn_gbm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def readers() -> dict[str, type[SegmentationDataset]]:
-    """The reader of every data set that a cohort stands in for."""
-    return READERS
-
-
 @pytest.fixture(params=["lpba40", "eadc_adni", "brats2021", "upenn_gbm"])
 def cohort(request: pytest.FixtureRequest) -> SegmentationDataset:
     """The simulated cohort of each data set in turn, as its own reader sees it."""

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tcurlora_seg.data.simulate.cohorts import _write_analyze
+from tcurlora_seg.data.simulate.folder import write_analyze
 from tcurlora_seg.data.volume import centred_affine, read_header, read_series, read_volume, turn_to
 from tcurlora_seg.errors import UserError
 
@@ -18,7 +18,7 @@ ARRAY = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
 @pytest.fixture
 def analyze(tmp_path: Path) -> Path:
     path = tmp_path / "a.hdr"
-    _write_analyze(path, ARRAY, 2.0)
+    write_analyze(path, ARRAY, 2.0)
     return path
 
 

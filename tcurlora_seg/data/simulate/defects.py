@@ -45,12 +45,12 @@ _OF = {
         Defect("label values 26896.988 and 26897.988 for 0 and 1", spoiling.odd_floats),
     ],
     "brats2021": [
-        Defect("label value 3, of later years, for half of the enhancing tumour", spoiling.strange_value(3)),
+        Defect("label value 3, as in BraTS' later years", spoiling.strange_value(3)),
         Defect("folders named like the files that lie in them", spoiling.folder_like_file),
         Defect("one level further down, as in TCIA's copy", spoiling.one_level_down),
     ],
     "upenn_gbm": [
-        Defect("label value 3, of BraTS' later years, for half of the enhancing tumour", spoiling.strange_value(3)),
+        Defect("label value 3, as in BraTS' later years", spoiling.strange_value(3)),
         Defect("a folder old/ with earlier copies of the images", spoiling.old_folder, "UPENN-GBM-00260_11"),
         Defect("a folder old/ with earlier copies of the images", spoiling.old_folder, "UPENN-GBM-00509_11"),
         Defect("a follow-up without label", spoiling.follow_up),

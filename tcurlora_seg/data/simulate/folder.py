@@ -30,15 +30,16 @@ class Folder:
     def write(self, path: str, array: np.ndarray, affine: np.ndarray) -> None:
         """Write a volume as .nii, .nii.gz, or as .hdr with its .img.gz, which keeps the voxel sizes alone."""
         if path.endswith(".hdr"):
-            self._write_analyze(path, array, voxel_sizes(affine))
+            write_analyze(self.root / path, array, voxel_sizes(affine))
+            self.written.update(_parts(path))
             return
         image = nib.Nifti1Image(array, affine)
         image.header.set_xyzt_units("mm")
         self.write_bytes(path, image.to_bytes())
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file, atomically; compressed, the same on every day, where its name ends in .gz."""
-        self._put(path, gzip.compress(data, compresslevel=1, mtime=0) if path.endswith(".gz") else data)
+        """Write a file, atomically; compressed where its name ends in .gz."""
+        self._put(path, _compressed(data) if path.endswith(".gz") else data)
 
     def read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
         """Voxels and affine of a volume."""
@@ -72,19 +73,26 @@ class Folder:
         data = (self.root / last).read_bytes()
         self._put(last, data[: len(data) // 2])
 
-    def _write_analyze(self, path: str, array: np.ndarray, sizes: np.ndarray) -> None:
-        """Write path (.hdr) and its .img.gz; four dimensions, the last of one, as LPBA40's files have."""
-        image = nib.AnalyzeImage(array[..., None], None)
-        image.header.set_zooms((*sizes, 1.0))
-        header, voxels = BytesIO(), BytesIO()
-        image.to_file_map({"header": FileHolder(fileobj=header), "image": FileHolder(fileobj=voxels)})
-        for part, data in zip(_parts(path), (header, voxels), strict=True):
-            self.write_bytes(part, data.getvalue())
-
     def _put(self, path: str, data: bytes) -> None:
         with atomic_path(self.root / path) as temporary:
             temporary.write_bytes(data)
         self.written.add(path)
+
+
+def write_analyze(path: Path, array: np.ndarray, spacing: float | np.ndarray) -> None:
+    """Write path (.hdr) and its .img.gz; four dimensions, the last of one, as LPBA40's files have."""
+    image = nib.AnalyzeImage(array[..., None], None)
+    image.header.set_zooms((*np.broadcast_to(spacing, 3), 1.0))
+    header, voxels = BytesIO(), BytesIO()
+    image.to_file_map({"header": FileHolder(fileobj=header), "image": FileHolder(fileobj=voxels)})
+    for part, data in zip(_parts(str(path)), (header.getvalue(), _compressed(voxels.getvalue())), strict=True):
+        with atomic_path(part) as temporary:
+            temporary.write_bytes(data)
+
+
+def _compressed(data: bytes) -> bytes:
+    """Fast, and the same on every day."""
+    return gzip.compress(data, compresslevel=1, mtime=0)
 
 
 def _parts(path: str) -> list[str]:

@@ -26,11 +26,10 @@ def truncated(folder: Folder, case: Case, sound: Case) -> Spoilt:
 
 
 def nan(folder: Folder, case: Case, sound: Case) -> Spoilt:
-    for path in case.images.values():
-        image, affine = folder.read(path)
-        image = image.astype(np.float32)
-        image[tuple(slice(n // 2, n // 2 + 2) for n in image.shape)] = np.nan
-        folder.write(path, image, affine)
+    image, affine = folder.read(_image(case))
+    image = image.astype(np.float32)
+    image[tuple(slice(n // 2, n // 2 + 2) for n in image.shape)] = np.nan
+    folder.write(_image(case), image, affine)
     return _image(case), None
 
 
@@ -75,7 +74,7 @@ def large_voxels(folder: Folder, case: Case, sound: Case) -> Spoilt:
 
 
 def strange_value(value: int) -> Spoiler:
-    """Half of the voxels of the largest label get this value."""
+    """Half of the voxels of the largest label value get this one."""
 
     def spoil(folder: Folder, case: Case, sound: Case) -> Spoilt:
         label, affine = folder.read(case.label_paths[0])

@@ -83,10 +83,10 @@ def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator)
 
 
 def smoothed(label: Tensor, spacing: float) -> Tensor:
-    """The label as a program would draw it: without details under 2 mm or a voxel; (X, Y, Z) uint8."""
+    """The label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8."""
     box = _around(label, spacing)
     values = torch.tensor([0, NECROTIC, OEDEMA, ENHANCING], dtype=torch.uint8)
-    shares = torch.stack([blur((label[box] == value).float(), max(2.0 / spacing, 1.0)) for value in values])
+    shares = torch.stack([blur((label[box] == value).float(), max(2.0 / spacing, 0.7)) for value in values])
     result = torch.zeros_like(label)
     result[box] = values[shares.argmax(0)]
     return result

@@ -107,7 +107,7 @@ def resized(warp: Warp, left: float, right: float) -> Warp:
     low, high = torch.tensor([_FURTHEST, _FURTHEST]).T
     for _ in range(10):
         middle = (low + high) / 2
-        inside = sample(head.hippocampi, warp.grid(points - torch.where(is_left, *middle) * inward))[0]
+        inside = sample(head.hippocampi, warp.grid(points - torch.where(is_left, middle[0], middle[1]) * inward))[0]
         volumes = torch.stack([inside[is_left].sum(), inside[~is_left].sum()]) * step**3 / 1000
         larger = volumes > torch.tensor([left, right])
         low, high = torch.where(larger, middle, low), torch.where(larger, high, middle)

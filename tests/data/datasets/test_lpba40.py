@@ -11,7 +11,7 @@ import torch
 
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.simulate.cohorts import _write_analyze
+from tcurlora_seg.data.simulate.folder import write_analyze
 from tcurlora_seg.data.volume import centred_affine, read_volume
 from tcurlora_seg.errors import UserError
 
@@ -42,7 +42,7 @@ def write_archive(
     image, label = pair(axes)
     for id in ids:
         for what, array in (("skullstripped", image), ("structure.label", label)):
-            _write_analyze(root / below / id / f"{id}.delineation.{what}.hdr", array, 1.0)
+            write_analyze(root / below / id / f"{id}.delineation.{what}.hdr", array, 1.0)
 
 
 def write_copies(root: Path, write_nifti: Callable[..., Path], axes: str = "LAS", suffix: str = ".nii.gz") -> None:
@@ -108,7 +108,7 @@ def test_the_left_hippocampus_is_on_the_left_after_preparation(lpba40: Callable[
 def test_a_mirrored_label_is_refused(tmp_path: Path) -> None:
     write_archive(tmp_path)
     _image, label = pair()
-    _write_analyze(tmp_path / "LPBA40/delineation_space/S01/S01.delineation.structure.label.hdr", label[::-1], 1.0)
+    write_analyze(tmp_path / "LPBA40/delineation_space/S01/S01.delineation.structure.label.hdr", label[::-1], 1.0)
     with pytest.raises(UserError, match=r"reversed left-right"):
         dataset(tmp_path).prepare("S01")
 
@@ -128,7 +128,7 @@ def test_unknown_values_are_named(tmp_path: Path) -> None:
     write_archive(tmp_path)
     _, label = pair()
     label[0, 0, :2] = (99, 200)
-    _write_analyze(tmp_path / "LPBA40/delineation_space/S01/S01.delineation.structure.label.hdr", label, 1.0)
+    write_analyze(tmp_path / "LPBA40/delineation_space/S01/S01.delineation.structure.label.hdr", label, 1.0)
     with pytest.raises(UserError, match=r"values 99, 200 are not of lpba40; it has 21 to 182"):
         dataset(tmp_path).prepare("S01")
 
@@ -162,7 +162,7 @@ def test_an_image_and_a_label_of_different_shape_are_refused_by_their_headers(tm
     write_archive(tmp_path)
     label = np.zeros((12, 14, 11), np.uint8)
     path = tmp_path / "LPBA40/delineation_space/S02/S02.delineation.structure.label.hdr"
-    _write_analyze(path, label, 1.0)
+    write_analyze(path, label, 1.0)
     with pytest.raises(
         UserError, match=r"case S02: .*skullstripped.hdr has the shape \(12, 14, 10\), but .*\(12, 14, 11\)"
     ):

@@ -95,11 +95,14 @@ def test_a_raw_image_shows_the_skull_around_the_very_brain_that_its_mask_shows(e
 
 
 def test_automatic_labels_are_close_to_the_experts_but_not_the_same(upenn_gbm_root: Path) -> None:
+    scores = []
     for expert in sorted((upenn_gbm_root / "NIfTI-files/images_segm").iterdir()):
         name = expert.name.replace("_segm", "_automated_approx_segm")
         labels = [read_volume(path)[0] for path in (expert, upenn_gbm_root / "NIfTI-files/automated_segm" / name)]
         a, b = (label > 0 for label in labels)
-        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7 and not np.array_equal(*labels)
+        scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+        assert not np.array_equal(*labels)
+    assert len(scores) == 5 and np.median(scores) > 0.8 and min(scores) > 0.5
 
 
 def test_a_folder_that_holds_anything_else_is_left_alone(tmp_path: Path) -> None:
