@@ -124,8 +124,9 @@ def test_odd_values_of_a_mask_are_background_and_hippocampus(
     write_labels(tmp_path, A, zero=zero)
     write_loni(tmp_path, A)
     check_case(dataset(tmp_path), A)
-    merged = dataset(tmp_path, task="hippocampus").prepare(A)["native_label"]
-    np.testing.assert_array_equal(merged, RAW > 0)
+    found = dataset(tmp_path, task="hippocampus")
+    np.testing.assert_array_equal(found.prepare(A)["native_label"], RAW > 0)
+    np.testing.assert_array_equal(found.read_label(found.manifest().case(A))[0], RAW)  # 1 is left, 2 is right
 
 
 def test_files_of_the_fluid_are_skipped_by_name(tmp_path: Path, write_labels: Callable, write_loni: Callable) -> None:
@@ -246,6 +247,7 @@ def test_prepared_copies_read_voxel_by_voxel_with_their_lists(prepared: Path, be
     assert found.split(scheme="published") == split
     assert list(manifest.excluded) == ["sub7"] and "sub7/sub7_img.nii.gz" in manifest.excluded["sub7"]
     check_case(found, "sub10", "LAS", values=(RAW > 0).astype(np.uint8))
+    assert set(np.unique(found.read_label(manifest.case("sub10"))[0])) == {0, 3}
 
 
 def test_prepared_copies_cannot_tell_left_from_right(prepared: Path) -> None:
