@@ -104,7 +104,10 @@ def _kept(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model file, as they are in the network."""
     base, state = _base(model), model.state_dict(keep_vars=True)
     names = {*trainable_parameters(model), *base.fresh, *base.resized}
-    return {name: tensor for name, tensor in state.items() if name in names or name.startswith("adapters.")}
+    adapters: Any = model.get_submodule("adapters")
+    for stack, adapter in adapters.items():
+        names |= {f"adapters.{stack}.{name}" for name in adapter.state_dict() if name not in adapter.resume_only}
+    return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def _orders(model: Any) -> dict[str, Any]:

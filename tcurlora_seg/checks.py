@@ -45,7 +45,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
         rank = adapter.rank if stack.get("rank") is None else stack.rank
         for role in stack.roles:
             shape = role_shape(role, hidden_size=model.hidden_size, mlp_dim=model.mlp_dim)
-            if rank is not None:
+            if rank is not None and shape[1]:
                 check_rank(rank, shape, stack.roles)
 
 
