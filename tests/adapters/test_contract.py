@@ -35,6 +35,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "tcurlora_by_role": lambda r: 72 * r**2,
     "curlora": lambda r: 48 * r**2,
     "lora": lambda r: BLOCKS * r * SIDES,
+    "linear": lambda r: 0,
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
 }
