@@ -36,6 +36,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "curlora": lambda r: 48 * r**2,
     "lora": lambda r: BLOCKS * r * SIDES,
     "linear": lambda r: 0,
+    "bitfit": lambda r: 0,
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
 }
