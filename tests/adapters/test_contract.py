@@ -37,6 +37,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "lora": lambda r: BLOCKS * r * SIDES,
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
+    "layernorm": lambda r: 0,
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
 }
