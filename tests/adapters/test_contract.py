@@ -35,6 +35,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "tcurlora_by_role": lambda r: 72 * r**2,
     "curlora": lambda r: 48 * r**2,
     "lora": lambda r: BLOCKS * r * SIDES,
+    "ssf": lambda r: BLOCKS * 2 * (OUTS + 2 * HIDDEN) + 2 * HIDDEN,
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
