@@ -23,6 +23,7 @@ METHODS = sorted(path.stem for path in (config_folder() / "adapter").glob("*.yam
 WITH_ADAPTERS = [method for method in METHODS if read_adapter(method).stacks]
 OVERRIDES = {  # defaults that are bound to the size of the real network
     "lora": {"rank": 4},
+    "bottleneck": {"rank": 4},
 }
 STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
 }
@@ -36,6 +37,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "curlora": lambda r: 48 * r**2,
     "lora": lambda r: BLOCKS * r * SIDES,
     "ssf": lambda r: BLOCKS * 2 * (OUTS + 2 * HIDDEN) + 2 * HIDDEN,
+    "bottleneck": lambda r: BLOCKS * 2 * r * OUTS,
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
