@@ -39,6 +39,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "ssf": lambda r: BLOCKS * 2 * (OUTS + 2 * HIDDEN) + 2 * HIDDEN,
     "bottleneck": lambda r: BLOCKS * 2 * r * OUTS,
     "lotr": lambda r: r * SIDES + BLOCKS * 4 * r**2,
+    "pissa": lambda r: BLOCKS * (r * SIDES + 4 * r**2),
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
