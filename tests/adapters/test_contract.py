@@ -24,6 +24,7 @@ WITH_ADAPTERS = [method for method in METHODS if read_adapter(method).stacks]
 OVERRIDES = {  # defaults that are bound to the size of the real network
     "lora": {"rank": 4},
     "bottleneck": {"rank": 4},
+    "dora": {"rank": 4},
 }
 STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
 }
@@ -40,6 +41,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "bottleneck": lambda r: BLOCKS * 2 * r * OUTS,
     "lotr": lambda r: r * SIDES + BLOCKS * 4 * r**2,
     "pissa": lambda r: BLOCKS * (r * SIDES + 4 * r**2),
+    "dora": lambda r: BLOCKS * (r * SIDES + OUTS),
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
