@@ -27,6 +27,7 @@ OVERRIDES = {  # defaults that are bound to the size of the real network
     "dora": {"rank": 4},
 }
 STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
+    "adalora": 0.3,
 }
 SHIFTS_QKV = {"ssf"}  # these merge into a network with qkv_bias
 HIDDEN, MLP, BLOCKS = 24, 48, 12
@@ -42,6 +43,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "lotr": lambda r: r * SIDES + BLOCKS * 4 * r**2,
     "pissa": lambda r: BLOCKS * (r * SIDES + 4 * r**2),
     "dora": lambda r: BLOCKS * (r * SIDES + OUTS),
+    "adalora": lambda r: BLOCKS * (3 * r // 2) * (SIDES + 4),
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
