@@ -25,6 +25,7 @@ OVERRIDES = {  # defaults that are bound to the size of the real network
     "lora": {"rank": 4},
     "bottleneck": {"rank": 4},
     "dora": {"rank": 4},
+    "arena": {"rank": 4},
 }
 STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
     "adalora": 0.3,
@@ -44,6 +45,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "pissa": lambda r: BLOCKS * (r * SIDES + 4 * r**2),
     "dora": lambda r: BLOCKS * (r * SIDES + OUTS),
     "adalora": lambda r: BLOCKS * (3 * r // 2) * (SIDES + 4),
+    "arena": lambda r: BLOCKS * r * (SIDES + 4),
     "linear": lambda r: 0,
     "bitfit": lambda r: 0,
     "layernorm": lambda r: 0,
