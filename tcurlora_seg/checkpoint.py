@@ -31,9 +31,11 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any
     Args:
         model: a network that `adapt` or `inject` has gone over, with `model.base` set.
         path: the file.
-        metadata: JSON-ready notes to keep with it; format, base and stack order are added.
+        metadata: JSON-ready notes to keep with it; format, base and stack order are added, and how the adapters
+            were made (`adapter`, `seed`).
     """
-    notes = {**(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
+    recipe: Any = getattr(model, "recipe", {})
+    notes = {**recipe, **(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in _kept(model).items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(notes, sort_keys=True)})

@@ -163,7 +163,9 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         methods[name] = stack, partial(method, **settings)
     if plain["rank"] is not None and not ranked:
         _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
-    return inject(model, methods, trainable=plain["trainable"], seed=seed)
+    inject(model, methods, trainable=plain["trainable"], seed=seed)
+    model.recipe = {"adapter": plain, "seed": seed}  # type: ignore[assignment]
+    return model
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def merge(model: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(plain.get_submodule(parent), child, layer.plain())
     complete_qkv_biases(plain)
-    for attribute in ("adapters", "stacks", "base"):
+    for attribute in ("adapters", "stacks", "recipe", "base"):
         if hasattr(plain, attribute):
             delattr(plain, attribute)
     set_trainable(plain, ["**"], set())
