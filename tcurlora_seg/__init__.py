@@ -28,6 +28,8 @@ _PUBLIC = {
     "Switch": "tcurlora_seg.switching",
     "penalty": "tcurlora_seg.adapters.base",
     "after_step": "tcurlora_seg.adapters.base",
+    "load_peft": "tcurlora_seg.models.peft_files",
+    "save_peft": "tcurlora_seg.models.peft_files",
     "save_model": "tcurlora_seg.checkpoint",
     "load_model": "tcurlora_seg.checkpoint",
     "load_run": "tcurlora_seg.evaluation.run",
