@@ -83,11 +83,13 @@ def train(config: DictConfig) -> float | None:
     _take_best(config, directory, module)
     model_file = directory / "model.safetensors"
     save_model(network, model_file, metadata=_metadata(config, dataset, seen))
+    adapters: Any = network.adapters
     metrics: dict[str, Any] = {
         "seed": config.seed,
         "steps": trainer.global_step,
         "trainable_parameters": trained,
         "total_parameters": total,
+        "ranks": {name: ranks for name, adapter in adapters.items() if (ranks := adapter.ranks()) is not None},
         "step_seconds": meter.step_seconds,
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,

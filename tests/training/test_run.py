@@ -78,6 +78,7 @@ def test_metrics_hold_what_was_measured(run: Path) -> None:
     assert metrics["seed"] == 0
     assert metrics["file_bytes"] == (run / "model.safetensors").stat().st_size
     assert metrics["step_seconds"] > 0
+    assert metrics["ranks"] == {}, "tCURLoRA does not choose any"
     assert metrics["peak_memory_bytes"] > 10**8
     stored = load_file(run / "model.safetensors")
     trained = sum(t.numel() for name, t in stored.items() if not name.endswith((".rows", ".columns")))
@@ -127,6 +128,7 @@ def test_the_same_command_gives_the_same_numbers(
         ["training.average_last=0"],
         ["training.average_last=2"],
         ["split.validation=1", "trainer.check_val_every_n_epoch=2"],
+        ["training.average_last=0", "adapter=adalora", "adapter.rank=2", "adapter.method.interval=1"],
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_numbers(
@@ -150,6 +152,9 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
         assert run_script("train", *arguments, f"output={tmp_path / 'cut'}", monkeypatch=broken) == 1
     assert not (tmp_path / "cut" / "metrics.json").exists()
     assert run_script("train", *arguments, f"resume={tmp_path / 'cut'}", monkeypatch=patch) == 0
+    ranks = json.loads((tmp_path / "cut" / "metrics.json").read_text())["ranks"]
+    assert set(ranks) == ({"qkv", "o", "up", "down"} if "adapter=adalora" in extra else set())
+    assert sum(map(sum, ranks.values())) in (0, 4 * 12 * 2), "the budget that was asked for"
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
