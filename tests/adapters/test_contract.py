@@ -30,6 +30,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "lora": lambda r: BLOCKS * r * ((3 * HIDDEN + HIDDEN) + 2 * HIDDEN + 2 * (HIDDEN + MLP)),
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
+    "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)
