@@ -31,6 +31,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
     "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
+    "cdvft": lambda r: BLOCKS * (4 * 3 * HIDDEN + 2 * (HIDDEN + MLP + 2 * HIDDEN)),
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)
