@@ -7,6 +7,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from tcurlora_seg.adapters.tproduct import fourier, multiplicities
+from tcurlora_seg.errors import UserError
 
 
 def leading_triples(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,6 +39,20 @@ def energies(weights: Tensor) -> Tensor:
     """
     squares = torch.linalg.svdvals(fourier(weights)).square()
     return multiplicities(len(weights)).to(squares) @ squares / len(weights)
+
+
+def rank_holding(weights: Tensor, share: float) -> int:
+    """The smallest tubal rank at which W can be approximated with `share` of ||W||_F^2.
+
+    Raises:
+        UserError: a share outside (0, 1], or weights without numbers, as when only shapes are counted.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"energy={share} must be above 0 and at most 1")
+    if weights.is_meta:
+        raise UserError("energy: the rank follows from the weights, and there are none here; give a rank")
+    held = energies(weights).double().cumsum(0)
+    return int((held < share * held[-1]).sum()) + 1
 
 
 def _leading(slice_: Tensor, rank: int, *, real: bool) -> tuple[Tensor, Tensor, Tensor]:
