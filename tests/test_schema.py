@@ -60,6 +60,13 @@ def test_the_keys_of_a_mapping_that_a_constructor_takes_are_the_users_own() -> N
     check({"_target_": target, "classes": {"left": [1], "right": 2}}, {"_target_": target, "classes": "???"})
 
 
+def test_a_mapping_that_a_constructor_takes_may_have_any_keys() -> None:
+    tensor = {"_target_": "tcurlora_seg.adapters.tenslora.TensLoRA", "rank": 4, "ranks": None}
+    check({**tensor, "ranks": {"in": 8}}, tensor)
+    with pytest.raises(UserError, match=r"x\.ranks=8"):
+        check({**tensor, "ranks": 8}, tensor)
+
+
 def test_keys_of_other_packages_are_held_to_the_type_of_their_default() -> None:
     check({"max_steps": 5, "rate": 1, "precision": 16}, {"max_steps": 3, "rate": 0.1, "precision": "auto"})
     with pytest.raises(UserError, match=r"x\.max_steps='many'.*whole number"):

@@ -26,6 +26,7 @@ OVERRIDES = {  # defaults that are bound to the size of the real network
     "bottleneck": {"rank": 4},
     "dora": {"rank": 4},
     "arena": {"rank": 4},
+    "tera": {"scale": 1.0},
 }
 STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
     "adalora": 0.3,
@@ -51,6 +52,11 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "layernorm": lambda r: 0,
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
+    "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
+    "tenslora": lambda r: r * r * 2 * 3 * r + r * (HIDDEN + HIDDEN // 2 + BLOCKS) + 13,  # two heads, three roles
+    "tera": lambda r: BLOCKS * (4 * (9 + 9) + 2 * (9 + 11)),  # 24 = 2 3 4, 48 = 3 4 4
+    "lora_pt": lambda r: BLOCKS * r * (4 * (2 * HIDDEN + 1) + 2 * (HIDDEN + MLP + 1)),
+    "cdvft": lambda r: BLOCKS * (4 * 3 * HIDDEN + 2 * (HIDDEN + MLP + 2 * HIDDEN)),
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -245,7 +251,7 @@ def test_bfloat16_autocast_runs_and_leaves_gradients_in_float32(method, tiny, im
 @every_adapter
 def test_delta_stays_in_float32_under_autocast(method, tiny, stir):
     model = stir(adapted(tiny, method))
-    layer = model.get_submodule("vit.blocks.3.mlp.linear1")
+    layer = next(m for m in model.modules() if isinstance(m, AdaptedLinear))
     exact, _ = layer.merged()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.merged()[0], exact)
