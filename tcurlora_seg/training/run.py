@@ -22,6 +22,7 @@ from tcurlora_seg.checkpoint import save_model
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.run import build_network, evaluate, predictor_for
@@ -77,7 +78,7 @@ def train(config: DictConfig) -> float | None:
 
     _take_best(config, directory, module)
     model_file = directory / "model.safetensors"
-    save_model(network, model_file, metadata=_metadata(config, dataset))
+    save_model(network, model_file, metadata=_metadata(config, dataset, split))
     metrics: dict[str, Any] = {
         "seed": config.seed,
         "steps": trainer.global_step,
@@ -211,10 +212,12 @@ def _take_best(config: DictConfig, directory: Path, module: SegmentationModule) 
         module.load_state_dict(state, strict=False)
 
 
-def _metadata(config: DictConfig, dataset: SegmentationDataset) -> dict[str, Any]:
+def _metadata(config: DictConfig, dataset: SegmentationDataset, split: Split) -> dict[str, Any]:
+    sizes = [size for _, size in dataset.check_headers(split.train).values()]
     return {
         "dataset": dataset.name,
         "task": dataset.task.name,
+        "spacing": training_spacing(sizes).as_dict(),
         "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "model": OmegaConf.to_container(config.model, resolve=True),
         "adapter": OmegaConf.to_container(config.adapter, resolve=True),
