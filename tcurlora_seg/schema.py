@@ -58,7 +58,8 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
     checked = _check_nodes(config, "")
     for key, value in values.items():
         default = given.get(key)
-        if key not in given and key not in checked and not _open(config, key):
+        replaced = key.rpartition(".")[0] in given  # a mapping in the place of one value, such as null
+        if key not in given and key not in checked and not replaced and not _open(config, key):
             raise UserError(f"there is no key '{key}'; --cfg job lists them")
         if key not in checked and default is not None and value is not None and not _same_kind(value, default):
             raise _wrong_type(key, value, _kind(default))

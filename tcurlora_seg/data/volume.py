@@ -43,6 +43,16 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     return array, centred_affine(array.shape, image.header.get_zooms()[:3], analyze_axes)
 
 
+def open_volume(path: str | Path) -> Any:
+    """The nibabel image, its voxels still on disk.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    with _readable(path):
+        return _open(Path(path))
+
+
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """(shape, voxel size in mm) without reading the voxels.
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-
 POLICY = {
     "scored": "present in reference and prediction: everything is measured",
     "missed": "present in the reference alone: Dice 0; it has no distance and is counted, never taken for 0 mm",
@@ -77,8 +76,8 @@ def score_structures(
     scores = {}
     for name, classes in structures.items():
         box = _around([found[c - 1] for found in boxes for c in classes if c <= count])
-        masks = [np.isin(labels[box], classes) for labels in (prediction, reference)]
-        scores[name] = score(*masks, spacing, surface_tolerance_mm=surface_tolerance_mm)
+        ours, theirs = (np.isin(labels[box], classes) for labels in (prediction, reference))
+        scores[name] = score(ours, theirs, spacing, surface_tolerance_mm=surface_tolerance_mm)
     return scores
 
 

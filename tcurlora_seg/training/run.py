@@ -24,8 +24,9 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.report import print_summary
-from tcurlora_seg.evaluation.run import build_network, evaluate, predictor_for
+from tcurlora_seg.evaluation.run import build_network, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
@@ -98,6 +99,7 @@ def train(config: DictConfig) -> float | None:
             metrics["scores"], rows = evaluate(
                 predictor_for(network, config, dataset), dataset, split.sides[config.test], folder,
                 adapter=config.adapter.name, trainable_parameters=trained,
+                min_component_ml=config.inference.min_component_ml,
             )  # fmt: skip
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
