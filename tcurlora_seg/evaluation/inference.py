@@ -127,10 +127,12 @@ def _slabs(predictors: Sequence[Predictor], image: Tensor) -> Iterator[tuple[sli
     thickness = max(_SLAB_BYTES // row_bytes, *(predictor.window[0] for predictor in predictors))
     for first in range(0, size, thickness):
         last = min(first + thickness, size)
-        total = predictors[0].rows(image, first, last)
-        for predictor in predictors[1:]:
-            total += predictor.rows(image, first, last).to(total.device)
-        yield slice(first, last), total / len(predictors)
+        with torch.inference_mode():
+            total = predictors[0].rows(image, first, last)
+            for predictor in predictors[1:]:
+                total += predictor.rows(image, first, last).to(total.device)
+            total /= len(predictors)
+        yield slice(first, last), total
 
 
 def _softmax(logits: Tensor) -> None:

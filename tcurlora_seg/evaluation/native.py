@@ -49,7 +49,7 @@ def segment(
     else:
         assert found is not None
         native = _most_probable(found, image, preparation)
-    return native.numpy(), prepared.numpy(), found
+    return native.numpy(), prepared.numpy(), found if keep else None
 
 
 def _most_probable(found: Tensor, image: MetaTensor, preparation: Preparation) -> Tensor:
