@@ -44,13 +44,14 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
 
 
 def open_volume(path: str | Path) -> Any:
-    """The nibabel image, its voxels still on disk.
+    """The nibabel image with its voxels read, so that a damaged file is found here.
 
     Raises:
         UserError: as `read_volume`.
     """
     with _readable(path):
-        return _open(Path(path))
+        image = _open(Path(path))
+        return type(image)(np.asanyarray(image.dataobj), image.affine, image.header)
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
