@@ -37,6 +37,17 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     return series[..., 0], affine
 
 
+def open_volume(path: str | Path) -> Any:
+    """The nibabel image with its voxels read, so that a damaged file is found here.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    with _readable(path):
+        image = _open(Path(path))
+        return type(image)(np.asanyarray(image.dataobj), image.affine, image.header)
+
+
 def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
     """The volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine; see `read_volume`.
 
