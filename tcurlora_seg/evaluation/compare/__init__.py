@@ -56,7 +56,8 @@ def compare(
     methods = group_methods(read, cases=cases)
     table, tests = summarise_methods(methods, split), compare_pairs(methods, reference)
     sentences = notes(methods, table, tests)
-    page = build_page(methods, table, tests, sentences, viewer(methods, root), left_out)
+    shown_cases = viewer(methods, root)
+    page = build_page(methods, table, tests, sentences, shown_cases, left_out)
     shown = markdown(table, sentences)
     write_text(folder / PAGE, page)  # first: it is what marks the others as ours
     write_text(folder / "comparison.md", shown)
@@ -65,6 +66,8 @@ def compare(
         with atomic_path(folder / name) as temporary:
             rows.to_csv(temporary, index=False)
     print(shown)
+    if shown_cases["note"]:
+        print(shown_cases["note"])
     print(f"{len(read)} runs, {len(methods)} methods: open {folder / PAGE}")
     return table
 

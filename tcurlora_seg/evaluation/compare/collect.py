@@ -131,6 +131,8 @@ def read_cases(path: Path) -> pd.DataFrame:
         rows[numbers] = rows[numbers].astype(float)
         if rows.empty or rows[list(_TEXTS)].isna().any(axis=None):
             raise ValueError("it has no rows, or rows without a case")
+        if rows[["volume_ml", "reference_ml", "seconds"]].isna().any(axis=None):  # always there
+            raise ValueError("a row is cut short")
         if rows.duplicated(["case", "structure"]).any():
             raise ValueError("it lists a case twice")
     except (OSError, ValueError) as error:  # what pandas raises for a damaged table is a ValueError

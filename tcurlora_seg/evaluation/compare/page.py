@@ -58,7 +58,7 @@ def build_page(
         generator=GENERATOR,
         title=escape(title),
         summary=escape(summary),
-        banner=banner if first["simulated"] else "",
+        banner=banner if table["simulated"].any() else "",
         style=(_ASSETS / "page.css").read_text(encoding="utf-8"),
         script="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
         data=json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -64,7 +65,8 @@ def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
         try:
             shown["planes"] = _planes(case, _dataset(runs[0].directory, root), [run.folder for run in runs])
         except UserError as error:
-            note = f"The images could not be read, so these are the pictures that the runs had saved: {error}"
+            reason = str(error).split(". ")[0]
+            note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
             shown["overlays"] = [_overlay(run.folder / "overlays" / f"{case}.png") for run in runs]
         cases.append(shown)
     return {"cases": cases, "note": note}
@@ -74,7 +76,10 @@ def _dataset(directory: Path, root: str | None) -> SegmentationDataset:
     config: DictConfig = load_config(directory / "config.yaml")
     if root is not None:
         config.dataset.root = root
-    return instantiate(config.dataset)
+    try:
+        return instantiate(config.dataset)
+    except HydraException as error:
+        raise UserError(f"the data set of {directory} cannot be made: {str(error).splitlines()[0]}") from error
 
 
 def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -94,12 +94,12 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
         "A missed structure has Dice 0 and no HD95; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
-    if first["simulated"]:
+    if table["simulated"].any():
         words.insert(0, f"{SIMULATED[0].upper()}{SIMULATED[1:]}.")
     differing = list(differing_settings(methods))
     if differing:
         shown = ", ".join(differing[:6]) + (" ..." if len(differing) > 6 else "")
-        words.append(f"Outside their adapters the methods differ in {shown}: differences of scores may come from there.")
+        words.append(f"Outside their adapters the methods differ in {shown}: their scores may differ by that.")
     return words + ([test_note(tests)] if len(tests) else [])
 
 

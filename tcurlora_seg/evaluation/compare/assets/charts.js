@@ -84,14 +84,15 @@ function costChart(box, methods, structure) {
   for (const { m, i, s } of [...shown].sort((a, b) => b.s.mean - a.s.mean)) {
     const [px, py] = [sx(m.trainable), sy(s.mean)];
     if (s.sdSeeds !== null) bar(svg, px, ...reach(s).map(sy), i);
-    const length = m.label.length * 6.6, before = px + length + 14 > width;
-    let ty = py + 4;
-    const from = before ? px - length - 12 : px + 10;
-    while (taken.some((t) => Math.abs(t.y - ty) < 14 && t.from < from + length && from < t.to)) ty += 4;
-    taken.push({ y: ty, from, to: from + length });
-    if (ty - py > 10) shape(svg, "line", { class: "zero", x1: px + (before ? -5 : 5), y1: py + 4, x2: before ? px - 10 : px + 9, y2: ty - 5 });
-    shape(svg, "text", { x: before ? px - 11 : px + 11, y: ty, "text-anchor": before ? "end" : "start" }, m.label);
-    drawMark(svg, i, px, py, 6, `${describe(m, s)}\n${m.trainable.toLocaleString("en")} trainable`);
+    const length = m.label.length * 6.6 + 14, from = px + length + 14 > width ? px - length - 12 : px + 12;
+    const free = (ty) => ty > 20 && ty < height - 40
+      && !taken.some((t) => Math.abs(t.y - ty) < 14 && t.from < from + length && from < t.to);
+    const offset = Array.from({ length: 60 }, (_, k) => (k % 2 ? -1 : 1) * Math.ceil(k / 2) * 4).find((d) => free(py + d)) ?? 0;
+    taken.push({ y: py + offset, from, to: from + length });
+    const text = `${describe(m, s)}\n${m.trainable.toLocaleString("en")} trainable`;
+    drawMark(svg, i, from + 4, py + offset, 4, text, false); // beside its name, where marks hide each other
+    shape(svg, "text", { x: from + 13, y: py + offset + 4 }, m.label);
+    drawMark(svg, i, px, py, 6, text);
   }
 }
 
