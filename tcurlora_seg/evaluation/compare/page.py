@@ -20,6 +20,7 @@ from tcurlora_seg.evaluation.report import SIMULATED
 GENERATOR = '<meta name="generator" content="tcurlora-seg comparison">'
 _ASSETS = Path(__file__).with_name("assets")
 _SCRIPTS = ("dom.js", "charts.js", "viewer.js", "page.js")
+_MOST_STRUCTURES = 7  # whose tests the page holds, the mean over structures among them
 _SWEPT = {"adapter.rank": "rank", "split.shots": "shots"}
 
 
@@ -62,7 +63,7 @@ def build_page(
         style=(_ASSETS / "page.css").read_text(encoding="utf-8"),
         script="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
         data=json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
-        table=_table(HEADINGS, map(cells, table.itertuples()), _sort_keys(table)),
+        table=_table(HEADINGS, map(cells, table.itertuples()), _sort_keys(table), filtered=True),
         notes="".join(f"<li>{escape(note)}</li>" for note in sentences),
         tests=_tests(tests),
         runs=_runs(methods),
@@ -127,6 +128,10 @@ def _sort_keys(table: pd.DataFrame) -> list[list[Any]]:
 def _tests(tests: pd.DataFrame) -> str:
     if tests.empty:
         return "<p>There is one method, so there is nothing to test.</p>"
+    note = ""
+    if tests["structure"].nunique() > _MOST_STRUCTURES:
+        tests = tests[tests["structure"] == ALL]
+        note = "<p>Only the mean over structures is shown; comparison_tests.csv has every structure.</p>"
     headings = ("first", "second", "measure", "structure", "mean difference", "95 % interval", "p", "p Holm", "cases")
     rows, keys = [], []
     for row in tests.itertuples():
@@ -136,7 +141,7 @@ def _tests(tests: pd.DataFrame) -> str:
         rows.append([row.a, row.b, measure, row.structure, number(row.difference, digits), interval,
                      number(row.p, 4), number(row.p_holm, 4), str(row.cases)])  # fmt: skip
         keys.append([row.a, row.b, measure, row.structure, row.difference, row.low, row.p, row.p_holm, row.cases])
-    return _table(headings, rows, keys)
+    return note + _table(headings, rows, keys, filtered=not note)
 
 
 def _runs(methods: Sequence[Method]) -> str:
@@ -181,8 +186,13 @@ def _versions(environment: dict[str, Any]) -> str:
     )
 
 
-def _table(headings: Iterable[str], rows: Iterable[Sequence[str]], keys: Sequence[Sequence[Any]]) -> str:
-    """A table that the page's script makes sortable by `keys`; columns of numbers are set to the right."""
+def _table(
+    headings: Iterable[str], rows: Iterable[Sequence[str]], keys: Sequence[Sequence[Any]], *, filtered: bool = False
+) -> str:
+    """A table that the page's script makes sortable by `keys`; columns of numbers are set to the right.
+
+    A `filtered` one is cut to the rows of the structure that the reader chose.
+    """
     headings = list(headings)
     numeric = [all(not isinstance(line[i], str) for line in keys) for i in range(len(headings))]
     sides = [' class="number"' if column else "" for column in numeric]
@@ -194,8 +204,9 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]], keys: Sequenc
             for side, text, key in zip(sides, row, line, strict=True)
         ]
         body.append(f"<tr>{''.join(parts)}</tr>")
+    kind = "sortable filtered" if filtered else "sortable"
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="sortable">'
+        f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="{kind}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

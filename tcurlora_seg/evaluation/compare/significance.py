@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -39,12 +40,13 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
     else:
         chosen = find_method(methods, reference)
         pairs = [(chosen, method) for method in methods if method is not chosen]
+    scores = {(m.label, measure): m.scores[measure].unstack("structure") for m in methods for measure in MEASURES}
     records = []
     for a, b in pairs:
         for structure in a.scores.index.unique("structure"):
             for measure in MEASURES if structure != ALL else MEASURES[:1]:
-                first, second = (m.scores[measure].xs(structure, level="structure").sort_index() for m in (a, b))
-                difference = (first - second).dropna().to_numpy()
+                first, second = (scores[method.label, measure][structure] for method in (a, b))
+                difference = (first - second).dropna().to_numpy()  # aligned by case
                 low, high = bootstrap_interval(difference)
                 records.append({
                     "a": a.label, "b": b.label, "measure": measure, "structure": structure, "cases": len(difference),
@@ -106,6 +108,14 @@ def bootstrap_interval(difference: NDArray[np.float64]) -> tuple[float, float]:
     n = len(difference)
     if n < 2:
         return float("nan"), float("nan")
-    draws = np.random.default_rng(derive("bootstrap", n)).integers(n, size=(RESAMPLES, n))
-    low, high = np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
+    low, high = np.percentile(_weights(n) @ difference, [2.5, 97.5])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int) -> NDArray[np.float64]:
+    """(RESAMPLES, n): how often each case was drawn, divided by n."""
+    draws = np.random.default_rng(derive("bootstrap", n)).integers(n, size=(RESAMPLES, n))
+    counts = np.zeros((RESAMPLES, n))
+    np.add.at(counts, (np.arange(RESAMPLES)[:, None], draws), 1)
+    return counts / n

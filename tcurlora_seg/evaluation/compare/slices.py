@@ -18,7 +18,7 @@ from PIL import Image
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.volume import read_volume
-from tcurlora_seg.entry import load_config
+from tcurlora_seg.entry import explain, load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.compare.methods import ALL, Method
 
@@ -79,7 +79,7 @@ def _dataset(directory: Path, root: str | None) -> SegmentationDataset:
     try:
         return instantiate(config.dataset)
     except HydraException as error:
-        raise UserError(f"the data set of {directory} cannot be made: {str(error).splitlines()[0]}") from error
+        raise UserError(explain(error)) from error
 
 
 def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -79,6 +79,19 @@ def test_the_page_asks_nothing_of_the_network_and_no_text_can_end_its_script(
     assert "&lt;/script&gt;" in page  # from the runs' command line
 
 
+def test_of_many_structures_the_page_tests_the_mean_and_the_file_all(
+    make_run: Callable[..., Path], tmp_path: Path, compare: Callable[..., tuple[int, str, str]]
+) -> None:
+    for name in ("lora", "full"):
+        make_run({f"s{i}": {"x": 0.5, "y": 0.6} for i in range(8)}, adapter=name)
+    compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / 'out'}")
+    page = (tmp_path / "out" / PAGE).read_text().partition("Is a difference more than chance?")[2]
+    shown = page.partition("</section>")[0]
+    assert "comparison_tests.csv has every structure" in shown
+    assert shown.count("<tr>") == 1 + 1
+    assert len(pd.read_csv(tmp_path / "out" / "comparison_tests.csv")) == 1 + 2 * 8
+
+
 def test_left_out_runs_are_named_on_the_terminal_and_the_page(
     make_run: Callable[..., Path], tmp_path: Path, compare: Callable[..., tuple[int, str, str]]
 ) -> None:

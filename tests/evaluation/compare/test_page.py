@@ -70,6 +70,15 @@ def test_the_theme_follows_the_system_and_the_button(page: Page) -> None:
     assert page.run("getComputedStyle(document.body).backgroundColor") == paper
 
 
+def test_paper_is_white_whatever_the_theme(page: Page) -> None:
+    page.click("#theme")
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert page.run("document.documentElement.dataset.theme") == "light"
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run("document.documentElement.dataset.theme") == "dark"
+    page.click("#theme")
+
+
 def test_truth_and_prediction_can_be_switched_off_and_on(page: Page) -> None:
     both = picture(page)
     page.click("#show-truth")
@@ -107,7 +116,7 @@ def test_it_fits_a_phone(page: Page) -> None:
     page.resize(360, 740)
     page.settle()
     try:
-        assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert page.run("document.documentElement.scrollWidth") == 360
         texts = page.run("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
         assert min(texts) >= 10
     finally:
@@ -121,7 +130,8 @@ def test_structures_can_be_chosen_ranks_make_a_curve_and_dark_is_taken_from_the_
     for rank in (2, 4, 8):
         for seed in (0, 1):
             make_run(THREE, rank=rank, seed=seed, trainable=1000 * rank)
-    make_run(THREE, adapter="full", rank=None, trainable=90_000)
+    for name in ("a_method_of_a_very_long_name", "full", "linear", "biases"):
+        make_run(THREE, adapter=name, rank=None, trainable=90_000)
     compare(runs=str(tmp_path / "runs"), output=str(tmp_path / "out"))
     with Page(tmp_path / "out" / PAGE, dark=True) as page:
         assert page.run("document.documentElement.dataset.theme") == "dark"
@@ -132,6 +142,11 @@ def test_structures_can_be_chosen_ranks_make_a_curve_and_dark_is_taken_from_the_
         page.run("(() => { const s = document.getElementById('structure'); s.value = 'right';"
                  " s.dispatchEvent(new Event('change')) })()")  # fmt: skip
         assert page.run(label) != mean
+        rows = "[...document.querySelectorAll('#scores tbody tr:not([hidden])')]"
+        assert page.run(f"{rows}.map(r => r.cells[1].textContent)") == ["right"] * 7
+        page.resize(360, 740)
+        page.settle()
+        assert page.run("document.documentElement.scrollWidth") == 360
         assert "No slices" in page.run("document.getElementById('viewer').textContent")
         assert not page.run("[...document.querySelectorAll('svg *')].some(e => /NaN|undefined/.test(e.outerHTML))")
         assert page.problems == []

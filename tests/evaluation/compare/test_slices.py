@@ -99,6 +99,11 @@ def _overlay(method: Method, case: str) -> Path:
     return path
 
 
+def test_a_data_set_that_cannot_be_made_says_why(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    make_run([0.8], task="thalamus")
+    assert "dataset.task=thalamus is not a task of lpba40" in viewer(read(tmp_path / "runs"), None)["note"]
+
+
 def test_the_data_may_have_moved(demo: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(demo / "data", tmp_path / "moved")
     methods = read(demo / "runs")

@@ -11,7 +11,7 @@ function drawMark(parent, i, x, y, size, text, solid = true) {
     cross: `M${-s * 1.2},${-s * .45}h${s * .75}v${-s * .75}h${s * .9}v${s * .75}h${s * .75}v${s * .9}h${-s * .75}v${s * .75}h${-s * .9}v${-s * .75}h${-s * .75}Z`,
   }[SHAPES[i % 5]];
   const attributes = { class: "mark", d: path, transform: `translate(${x},${y})`, fill: colour(i), role: "img" };
-  const mark = shape(parent, "path", { ...attributes, "fill-opacity": solid ? 1 : .65, tabindex: solid ? 0 : -1 });
+  const mark = shape(parent, "path", { ...attributes, "fill-opacity": solid ? 1 : .75, tabindex: solid ? 0 : -1 });
   tell(mark, text);
 }
 
@@ -80,20 +80,33 @@ function costChart(box, methods, structure) {
     width, height, x, y, xLog: true, xTicks: logTicks(...x), yTicks: niceTicks(...y, 5), xText: compact,
     xName: "trainable parameters", yName: "Dice", label: "Dice against trainable parameters",
   });
-  const taken = [];
+  const taken = [], named = shown.length <= 6; // more names than that would cover the marks
   for (const { m, i, s } of [...shown].sort((a, b) => b.s.mean - a.s.mean)) {
     const [px, py] = [sx(m.trainable), sy(s.mean)];
     if (s.sdSeeds !== null) bar(svg, px, ...reach(s).map(sy), i);
+    const text = `${describe(m, s)}\n${m.trainable.toLocaleString("en")} trainable`;
+    drawMark(svg, i, px, py, 6, text);
+    if (!named) continue;
     const length = m.label.length * 6.6 + 14, from = px + length + 14 > width ? px - length - 12 : px + 12;
     const free = (ty) => ty > 20 && ty < height - 40
       && !taken.some((t) => Math.abs(t.y - ty) < 14 && t.from < from + length && from < t.to);
     const offset = Array.from({ length: 60 }, (_, k) => (k % 2 ? -1 : 1) * Math.ceil(k / 2) * 4).find((d) => free(py + d)) ?? 0;
     taken.push({ y: py + offset, from, to: from + length });
-    const text = `${describe(m, s)}\n${m.trainable.toLocaleString("en")} trainable`;
     drawMark(svg, i, from + 4, py + offset, 4, text, false); // beside its name, where marks hide each other
     shape(svg, "text", { x: from + 13, y: py + offset + 4 }, m.label);
-    drawMark(svg, i, px, py, 6, text);
   }
+  if (!named) legend(box, shown.map(({ m, i }) => [i, m.label]));
+}
+
+function legend(box, entries) {
+  const row = element("p", { class: "hint row" });
+  for (const [i, label] of entries) {
+    const key = element("span"), icon = shape(key, "svg", { class: "icon", viewBox: "0 0 16 16" });
+    drawMark(icon, i, 8, 8, 5, label, false);
+    key.append(` ${label}`);
+    row.append(key);
+  }
+  box.append(row);
 }
 
 function curveChart(box, curve, methods, structure) {
@@ -105,7 +118,6 @@ function curveChart(box, curve, methods, structure) {
     width, height, x: [values[0] / 1.2, values.at(-1) * 1.2], y, xLog: true, xTicks: values, yTicks: niceTicks(...y, 5),
     xName: `${curve.name} (log scale)`, yName: "Dice", label: `Dice against ${curve.name}`,
   });
-  const legend = element("p", { class: "hint row" });
   curve.lines.forEach((line, i) => {
     const at = line.points.map((p) => ({ x: sx(p.x), s: methods[p.method].structures[structure], m: methods[p.method] }));
     const d = at.map((p, k) => `${k ? "L" : "M"}${p.x},${sy(p.s.mean)}`).join("");
@@ -114,12 +126,8 @@ function curveChart(box, curve, methods, structure) {
       if (p.s.sdSeeds !== null) bar(svg, p.x, ...reach(p.s).map(sy), i);
       drawMark(svg, i, p.x, sy(p.s.mean), 5, describe(p.m, p.s));
     }
-    const key = element("span", {}), icon = shape(key, "svg", { viewBox: "0 0 16 16", style: "display:inline;width:16px;vertical-align:-3px" });
-    drawMark(icon, i, 8, 8, 5, line.label, false);
-    key.append(` ${line.label}`);
-    legend.append(key);
   });
-  box.append(legend);
+  legend(box, curve.lines.map((line, i) => [i, line.label]));
 }
 
 function quantile(sorted, q) {

@@ -12,11 +12,22 @@ function setTheme(name) {
 setTheme(dark.matches ? "dark" : "light");
 dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
 $$("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+let onScreen = ""; // paper is white
+addEventListener("beforeprint", () => { onScreen = root.dataset.theme; setTheme("light"); });
+addEventListener("afterprint", () => setTheme(onScreen));
 
 function panel(container, draw) {
   const box = element("div");
   container.append(box);
   draw(box);
+}
+
+// Tables of many structures show the chosen one.
+function filterTables() {
+  for (const table of document.querySelectorAll("table.filtered")) {
+    const column = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === "structure");
+    for (const row of table.tBodies[0].rows) row.hidden = row.cells[column].textContent !== structure;
+  }
 }
 
 function drawCharts() {
@@ -36,9 +47,10 @@ function drawCharts() {
 if (data.structures.length > 1) {
   $$("structure-label").hidden = false;
   $$("structure").append(...data.structures.map((name) => element("option", { value: name }, name)));
-  $$("structure").addEventListener("change", (event) => { structure = event.target.value; drawCharts(); });
+  $$("structure").addEventListener("change", (event) => { structure = event.target.value; filterTables(); drawCharts(); });
 }
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+filterTables();
 let drawn = 0;
 new ResizeObserver(() => { // fires at once, then whenever the width changes
   if (drawn !== $$("cost").clientWidth) { drawn = $$("cost").clientWidth; drawCharts(); }
