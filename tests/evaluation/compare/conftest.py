@@ -99,7 +99,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods of two seeds on a simulated cohort, their label maps being the true ones moved by some voxels."""
     folder = tmp_path_factory.mktemp("compare")
-    simulate("lpba40", folder / "data", subjects=4, seed=0, spacing=4.0)
+    simulate("lpba40", folder / "data", subjects=4, seed=0, spacing=6.0)
     cases = read_manifest(folder / "data" / "manifest.json", folder / "data").cases
     labels = {case.id: read_volume(folder / "data" / str(case.label)) for case in cases}
     for name, step in (("lora", 1), ("full", 0)):

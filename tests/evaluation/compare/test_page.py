@@ -43,7 +43,8 @@ def test_every_chart_is_drawn(page: Page) -> None:
     assert page.run("document.querySelectorAll('#boxes svg').length") == 2
     assert page.run("document.querySelectorAll('#boxes .mark').length") == 2 * 2 * 4
     assert page.run("document.querySelectorAll('#volumes svg').length") == 2
-    assert page.run("document.getElementById('curves-section').hidden")
+    for name in ("curves-section", "structure-label", "tip"):  # nothing was swept, nothing to choose, nothing to tell
+        assert page.run(f"getComputedStyle(document.getElementById('{name}')).display") == "none"
     assert not page.run("[...document.querySelectorAll('svg *')].some(e => /NaN|undefined/.test(e.outerHTML))")
 
 
