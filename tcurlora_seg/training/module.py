@@ -16,6 +16,7 @@ from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import dice
+from tcurlora_seg.models.pretrained import LoadReport
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -124,6 +125,23 @@ class SegmentationModule(lightning.LightningModule):
             for name, tensor in checkpoint["state_dict"].items()
             if name in trained or name.startswith("network.adapters.")
         }
+        checkpoint["base"] = self._base_hash
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from another base.
+
+        Raises:
+            UserError: the checkpoint belongs to another.
+        """
+        if checkpoint["base"] != self._base_hash:
+            raise UserError(
+                f"the checkpoint was trained on the base {checkpoint['base']}, but pretrained gives {self._base_hash}"
+            )
+
+    @property
+    def _base_hash(self) -> str | None:
+        base = getattr(self.network, "base", None)
+        return base.base_hash if isinstance(base, LoadReport) else None
 
 
 def _union(labels: Any, classes: Sequence[int]) -> Any:

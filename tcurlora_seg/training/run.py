@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -30,9 +31,11 @@ from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
-from tcurlora_seg.training.directory import environment, git_commit, run_directory
+from tcurlora_seg.training.directory import claimed, environment, git_commit, run_directory
+from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
+from tcurlora_seg.training.resume import resumed
 
 
 def train(config: DictConfig) -> float | None:
@@ -45,12 +48,20 @@ def train(config: DictConfig) -> float | None:
         UserError: whatever a user can have wrong: data, weights, ranks, folders.
     """
     _quieten()
+    config = resumed(config)
     dataset = instantiate(config.dataset)
-    directory, checkpoint = _directory(config, dataset.name)
-    if (directory / "metrics.json").exists():
-        print(f"{directory} is finished: skipped")
-        return read_json(directory / "metrics.json")["validation_dice"]
+    directory = _directory(config, dataset.name)
+    with claimed(directory):
+        if not (directory / "metrics.json").exists():
+            _run(config, dataset, directory)
+        else:
+            print(f"{directory} is finished: skipped")
+    return read_json(directory / "metrics.json")["validation_dice"]
 
+
+def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
+    """Everything that a run does in its directory, from the base to `metrics.json`."""
+    checkpoint = _readable_checkpoint(directory / "checkpoints")
     lightning.seed_everything(config.seed, verbose=False)
     split = dataset.split(**config.split)
     network = build_network(config, dataset)
@@ -60,8 +71,9 @@ def train(config: DictConfig) -> float | None:
     write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
 
-    meter = Meter()
-    trainer = _trainer(config, directory, meter, validated=bool(split.val))
+    meter, average = Meter(), AverageLast(config.training.average_last)
+    checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
+    trainer = _trainer(config, directory, [meter, average], checkpoints)
     write_json(directory / "environment.json", environment(str(trainer.strategy.root_device)))
     trained = sum(p.numel() for p in trainable_parameters(network).values())
     total = sum(p.numel() for p in network.parameters())
@@ -71,11 +83,14 @@ def train(config: DictConfig) -> float | None:
     module = _module(config, dataset, network)
     try:
         trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"stopped: resume={directory} goes on from the last whole epoch", file=sys.stderr)
-        raise
+    except Stopped as stopped:
+        print(f"{stopped}: saved after step {trainer.global_step}; resume={directory} goes on there", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
 
-    _take_best(config, directory, module)
+    if config.training.average_last:
+        average.average(module)
+    else:
+        _take_best(directory, module)
     model_file = directory / "model.safetensors"
     save_model(network, model_file, metadata=_metadata(config, dataset))
     metrics: dict[str, Any] = {
@@ -87,7 +102,7 @@ def train(config: DictConfig) -> float | None:
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size,
-        "validation_dice": _figure(trainer.callback_metrics.get("val/dice")),
+        "validation_dice": checkpoints.last_dice,
         "scores": None,
     }
     if config.test and split.sides[config.test]:
@@ -102,23 +117,38 @@ def train(config: DictConfig) -> float | None:
         print_summary(rows, metrics["scores"], metrics)
         print(f"scores, label maps and pictures: {folder}")
     write_json(directory / "metrics.json", metrics)
-    return metrics["validation_dice"]
 
 
-def _directory(config: DictConfig, dataset: str) -> tuple[Path, str | None]:
-    """The run directory, and the checkpoint in it to go on from.
+def _directory(config: DictConfig, dataset: str) -> Path:
+    """The run directory.
 
     Raises:
-        UserError: nothing to resume, or a folder that holds something else.
+        UserError: a folder that holds something else.
     """
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=sweep)
-    last = directory / "checkpoints" / "last.ckpt"
-    if config.resume and not last.exists() and not (directory / "metrics.json").exists():
-        raise UserError(f"resume={config.resume}: there is no {last} to go on from")
     if not (config.resume or sweep) and directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"output={directory} is not empty: choose another folder, or resume={directory} to go on")
-    return directory, str(last) if last.exists() else None
+    return directory
+
+
+def _readable_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint, or the one before it where the last is damaged; None where there is none.
+
+    Raises:
+        UserError: there are checkpoints, but none that can be read.
+    """
+    found = [path for path in (folder / "last.ckpt", folder / "previous.ckpt") if path.exists()]
+    for path in found:
+        try:
+            torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            warnings.warn(f"{path} is damaged ({str(error).splitlines()[0]}): it is passed over", stacklevel=2)
+            continue
+        return str(path)
+    if found:
+        raise UserError(f"no checkpoint in {folder} can be read: start anew with another output")
+    return None
 
 
 def _load_base(network: UNETR, config: DictConfig) -> None:
@@ -136,7 +166,7 @@ def _channels_last(network: nn.Module) -> None:
 
 
 def _module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
-    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience")}
+    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience", "on_divergence")}
     return SegmentationModule(
         network=network,
         optimizer=instantiate(config.optimizer),
@@ -159,24 +189,25 @@ def _data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> Seg
     )
 
 
-def _trainer(config: DictConfig, directory: Path, meter: Meter, *, validated: bool) -> lightning.Trainer:
+def _trainer(
+    config: DictConfig, directory: Path, more: list[Callback], checkpoints: Checkpoints
+) -> lightning.Trainer:
     """Lightning's trainer with what every run has.
 
     Raises:
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), meter, EpochBar(leave=True) if terminal else EpochLine()]
-    if config.training.average_last:
-        callbacks.append(AverageLast(config.training.average_last))
-    if validated:
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine()]
+    callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
+    if checkpoints.validated:
         callbacks.append(ValidationOverlays())
     patience = config.training.patience
     if patience:
-        if not validated:
+        if not checkpoints.validated:
             raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
         callbacks.append(EarlyStopping("val/dice", mode="max", patience=patience))
-    callbacks.append(Checkpoints(directory / "checkpoints", validated=validated))
+    callbacks += [checkpoints, StopOnSignal(checkpoints)]
     logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
     return instantiate(
         {**config.trainer, "precision": resolve_precision(config.trainer.precision)},
@@ -203,10 +234,10 @@ def resolve_precision(precision: str | int) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def _take_best(config: DictConfig, directory: Path, module: SegmentationModule) -> None:
-    """Go back to the best epoch by validation Dice, where there was one and no mean of the last ones was asked for."""
+def _take_best(directory: Path, module: SegmentationModule) -> None:
+    """Go back to the best epoch by validation Dice, where there was one."""
     best = directory / "checkpoints" / "best.ckpt"
-    if best.exists() and not config.training.average_last:
+    if best.exists():
         state = torch.load(best, weights_only=True, map_location=module.device)["state_dict"]
         module.load_state_dict(state, strict=False)
 
@@ -223,13 +254,10 @@ def _metadata(config: DictConfig, dataset: SegmentationDataset) -> dict[str, Any
     }
 
 
-def _figure(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _quieten() -> None:
     """Keep Lightning from saying what every run repeats; our own and the data's warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval"):
+    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval",
+                 "dataloader is not resumable"):
         warnings.filterwarnings("ignore", f".*{text}.*")
