@@ -41,11 +41,11 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
         """Map a prepared image (channels, X, Y, Z) to probabilities (classes, X, Y, Z) in float32."""
-        device = next(self.network.parameters()).device
+        parameter = next(self.network.parameters())
         was_training = self.network.training
         self.network.eval()
         try:
-            batch = torch.as_tensor(image).as_subclass(Tensor).to(device)[None]
+            batch = torch.as_tensor(image).as_subclass(Tensor).to(parameter)[None]
             subsets = list(chain.from_iterable(
                 combinations(self.mirror_axes, n) for n in range(len(self.mirror_axes) + 1)
             ))  # fmt: skip

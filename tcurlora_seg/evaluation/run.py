@@ -24,6 +24,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import score
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
+from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
@@ -167,7 +168,7 @@ def evaluate(
         The summary and the rows of `cases.csv`.
     """
     records = []
-    for case in cases:
+    for case in share(cases):
         item = dataset.prepare(case)
         started = time.perf_counter()
         probabilities = predictor(item["image"]).cpu()
@@ -186,7 +187,8 @@ def evaluate(
         image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
         figure = overlay_figure(image, label, probabilities.argmax(0).numpy(), title=title)
         save_figure(figure, folder / "overlays" / f"{case}.png")
-    rows = pd.DataFrame(records, columns=list(COLUMNS))
+    rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
+    rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = {
         "dataset": dataset.name,
         "task": dataset.task.name,
@@ -195,9 +197,10 @@ def evaluate(
         "trainable_parameters": trainable_parameters,
         **summarise(rows),
     }
-    with atomic_path(folder / "cases.csv") as temporary:
-        rows.to_csv(temporary, index=False)
-    write_json(folder / "summary.json", summary)
+    if is_first():
+        with atomic_path(folder / "cases.csv") as temporary:
+            rows.to_csv(temporary, index=False)
+        write_json(folder / "summary.json", summary)
     return summary, rows
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.randomness import derive
 
 
 class Checkpoints(Callback):
@@ -85,6 +86,9 @@ class RandomState(Callback):
         self._restored = state_dict
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_rank > 0:  # each device has dropout of its own; the first one's state is what is saved
+            torch.manual_seed(derive("device", trainer.global_rank, trainer.global_step))
+            return
         if self._restored is None:
             return
         state, self._restored = self._restored, None

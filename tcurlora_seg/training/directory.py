@@ -20,6 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.errors import UserError
 
+ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
+"""The environment variable by which a run tells the processes of its other devices where it writes."""
+
 _PACKAGES = ("torch", "monai", "lightning", "hydra-core", "nibabel", "numpy", "safetensors", "tcurlora-seg")
 
 
@@ -42,6 +45,18 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
         number += 1
         path = parent / f"{now}_{number}"
     return path
+
+
+def announced_directory(config: DictConfig) -> Path:
+    """Where the first process of this run writes, asked by the others.
+
+    Raises:
+        UserError: nothing says so, since a launcher has started all processes at once.
+    """
+    place = config.resume or config.output or os.environ.get(ANNOUNCED)
+    if not place:
+        raise UserError("processes started by torchrun or SLURM must agree on the run directory: give output=DIR")
+    return Path(place)
 
 
 @contextmanager

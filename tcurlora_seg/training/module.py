@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import lightning
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         logits = self.network(batch["image"].as_subclass(Tensor))
-        loss = self.criterion(logits.float(), batch["label"].as_subclass(Tensor))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
+        loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
         penalty = sum(adapter.penalty() for adapter in self.adapters)
         return loss + penalty

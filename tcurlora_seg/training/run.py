@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.run import build_network, evaluate, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
@@ -31,7 +34,14 @@ from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
-from tcurlora_seg.training.directory import claimed, environment, git_commit, run_directory
+from tcurlora_seg.training.directory import (
+    ANNOUNCED,
+    announced_directory,
+    claimed,
+    environment,
+    git_commit,
+    run_directory,
+)
 from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
@@ -50,6 +60,9 @@ def train(config: DictConfig) -> float | None:
     _quieten()
     config = resumed(config)
     dataset = instantiate(config.dataset)
+    if not is_first():
+        _run(config, dataset, announced_directory(config))
+        return None
     directory = _directory(config, dataset.name)
     with claimed(directory):
         if not (directory / "metrics.json").exists():
@@ -60,7 +73,11 @@ def train(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
-    """Everything that a run does in its directory, from the base to `metrics.json`."""
+    """Everything that a run does in its directory, from the base to `metrics.json`.
+
+    With several devices each process comes here; the first one writes and speaks.
+    """
+    leads = is_first()
     checkpoint = _readable_checkpoint(directory / "checkpoints")
     lightning.seed_everything(config.seed, verbose=False)
     split = dataset.split(**config.split)
@@ -68,18 +85,15 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     _load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     _channels_last(network)
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
-
     meter, average = Meter(), AverageLast(config.training.average_last)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
     trainer = _trainer(config, directory, [meter, average], checkpoints)
-    write_json(directory / "environment.json", environment(str(trainer.strategy.root_device)))
-    trained = sum(p.numel() for p in trainable_parameters(network).values())
-    total = sum(p.numel() for p in network.parameters())
-    sizes = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
-    print(f"{config.adapter.name} on {dataset.name}: {sizes} cases; {trained:,} of {total:,} parameters train")
-    print(f"run directory {directory}", flush=True)
+    sizes = {
+        "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
+        "total_parameters": sum(p.numel() for p in network.parameters()),
+    }
+    if leads:
+        _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
     module = _module(config, dataset, network)
     try:
         trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
@@ -92,31 +106,59 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     else:
         _take_best(directory, module)
     model_file = directory / "model.safetensors"
-    save_model(network, model_file, metadata=_metadata(config, dataset))
-    metrics: dict[str, Any] = {
+    if leads:
+        save_model(network, model_file, metadata=_metadata(config, dataset))
+    metrics = {
         "seed": config.seed,
         "steps": trainer.global_step,
-        "trainable_parameters": trained,
-        "total_parameters": total,
+        **sizes,
         "step_seconds": meter.step_seconds,
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,
-        "file_bytes": model_file.stat().st_size,
+        "file_bytes": model_file.stat().st_size if leads else None,
         "validation_dice": checkpoints.last_dice,
         "scores": None,
     }
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        folder = directory / "evaluation" / config.test
-        with merged(network):
-            metrics["scores"], rows = evaluate(
-                predictor_for(network, config, dataset), dataset, split.sides[config.test], folder,
-                adapter=config.adapter.name, trainable_parameters=trained,
-            )  # fmt: skip
+        _score(config, dataset, network, split.sides[config.test], directory, metrics, trainer)
+    if leads:
+        write_json(directory / "metrics.json", metrics)
+
+
+def _announce(
+    config: DictConfig, dataset: SegmentationDataset, split: Split, directory: Path, sizes: dict[str, int], device: str
+) -> None:
+    """Note what the run is made from, in its directory and on the terminal."""
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
+    write_json(directory / "environment.json", environment(device))
+    cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
+    trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
+    print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
+    print(f"run directory {directory}", flush=True)
+
+
+def _score(
+    config: DictConfig,
+    dataset: SegmentationDataset,
+    network: UNETR,
+    cases: Sequence[str],
+    directory: Path,
+    metrics: dict[str, Any],
+    trainer: lightning.Trainer,
+) -> None:
+    """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
+    folder = directory / "evaluation" / config.test
+    with merged(network):
+        metrics["scores"], rows = evaluate(
+            predictor_for(network, config, dataset), dataset, cases, folder,
+            adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+        )  # fmt: skip
+    if is_first():
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
         print(f"scores, label maps and pictures: {folder}")
-    write_json(directory / "metrics.json", metrics)
 
 
 def _directory(config: DictConfig, dataset: str) -> Path:
@@ -129,6 +171,7 @@ def _directory(config: DictConfig, dataset: str) -> Path:
     directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=sweep)
     if not (config.resume or sweep) and directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"output={directory} is not empty: choose another folder, or resume={directory} to go on")
+    os.environ[ANNOUNCED] = str(directory)  # for the processes of the other devices
     return directory
 
 
