@@ -44,8 +44,8 @@ from tcurlora_seg.training.directory import (
 )
 from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
 from tcurlora_seg.training.resume import resumed
+from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays, log_evaluation, log_hyperparameters
 
 
 def train(config: DictConfig) -> float | None:
@@ -123,6 +123,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         network.to(trainer.strategy.root_device)
         _score(config, dataset, network, split.sides[config.test], directory, metrics, trainer)
     if leads:
+        log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)
 
 
@@ -156,7 +157,7 @@ def _score(
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         )  # fmt: skip
     if is_first():
-        log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
+        log_evaluation(trainer.logger, folder, config.test, metrics["scores"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
         print(f"scores, label maps and pictures: {folder}")
 
@@ -241,7 +242,7 @@ def _trainer(
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine()]
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine(), Histograms()]
     callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
     if checkpoints.validated:
         callbacks.append(ValidationOverlays())
