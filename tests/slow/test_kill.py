@@ -1,4 +1,4 @@
-"""The power may fail at any moment: what was trained until then is not lost, and the end is the same to the last bit."""
+"""The power may fail at any moment: nothing trained is lost, and the end is the same to the last bit."""
 
 from __future__ import annotations
 
