@@ -1,9 +1,10 @@
-# make demo: a result from nothing; make test: green tests from nothing; make install: only the environment.
+# make demo: a result from nothing; make test: green tests from nothing;
+# make test-slow: the long ones; make install: only the environment.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo_lpba40
 
-.PHONY: install demo test lint
+.PHONY: install demo test test-slow lint
 
 install: .venv/installed
 
@@ -24,3 +25,7 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kills at random moments, hundreds of runs in a row: about half an hour on two cores.
+test-slow: install
+	$(BIN)/python -m pytest -m slow

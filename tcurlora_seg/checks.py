@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.unetr import check_sizes, role_shape
+from tcurlora_seg.training.resume import resumed
 
 
 def check_training(config: DictConfig) -> None:
@@ -18,6 +19,7 @@ def check_training(config: DictConfig) -> None:
     Raises:
         UserError: files that are not there, sizes and ranks that cannot be.
     """
+    config = resumed(config)
     if config.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
     for key in ("batch_size", "steps_per_epoch"):
@@ -27,13 +29,13 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
+    if config.training.on_divergence not in ("stop", "skip"):
+        raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     sizes = {key: value for key, value in config.model.items() if key != "_target_"}
     check_sizes(sizes.pop("img_size"), sizes.pop("dropout_rate"), **sizes)
     check_adapter(config.adapter, config.model)
     if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
-    if config.resume and not (Path(config.resume) / "checkpoints").is_dir():
-        raise UserError(f"resume={config.resume} is no run directory: it has no folder checkpoints")
     instantiate(config.dataset).check_root()
 
 

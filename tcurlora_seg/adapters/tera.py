@@ -48,7 +48,7 @@ class TeRA(Adapter):
         self.modes = [*split(out), *split(inner)]
         starts = [weights.new_ones(slices, mode) for mode in self.modes]
         starts[0].zero_()
-        self.vectors = nn.ParameterList(starts)
+        self.diagonals = nn.ParameterList(starts)
         self.register_buffer("seed", torch.randint(2**62, (), generator=generator, device="cpu"))
         self.register_buffer("size", scale * weights.square().mean().sqrt())
         self.register_buffer("core", None, persistent=False)
@@ -92,7 +92,7 @@ class TeRA(Adapter):
 
     def _scaled(self, index: int) -> tuple[list[Tensor], list[Tensor]]:
         """A_n diag(d_n) of a slice: three for the rows, three for the columns."""
-        factors = [getattr(self, f"factor{n}") * d[index] for n, d in enumerate(self.vectors)]
+        factors = [getattr(self, f"factor{n}") * d[index] for n, d in enumerate(self.diagonals)]
         return factors[:3], factors[3:]
 
     def _keep(self, drawn: Sequence[Tensor], weights: Tensor) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tcurlora_seg.data.augmentation import Augmentation
@@ -19,8 +18,8 @@ from tcurlora_seg.randomness import generator
 
 
 class SegmentationDataModule(LightningDataModule):
-    """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8}; validation and test items as
-    `SegmentationDataset.prepare` gives them, one case at a time and without a batch axis.
+    """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and
+    test items as `SegmentationDataset.prepare` gives them, one case at a time and without a batch axis.
 
     What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
     on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
@@ -103,7 +102,7 @@ class SegmentationDataModule(LightningDataModule):
         return _loader(WholeVolumes(self.dataset, self.case_split.test))
 
 
-class RandomCrops(Dataset[dict[str, Tensor]]):
+class RandomCrops(Dataset[dict[str, Any]]):
     """Training samples, indexed by `Sample`."""
 
     def __init__(
@@ -118,7 +117,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         self.volumes, self.ids, self.augmentation = volumes, ids, augmentation
         self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
 
-    def __getitem__(self, sample: Sample) -> dict[str, Tensor]:
+    def __getitem__(self, sample: Sample) -> dict[str, Any]:
         volume = self.volumes[sample.case]
         image, label = self.augmentation(
             volume["image"],
@@ -128,7 +127,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
             mirror_pairs=self.mirror_pairs,
             g=generator("sample", self.seed, sample.lap, self.ids[sample.case]),
         )
-        return {"image": image, "label": label}
+        return {"image": image, "label": label, "case": self.ids[sample.case]}
 
 
 class WholeVolumes(Dataset[dict[str, Any]]):

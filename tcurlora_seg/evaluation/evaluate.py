@@ -16,6 +16,7 @@ from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.native import minimum_volumes, remove_small, segment
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
+from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.run import load_run, predictor_for
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
@@ -67,6 +68,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Predict and score cases in their files' own grid, in mm.
 
+    Several processes share the cases; the first of them writes the table.
+
     Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and `overlays/<case>.png`.
 
     Args:
@@ -84,7 +87,7 @@ def evaluate(
     """
     minimum_volumes(dataset.task, min_component_ml)  # a mistake in it is told before the first case is computed
     records = []
-    for case in cases:
+    for case in share(cases):
         item = dataset.prepare(case)
         spacing = nib.affines.voxel_sizes(item["affine"])
         started = time.perf_counter()
@@ -104,7 +107,8 @@ def evaluate(
         title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
         image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
         save_figure(overlay_figure(image, label, prepared, title=title), folder / "overlays" / f"{case}.png")
-    rows = pd.DataFrame(records, columns=list(COLUMNS))
+    rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
+    rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = {
         "dataset": dataset.name,
         "task": dataset.task.name,
@@ -117,7 +121,8 @@ def evaluate(
         "surface_tolerance_mm": surface_tolerance_mm,
         **summarise(rows),
     }
-    with atomic_path(folder / "cases.csv") as temporary:
-        rows.to_csv(temporary, index=False)
-    write_json(folder / "summary.json", summary)
+    if is_first():
+        with atomic_path(folder / "cases.csv") as temporary:
+            rows.to_csv(temporary, index=False)
+        write_json(folder / "summary.json", summary)
     return summary, rows

@@ -54,8 +54,7 @@ class Predictor:
 
         They are what the whole volume gives there: the same windows are blended.
         """
-        device = next(self.network.parameters()).device
-        image = torch.as_tensor(image).as_subclass(Tensor).to(device)
+        image = torch.as_tensor(image).as_subclass(Tensor).to(next(self.network.parameters()))
         was_training = self.network.training
         self.network.eval()
         try:

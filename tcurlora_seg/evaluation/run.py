@@ -24,6 +24,7 @@ from tcurlora_seg.evaluation.prediction import Channels, Ensemble
 from tcurlora_seg.files import read_json
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
+from tcurlora_seg.trust import check_trusted
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def load_run(
     """
     directory = Path(directory)
     config = load_config(directory / "config.yaml")
+    check_trusted(config, directory / "config.yaml")
     if root is not None:
         config.dataset.root = root
     if pretrained is not None:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.randomness import derive
 
 
 class Checkpoints(Callback):
@@ -31,25 +32,35 @@ class Checkpoints(Callback):
     def __init__(self, folder: str | Path, *, validated: bool) -> None:
         self.folder, self.validated = Path(folder), validated
         self.best_dice = -1.0
+        self.last_dice: float | None = None
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        last, dice = self.folder / "last.ckpt", trainer.callback_metrics.get("val/dice")
-        improved = self.validated and dice is not None and float(dice) > self.best_dice
+        dice = trainer.callback_metrics.get("val/dice")
+        self.last_dice = None if dice is None else float(dice)
+        improved = self.validated and self.last_dice is not None and self.last_dice > self.best_dice
         if improved:
             self.best_dice = float(dice)  # type: ignore[arg-type]
+        self.save(trainer)
+        if improved and trainer.is_global_zero:
+            with atomic_path(self.folder / "best.ckpt") as temporary:
+                temporary.write_bytes((self.folder / "last.ckpt").read_bytes())
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write `last.ckpt`; there is a whole checkpoint at every moment. Every process calls it, the first writes."""
+        last = self.folder / "last.ckpt"
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(last)
+            return
         with atomic_path(last) as temporary:
             trainer.save_checkpoint(temporary)
             if last.exists():
                 os.replace(last, self.folder / "previous.ckpt")
-        if improved:
-            with atomic_path(self.folder / "best.ckpt") as temporary:
-                temporary.write_bytes(last.read_bytes())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_dice": self.best_dice}
+        return {"best_dice": self.best_dice, "last_dice": self.last_dice}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_dice = state_dict["best_dice"]
+        self.best_dice, self.last_dice = state_dict["best_dice"], state_dict["last_dice"]
 
 
 class RandomState(Callback):
@@ -75,6 +86,9 @@ class RandomState(Callback):
         self._restored = state_dict
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_rank > 0:  # each device has dropout of its own; the first one's state is what is saved
+            torch.manual_seed(derive("device", trainer.global_rank, trainer.global_step))
+            return
         if self._restored is None:
             return
         state, self._restored = self._restored, None
@@ -88,7 +102,7 @@ class RandomState(Callback):
 
 
 class AverageLast(Callback):
-    """Replaces what was trained by its mean over the ends of the last `epochs` epochs, when training ends.
+    """Keeps what was trained at the ends of the last `epochs` epochs; `average` puts their mean in its place.
 
     Averages only tensors that train, so that checkpoints stay small and a resumed run averages the same.
     """
@@ -99,9 +113,10 @@ class AverageLast(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trained = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-        self._kept = [*self._kept, trained][-self.epochs :]
+        self._kept = [*self._kept, trained][-self.epochs :] if self.epochs else []
 
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def average(self, module: lightning.LightningModule) -> None:
+        """Replace the weights. Called after training, also where a resumed run had nothing left to train."""
         if not self._kept:
             return
         with torch.no_grad():
@@ -118,11 +133,16 @@ class AverageLast(Callback):
 
 
 class Meter(Callback):
-    """Measures seconds per step (median, the first two left out as warm-up) and the peak memory of training."""
+    """Measures seconds per step (median, the first two left out as warm-up) and the peak memory of training.
+
+    What was measured before an interruption travels through the checkpoint.
+    """
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
-        self._started = self._begun = 0.0
+        self._before = self._started = self._begun = 0.0
+        self.train_seconds = 0.0
+        self.peak_memory_bytes = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._begun = time.perf_counter()
@@ -137,18 +157,30 @@ class Meter(Callback):
             torch.cuda.synchronize(module.device)
         self._seconds.append(time.perf_counter() - self._started)
 
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.train_seconds = time.perf_counter() - self._begun
-        if module.device.type == "cuda":
-            self.peak_memory_bytes = int(torch.cuda.max_memory_allocated(module.device))
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.train_seconds = self._before + time.perf_counter() - self._begun
+        self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory(module.device))
 
     @property
     def step_seconds(self) -> float | None:
         timed = self._seconds[2:] or self._seconds
         return statistics.median(timed) if timed else None
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = torch.tensor(self._seconds, dtype=torch.float64)
+        return {"seconds": kept, "train_seconds": self.train_seconds, "peak_memory_bytes": self.peak_memory_bytes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds = state_dict["seconds"].tolist()
+        self.train_seconds = self._before = state_dict["train_seconds"]
+        self.peak_memory_bytes = state_dict["peak_memory_bytes"]
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class EpochBar(RichProgressBar):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.errors import UserError
+
+ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
+"""The environment variable by which a run tells the processes of its other devices where it writes."""
 
 _PACKAGES = ("torch", "monai", "lightning", "hydra-core", "nibabel", "numpy", "safetensors", "tcurlora-seg")
 
@@ -37,6 +45,49 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
         number += 1
         path = parent / f"{now}_{number}"
     return path
+
+
+def announced_directory(config: DictConfig) -> Path:
+    """Where the first process of this run writes, asked by the others.
+
+    Raises:
+        UserError: nothing says so, since a launcher has started all processes at once.
+    """
+    place = config.resume or config.output or os.environ.get(ANNOUNCED)
+    if not place:
+        raise UserError("processes started by torchrun or SLURM must agree on the run directory: give output=DIR")
+    return Path(place)
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Keep every other process out of a run directory. The system lifts the claim of a process that dies.
+
+    Raises:
+        UserError: another process is at work there, or the folder cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write into {directory}: {error.strerror}; choose another folder by output=") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"process {lock.read().strip() or 'unknown'} is at work in {directory}: wait for it or stop it"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (directory / ".lock").unlink()
+                directory.rmdir()  # unless there is anything in it
 
 
 def config_hash(config: DictConfig) -> str:

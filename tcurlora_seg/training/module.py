@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import lightning
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import dice
+from tcurlora_seg.models.pretrained import LoadReport
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -68,7 +70,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         logits = self.network(batch["image"].as_subclass(Tensor))
-        loss = self.criterion(logits.float(), batch["label"].as_subclass(Tensor))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
+        loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss + penalty(self.adapters)
 
@@ -116,6 +119,23 @@ class SegmentationModule(lightning.LightningModule):
             for name, tensor in checkpoint["state_dict"].items()
             if name in trained or name.startswith("network.adapters.")
         }
+        checkpoint["base"] = self._base_hash
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from another base.
+
+        Raises:
+            UserError: the checkpoint belongs to another.
+        """
+        if checkpoint["base"] != self._base_hash:
+            raise UserError(
+                f"the checkpoint was trained on the base {checkpoint['base']}, but pretrained gives {self._base_hash}"
+            )
+
+    @property
+    def _base_hash(self) -> str | None:
+        base = getattr(self.network, "base", None)
+        return base.base_hash if isinstance(base, LoadReport) else None
 
 
 def _union(labels: Any, classes: Sequence[int]) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
+from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.run import build_network, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
@@ -33,9 +37,18 @@ from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
-from tcurlora_seg.training.directory import environment, git_commit, run_directory
+from tcurlora_seg.training.directory import (
+    ANNOUNCED,
+    announced_directory,
+    claimed,
+    environment,
+    git_commit,
+    run_directory,
+)
+from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
+from tcurlora_seg.training.resume import resumed
+from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays, log_evaluation, log_hyperparameters
 
 
 def train(config: DictConfig) -> float | None:
@@ -48,12 +61,27 @@ def train(config: DictConfig) -> float | None:
         UserError: whatever a user can have wrong: data, weights, ranks, folders.
     """
     _quieten()
+    config = resumed(config)
     dataset = instantiate(config.dataset)
-    directory, checkpoint = _directory(config, dataset.name)
-    if (directory / "metrics.json").exists():
-        print(f"{directory} is finished: skipped")
-        return read_json(directory / "metrics.json")["validation_dice"]
+    if not is_first():
+        _run(config, dataset, announced_directory(config))
+        return None
+    directory = _directory(config, dataset.name)
+    with claimed(directory):
+        if not (directory / "metrics.json").exists():
+            _run(config, dataset, directory)
+        else:
+            print(f"{directory} is finished: skipped")
+    return read_json(directory / "metrics.json")["validation_dice"]
 
+
+def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
+    """Everything that a run does in its directory, from the base to `metrics.json`.
+
+    With several devices each process comes here; the first one writes and speaks.
+    """
+    leads = is_first()
+    checkpoint = _readable_checkpoint(directory / "checkpoints")
     lightning.seed_everything(config.seed, verbose=False)
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
@@ -64,72 +92,118 @@ def train(config: DictConfig) -> float | None:
     _load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     _channels_last(network)
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
-
-    meter = Meter()
-    trainer = _trainer(config, directory, meter, validated=bool(split.val))
-    write_json(directory / "environment.json", environment(str(trainer.strategy.root_device)))
-    trained = sum(p.numel() for p in trainable_parameters(network).values())
-    total = sum(p.numel() for p in network.parameters())
-    sizes = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
-    print(f"{config.adapter.name} on {dataset.name}: {sizes} cases; {trained:,} of {total:,} parameters train")
-    print(f"run directory {directory}", flush=True)
+    meter, average = Meter(), AverageLast(config.training.average_last)
+    checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
+    trainer = _trainer(config, directory, [meter, average], checkpoints)
+    sizes = {
+        "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
+        "total_parameters": sum(p.numel() for p in network.parameters()),
+    }
+    if leads:
+        _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
     module = _module(config, dataset, network)
     try:
         trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"stopped: resume={directory} goes on from the last whole epoch", file=sys.stderr)
-        raise
+    except Stopped as stopped:
+        print(f"{stopped}: saved after step {trainer.global_step}; resume={directory} goes on there", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
 
-    _take_best(config, directory, module)
+    if config.training.average_last:
+        average.average(module)
+    else:
+        _take_best(directory, module)
     model_file = directory / "model.safetensors"
-    save_model(network, model_file, metadata=_metadata(config, dataset, split, seen))
+    if leads:
+        save_model(network, model_file, metadata=_metadata(config, dataset, split, seen))
     adapters: Any = network.adapters
-    metrics: dict[str, Any] = {
+    metrics = {
         "seed": config.seed,
         "steps": trainer.global_step,
-        "trainable_parameters": trained,
-        "total_parameters": total,
+        **sizes,
         "ranks": {name: ranks for name, adapter in adapters.items() if (ranks := adapter.ranks()) is not None},
         "step_seconds": meter.step_seconds,
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,
-        "file_bytes": model_file.stat().st_size,
+        "file_bytes": model_file.stat().st_size if leads else None,
         "left_out": left_out,
-        "validation_dice": _figure(trainer.callback_metrics.get("val/dice")),
+        "validation_dice": checkpoints.last_dice,
         "scores": None,
     }
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        folder = directory / "evaluation" / config.test
-        with merged(network):
-            metrics["scores"], rows = evaluate(
-                predictor_for(network, config, dataset), dataset, split.sides[config.test], folder,
-                adapter=config.adapter.name, trainable_parameters=trained,
-                min_component_ml=config.inference.min_component_ml,
-            )  # fmt: skip
-        log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
+        _score(config, dataset, network, split.sides[config.test], directory, metrics, trainer)
+    if leads:
+        log_hyperparameters(trainer.logger, config, config.test, metrics)
+        write_json(directory / "metrics.json", metrics)
+
+
+def _announce(
+    config: DictConfig, dataset: SegmentationDataset, split: Split, directory: Path, sizes: dict[str, int], device: str
+) -> None:
+    """Note what the run is made from, in its directory and on the terminal."""
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
+    write_json(directory / "environment.json", environment(device))
+    cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
+    trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
+    print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
+    print(f"run directory {directory}", flush=True)
+
+
+def _score(
+    config: DictConfig,
+    dataset: SegmentationDataset,
+    network: UNETR,
+    cases: Sequence[str],
+    directory: Path,
+    metrics: dict[str, Any],
+    trainer: lightning.Trainer,
+) -> None:
+    """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
+    folder = directory / "evaluation" / config.test
+    with merged(network):
+        metrics["scores"], rows = evaluate(
+            predictor_for(network, config, dataset), dataset, cases, folder,
+            adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+            min_component_ml=config.inference.min_component_ml,
+        )  # fmt: skip
+    if is_first():
+        log_evaluation(trainer.logger, folder, config.test, metrics["scores"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
         print(f"scores, label maps and pictures: {folder}")
-    write_json(directory / "metrics.json", metrics)
-    return metrics["validation_dice"]
 
 
-def _directory(config: DictConfig, dataset: str) -> tuple[Path, str | None]:
-    """The run directory, and the checkpoint in it to go on from.
+def _directory(config: DictConfig, dataset: str) -> Path:
+    """The run directory.
 
     Raises:
-        UserError: nothing to resume, or a folder that holds something else.
+        UserError: a folder that holds something else.
     """
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=sweep)
-    last = directory / "checkpoints" / "last.ckpt"
-    if config.resume and not last.exists() and not (directory / "metrics.json").exists():
-        raise UserError(f"resume={config.resume}: there is no {last} to go on from")
     if not (config.resume or sweep) and directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"output={directory} is not empty: choose another folder, or resume={directory} to go on")
-    return directory, str(last) if last.exists() else None
+    os.environ[ANNOUNCED] = str(directory)  # for the processes of the other devices
+    return directory
+
+
+def _readable_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint, or the one before it where the last is damaged; None where there is none.
+
+    Raises:
+        UserError: there are checkpoints, but none that can be read.
+    """
+    found = [path for path in (folder / "last.ckpt", folder / "previous.ckpt") if path.exists()]
+    for path in found:
+        try:
+            torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            warnings.warn(f"{path} is damaged ({str(error).splitlines()[0]}): it is passed over", stacklevel=2)
+            continue
+        return str(path)
+    if found:
+        raise UserError(f"no checkpoint in {folder} can be read: start anew with another output")
+    return None
 
 
 def _load_base(network: UNETR, config: DictConfig) -> None:
@@ -147,7 +221,7 @@ def _channels_last(network: nn.Module) -> None:
 
 
 def _module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
-    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience")}
+    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience", "on_divergence")}
     return SegmentationModule(
         network=network,
         optimizer=instantiate(config.optimizer),
@@ -170,24 +244,25 @@ def _data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> Seg
     )
 
 
-def _trainer(config: DictConfig, directory: Path, meter: Meter, *, validated: bool) -> lightning.Trainer:
+def _trainer(
+    config: DictConfig, directory: Path, more: list[Callback], checkpoints: Checkpoints
+) -> lightning.Trainer:
     """Lightning's trainer with what every run has.
 
     Raises:
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), meter, EpochBar(leave=True) if terminal else EpochLine()]
-    if config.training.average_last:
-        callbacks.append(AverageLast(config.training.average_last))
-    if validated:
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine(), Histograms()]
+    callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
+    if checkpoints.validated:
         callbacks.append(ValidationOverlays())
     patience = config.training.patience
     if patience:
-        if not validated:
+        if not checkpoints.validated:
             raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
         callbacks.append(EarlyStopping("val/dice", mode="max", patience=patience))
-    callbacks.append(Checkpoints(directory / "checkpoints", validated=validated))
+    callbacks += [checkpoints, StopOnSignal(checkpoints)]
     logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
     return instantiate(
         {**config.trainer, "precision": resolve_precision(config.trainer.precision)},
@@ -214,10 +289,10 @@ def resolve_precision(precision: str | int) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def _take_best(config: DictConfig, directory: Path, module: SegmentationModule) -> None:
-    """Go back to the best epoch by validation Dice, where there was one and no mean of the last ones was asked for."""
+def _take_best(directory: Path, module: SegmentationModule) -> None:
+    """Go back to the best epoch by validation Dice, where there was one."""
     best = directory / "checkpoints" / "best.ckpt"
-    if best.exists() and not config.training.average_last:
+    if best.exists():
         state = torch.load(best, weights_only=True, map_location=module.device)["state_dict"]
         module.load_state_dict(state, strict=False)
 
@@ -238,13 +313,10 @@ def _metadata(config: DictConfig, dataset: SegmentationDataset, split: Split, se
     }
 
 
-def _figure(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _quieten() -> None:
     """Keep Lightning from saying what every run repeats; our own and the data's warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval"):
+    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval",
+                 "dataloader is not resumable"):
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -18,7 +18,7 @@ def make(out: int = 12, inner: int = 8, seed: int = 0, stirred: bool = True) -> 
     adapter = TeRA(stack, weights, scale=0.3, generator=g)
     if stirred:
         with torch.no_grad():
-            for vector in adapter.vectors:
+            for vector in adapter.diagonals:
                 vector.copy_(torch.randn(vector.shape, generator=g, dtype=torch.float64))
     return adapter, weights
 
@@ -33,7 +33,7 @@ def test_delta_and_the_update_are_the_unfolded_tucker_product():
     for s in range(2):
         tensor = core
         for n, factor in enumerate(factors):
-            diagonal = torch.diag(adapter.vectors[n][s].detach())
+            diagonal = torch.diag(adapter.diagonals[n][s].detach())
             tensor = torch.tensordot(tensor, factor @ diagonal, dims=([0], [1]))  # the mode moves to the end
         expected = scale * tensor.reshape(12, 8)
         assert torch.allclose(adapter.delta(s, weights[s]), expected, rtol=0, atol=1e-12)
@@ -44,7 +44,7 @@ def test_delta_and_the_update_are_the_unfolded_tucker_product():
 def test_ones_change_a_weight_by_about_the_scale_and_by_full_rank():
     adapter, weights = make(48, 36, stirred=False)
     with torch.no_grad():
-        adapter.vectors[0].fill_(1.0)
+        adapter.diagonals[0].fill_(1.0)
     delta = adapter.delta(0, weights[0])
     assert 0.1 < delta.norm() / weights[0].norm() < 0.9
     assert torch.linalg.matrix_rank(delta) == 36
@@ -52,7 +52,7 @@ def test_ones_change_a_weight_by_about_the_scale_and_by_full_rank():
 
 def test_only_the_first_vector_starts_at_zero():
     adapter, _ = make(stirred=False)
-    assert [vector.unique().tolist() for vector in adapter.vectors] == [[0.0]] + 5 * [[1.0]]
+    assert [vector.unique().tolist() for vector in adapter.diagonals] == [[0.0]] + 5 * [[1.0]]
 
 
 @pytest.mark.parametrize(

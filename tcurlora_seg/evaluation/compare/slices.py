@@ -93,7 +93,7 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
     if entry is None or entry.label is None:
         raise UserError(f"{dataset.root} has no labelled case {case}")
     image, affine = read_volume(dataset.root / entry.images[dataset.modalities[0]], dataset.analyze_axes)
-    raw, _ = read_volume(dataset.root / entry.label, dataset.analyze_axes)
+    raw, _ = dataset.read_label(entry)
     volumes = {"image": image.astype(np.float32), "truth": dataset.task.class_indices(raw)}
     for i, folder in enumerate(folders):
         volumes[str(i)], _ = read_volume(folder / "predictions" / f"{case}.nii.gz")

@@ -1,0 +1,129 @@
+"""Stopping in good order: on a signal after the step in hand, on a gradient that is no number before it does harm."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.training.callbacks import Checkpoints
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved where it stands.
+
+    Attributes:
+        signal: what asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signal = signum
+
+
+class StopOnSignal(Callback):
+    """On SIGINT or SIGTERM, finish the step in hand, save `last.ckpt` and raise `Stopped`.
+
+    A second signal does what it did before training. With several processes, a signal to one stops all.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._asked = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGINT
+                self._before[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        last = index + 1 == trainer.num_training_batches  # the epoch's end saves by itself, after validation
+        if not last and (index + 1) % trainer.accumulate_grad_batches == 0 and self._anyone_asked(trainer):
+            self._checkpoints.save(trainer)
+            raise Stopped(self._asked or signal.SIGTERM)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self._anyone_asked(trainer):
+            raise Stopped(self._asked or signal.SIGTERM)
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = signum
+        signal.signal(signum, self._before[signum])
+
+    def _anyone_asked(self, trainer: lightning.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
+
+
+class Divergence(Callback):
+    """Looks at the gradients before every step of the optimiser and keeps what is no number out of the weights.
+
+    With float16 the gradients overflow now and then by design, and the loss scaler leaves such steps out by itself:
+    there the loss is looked at.
+
+    Args:
+        skip: leave such a step out and go on; otherwise stop.
+
+    Raises:
+        UserError: a gradient or loss was NaN or infinite; the text names step and cases. The last checkpoint stays.
+    """
+
+    def __init__(self, *, skip: bool) -> None:
+        self._skip = skip
+        self._cases: list[str] = []
+        self.skipped = 0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, index: int
+    ) -> None:
+        first = index % trainer.accumulate_grad_batches == 0
+        self._cases = [*([] if first else self._cases), *batch["case"]]
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if trainer.scaler is not None or _finite(torch.nn.utils.get_total_norm(gradients)):
+            return
+        what = self._what(trainer.global_step + 1, "gradient")
+        if not self._skip:
+            raise UserError(what)
+        self.skipped += 1
+        print(f"skipped: {what.split(';')[0]}", flush=True)
+        for parameter in module.parameters():
+            parameter.grad = None  # the optimiser passes over what has no gradient
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if trainer.scaler is not None and not _finite(outputs["loss"]):
+            raise UserError(self._what(trainer.global_step, "loss"))
+
+    def _what(self, step: int, quantity: str) -> str:
+        return (
+            f"step {step}, cases {', '.join(self._cases)}: the {quantity} is NaN or infinite; the last checkpoint is "
+            "untouched. Look at these cases, lower optimizer.lr, use trainer.precision=32-true, or "
+            "training.on_divergence=skip"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return bool(torch.isfinite(value))

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.entry import config_folder
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.trust import check_trusted
+
+ADAPTERS = sorted(path.stem for path in (config_folder() / "adapter").glob("*.yaml"))
+DATASETS = sorted(path.stem for path in (config_folder() / "dataset").glob("*.yaml"))
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("choice", [f"adapter={a}" for a in ADAPTERS] + [f"dataset={d}" for d in DATASETS])
+def test_every_configuration_of_our_own_is_trusted(choice: str) -> None:
+    check_trusted(config(choice), "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset._target_", "os.system"),
+        ("dataset._target_", "builtins.eval"),
+        ("dataset._target_", "tcurlora_seg.files.write_text"),
+        ("dataset._target_", "tcurlora_seg.data.datasets.base.Path"),
+        ("dataset._target_", "tcurlora_seg.data.datasets.lpba40.Path.unlink"),
+        ("dataset._target_", "tcurlora_seg.data.datasets.nowhere.LPBA40"),
+        ("dataset._target_", "tcurlora_seg.data.datasets.lpba40._all_structures"),
+        ("dataset.preparation._target_", "subprocess.run"),
+        ("dataset.preparation._target_", "tcurlora_seg.data.datasets.lpba40.LPBA40"),
+        ("dataset.tasks", {"_target_": "os.system", "_args_": ["true"]}),
+        ("dataset.modalities", [{"_target_": "os.getcwd"}]),
+        ("model._target_", "torch.load"),
+        ("adapter.stacks.attention.method", {"_target_": "torch.hub.load"}),
+        ("adapter.method._target_", "tcurlora_seg.adapters.tcurlora.torch.load"),
+        ("data.augmentation._target_", "shutil.rmtree"),
+    ],
+)
+def test_whatever_else_a_stored_configuration_names_is_refused(key: str, value: object) -> None:
+    stored = config()
+    OmegaConf.update(stored, key, value, force_add=True)
+    with pytest.raises(UserError, match=r"config\.yaml: .*_target_=.* is no part of tcurlora_seg"):
+        check_trusted(stored, "config.yaml")

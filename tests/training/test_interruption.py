@@ -1,0 +1,191 @@
+"""A run may be stopped at any moment and in any way; what it goes on from is whole, and what comes out is the same."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from programs import TINY, run_script
+from safetensors.torch import load_file
+
+from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.training.module import SegmentationModule
+
+LONG = ("trainer.max_steps=6", "data.steps_per_epoch=3", "trainer.accumulate_grad_batches=2", "model.dropout_rate=0.1",
+        "training.average_last=2", "split.validation=1", "test=null")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lpba40")
+    simulate("lpba40", folder, subjects=8, seed=0, spacing=8.0)
+    return folder
+
+
+@pytest.fixture
+def train(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*arguments: str) -> int:
+        folders = (f"dataset.root={root}", f"outputs={tmp_path}")
+        return run_script("train", *TINY, *LONG, *folders, *arguments, monkeypatch=monkeypatch)
+
+    return run
+
+
+def resume(run: Path, patch: pytest.MonkeyPatch, *more: str) -> int:
+    """Go on with nothing but the folder: the settings come from it."""
+    return run_script("train", f"resume={run}", *more, monkeypatch=patch)
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = (load_file(path / "model.safetensors") for path in (a, b))
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(("step", "saved"), [(1, 2), (3, 3)], ids=["in an epoch", "at its end"])
+def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    signum: int, step: int, saved: int,
+) -> None:  # fmt: skip
+    assert train(f"output={tmp_path / 'whole'}") == 0
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        original = SegmentationModule.on_train_batch_end
+
+        def interrupted(self: SegmentationModule, *args: object) -> None:
+            original(self, *args)  # type: ignore[arg-type]
+            if self.global_step == step and args[2] == 2 * step - 1:  # once: a second signal does not wait
+                os.kill(os.getpid(), signum)
+
+        patch.setattr(SegmentationModule, "on_train_batch_end", interrupted)
+        assert train(f"output={tmp_path / 'cut'}") == 128 + signum
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert f"resume={tmp_path / 'cut'}" in capsys.readouterr().err
+    assert torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)["global_step"] == saved
+    assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_the_checkpoint_before_is_used_where_the_last_is_damaged(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    assert train(f"output={tmp_path / 'whole'}") == 0
+    last = tmp_path / "whole/checkpoints/last.ckpt"
+    assert train(f"output={tmp_path / 'cut'}") == 0
+    for name in ("metrics.json", "model.safetensors"):
+        (tmp_path / "cut" / name).unlink()
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    if damage == "missing":
+        last.unlink()
+        assert resume(tmp_path / "cut", monkeypatch) == 0
+    else:
+        last.write_bytes(last.read_bytes()[:20_000])
+        with pytest.warns(UserWarning, match=r"last\.ckpt is damaged"):
+            assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_killed_after_its_last_step_ends_with_the_same_weights_and_figures(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(f"output={tmp_path / 'run'}") == 0
+    before = load_file(tmp_path / "run/model.safetensors")
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    for name in ("metrics.json", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    assert resume(tmp_path / "run", monkeypatch) == 0
+    after = load_file(tmp_path / "run/model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
+
+
+def test_other_settings_than_the_run_was_started_with_are_refused(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(f"output={tmp_path / 'run'}") == 0
+    (tmp_path / "run/metrics.json").unlink()
+    for argument, words in (
+        ("adapter.rank=3", "was started with adapter.rank=8, not 3"),
+        ("adapter=lora", "was started with adapter."),
+        ("seed=1", "was started with seed=0, not 1"),
+    ):
+        assert resume(tmp_path / "run", monkeypatch, argument) == 1
+        assert words in capsys.readouterr().err
+    assert resume(tmp_path / "run", monkeypatch, "trainer.max_steps=7") == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 7
+
+
+def test_two_processes_in_one_run_directory_are_refused(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=3") == 0
+    (tmp_path / "run/metrics.json").unlink()
+    with (tmp_path / "run/.lock").open("w") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert resume(tmp_path / "run", monkeypatch) == 1
+        assert "process 4711 is at work in" in capsys.readouterr().err
+    assert resume(tmp_path / "run", monkeypatch) == 0
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def spoilt(step: int) -> Callable[..., torch.Tensor]:
+    original = SegmentationModule.training_step
+
+    def spoil(self: SegmentationModule, batch: dict, index: int) -> torch.Tensor:
+        loss = original(self, batch, index)
+        return loss * float("nan") if self.global_step == step else loss
+
+    return spoil
+
+
+def test_a_loss_that_is_no_number_stops_the_run_names_the_cases_and_spoils_nothing(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(f"output={tmp_path / 'whole'}") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationModule, "training_step", spoilt(4))
+        assert train(f"output={tmp_path / 'cut'}") == 1
+    error = capsys.readouterr().err
+    assert "step 5, cases S0" in error and "NaN" in error and "Traceback" not in error
+    assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_skipped_step_leaves_weights_and_moments_alone(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = []
+    for stop in (4, 5):  # the fifth step is spoilt
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SegmentationModule, "training_step", spoilt(4))
+            arguments = (f"output={tmp_path / str(stop)}", "training.on_divergence=skip", "data.steps_per_epoch=1")
+            assert train(*arguments, f"trainer.max_steps={stop}", "training.decay_power=0") == 0
+        states.append(torch.load(tmp_path / str(stop) / "checkpoints/last.ckpt", weights_only=True))
+    assert capsys.readouterr().out.count("skipped: step 5") == 1
+    for name, tensor in states[0]["state_dict"].items():
+        assert torch.equal(tensor, states[1]["state_dict"][name])
+    for a, b in zip(*(s["optimizer_states"][0]["state"].values() for s in states), strict=True):
+        assert torch.equal(a["exp_avg"], b["exp_avg"]) and a["step"] == b["step"]
+
+
+def test_another_base_is_refused_on_resuming(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=3") == 0
+    assert train(f"output={tmp_path / 'other'}", "trainer.max_steps=3", "seed=1") == 0
+    (tmp_path / "run/metrics.json").unlink()
+    used = (tmp_path / "run/config.yaml").read_text()
+    (other,) = (path for path in (tmp_path / "bases").iterdir() if path.stem not in used)
+    assert resume(tmp_path / "run", monkeypatch, f"pretrained={other}") == 1
+    assert "was trained on the base" in capsys.readouterr().err
+
+
