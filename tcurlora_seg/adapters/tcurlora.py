@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -99,8 +99,8 @@ class TCURLoRA(Adapter):
                 self.register_buffer(name, factor, persistent=orthonormal)
         for name in ("C_basis", "R_basis"):
             self.register_buffer(name, None, persistent=False)
-        self.register_buffer("basis", fourier_basis(n).to(weights), persistent=False)
-        self.register_buffer("rotations", rotations(n).to(weights), persistent=False)
+        for name in ("basis", "rotations"):
+            self.register_buffer(name, None, persistent=False)
         self.gather(weights)
 
     def gather(self, weights: Tensor) -> None:
@@ -110,8 +110,20 @@ class TCURLoRA(Adapter):
         if self.regathered:
             self.C = weights[:, :, self.columns].contiguous()
             self.R = weights[:, self.rows, :].contiguous()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Compute what `updates` needs in the precision and on the device of C and R."""
+        n = len(self.core)
+        self.basis, self.rotations = fourier_basis(n).to(self.C), rotations(n).to(self.C)
         if not self.train_factors:
             self.C_basis, self.R_basis = left_in_basis(self.C, self.basis), right_in_basis(self.R, self.basis)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TCURLoRA:
+        """Move or cast, as `to` and `double` do: a basis cast from float32 would keep float32's rounding."""
+        super()._apply(fn, recurse)
+        self._turn()
+        return self
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
         """(C * U * R)_index."""

@@ -262,3 +262,13 @@ def test_indices_outside_the_weights_are_refused():
     adapter.rows[0] = -1
     with pytest.raises(UserError, match="outside"):
         adapter.gather(weights)
+
+
+def test_a_network_cast_to_double_keeps_no_rounding_of_single(build, distance):
+    adapter = adapt(build(), "tcurlora", rank=2).double().adapters["up"]
+    with torch.no_grad():
+        adapter.core.normal_(generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 4000, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight = torch.zeros(48, 24, dtype=torch.float64)
+    (fast,) = adapter.updates([5], x, [], [weight])
+    assert distance(fast, x @ adapter.delta(5, weight).T) < 1e-12

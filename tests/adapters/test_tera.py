@@ -78,7 +78,7 @@ def test_the_random_numbers_follow_the_seed_have_their_variances_and_never_chang
 def test_only_vectors_seed_and_hash_are_saved_and_they_give_the_same_update_again():
     adapter, weights = make()
     twin, _ = make(seed=1)
-    assert set(adapter.state_dict()) == {*(f"vectors.{n}" for n in range(6)), "seed", "size", "digest"}
+    assert set(adapter.state_dict()) == {*(f"diagonals.{n}" for n in range(6)), "seed", "size", "digest"}
     twin.load_state_dict(adapter.state_dict())
     twin.gather(weights)
     assert torch.equal(twin.delta(1, weights[1]), adapter.delta(1, weights[1]))
