@@ -14,9 +14,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from tcurlora_seg.data.check_report import REPORT, CheckReport, print_report
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.defects import known_defects
 from tcurlora_seg.data.examine import VERSION, duplicates, examine_all
 from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
+from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import Manifest, check, load_manifest, write_manifest
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.data.split import draw_by_name

@@ -139,6 +139,33 @@ def test_checking_again_keeps_splits_and_what_a_person_has_left_out(root: Path) 
         assert [case.id for case in again.cases] == ["S01"]
 
 
+def test_a_persons_reason_outlives_a_missing_file(root: Path) -> None:
+    first = read_manifest(root / "manifest.json", root)
+    write_manifest(first.without({"S03": "moved"}), root / "manifest.json")
+    files(root, "S03", "structure.label")[0].unlink()
+    for _ in range(2):
+        assert prepare_data(config(root)).excluded == {"S03": "moved"}
+
+
+def test_a_check_that_was_interrupted_does_not_make_its_findings_a_persons(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = files(root, "S02", "skullstripped")[1]
+    sound = voxels.read_bytes()
+    damage(root, "S02")
+    prepare_data(config(root))
+    voxels.write_bytes(sound)
+
+    def interrupted(*args: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "examine_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_data(config(root))
+    assert prepare_data(config(root)).excluded == {}
+
+
 def test_a_case_of_a_split_whose_files_are_gone_is_excluded(root: Path) -> None:
     split = Split(("S01",), (), ("S02", "S03"))
     first = read_manifest(root / "manifest.json", root)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcurlora_seg.data.manifest import Case, Manifest, Split
-from tcurlora_seg.data.split import draw_split
+from tcurlora_seg.data.split import draw_by_name, draw_split
 from tcurlora_seg.errors import UserError
 
 
@@ -106,3 +106,20 @@ def test_excluded_cases_of_a_written_split_are_passed_over_and_unlisted_ones_sta
     nobody = manifest.without({"p000_0": "empty"})
     with pytest.raises(UserError, match=r"split.scheme=mine: no case of its train list can be used"):
         draw_split(nobody, scheme="mine")
+
+
+def test_a_written_draw_is_the_one_that_training_would_make() -> None:
+    bare, (train, *rest) = cohort(8), [f"p{n:03d}_0" for n in range(8)]
+    written = Manifest("lpba40", bare.cases, splits={"paper": Split((train,), (), tuple(rest))})
+    drawn = draw_by_name(written, scheme="paper", seed=3, paper=(5, 0))
+    assert drawn == {"paper_seed3": draw_split(bare, scheme="paper", seed=3, paper=(5, 0))}
+    assert list(draw_by_name(bare, scheme="kfold", folds=4, fold=2, name="mine")) == ["mine_fold2"]
+    assert list(draw_by_name(bare, scheme="shots", shots=3, validation=1)) == ["shots3_seed0_val1"]
+    assert draw_by_name(bare, scheme=None) == {}
+    for arguments, words in (
+        ({"scheme": "halves"}, "split.scheme=halves: expected paper, kfold, shots"),
+        ({"scheme": "shots", "name": "a,b"}, "split.name=a,b"),
+        ({"scheme": "shots", "name": "kfold"}, "split.name=kfold"),
+    ):
+        with pytest.raises(UserError, match=words):
+            draw_by_name(bare, **arguments)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
-from tcurlora_seg.data.defects import known_defects
+from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.split import draw_split

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tcurlora_seg.data import defects
+from tcurlora_seg.data import known_defects as defects
 from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.volume import centred_affine

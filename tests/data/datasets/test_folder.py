@@ -71,6 +71,14 @@ def test_suffixes_name_modalities_and_labels_in_one_folder(write: Callable[..., 
     check_case(found, "a", ("t2", "t1"))
 
 
+def test_of_two_suffixes_that_fit_the_longer_one_counts(tmp_path: Path) -> None:
+    for name in ("images/a.nii", "images/a_t2.nii", "labels/a.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (case,) = dataset(tmp_path, modalities=["t1", "t2"], image_suffixes=["", "_t2"]).find_cases().cases
+    assert case.id == "a" and case.images == {"t1": "images/a.nii", "t2": "images/a_t2.nii"}
+
+
 def test_a_missing_partner_and_a_second_copy_are_named(write: Callable[..., Path]) -> None:
     root = write("images/a_t1.nii.gz", "images/b_t1.nii.gz", "images/a_t1.nii", "labels/a_t1.nii.gz", "labels/c.nii")
     found = dataset(root).find_cases()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tcurlora_seg.data import defects
+from tcurlora_seg.data import known_defects as defects
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
-from tcurlora_seg.data.defects import defect_list, known_defects, manifests_folder
+from tcurlora_seg.data.known_defects import defect_list, known_defects, manifests_folder
 from tcurlora_seg.data.manifest import Case, load_manifest, write_manifest
 
 
