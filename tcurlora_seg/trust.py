@@ -33,7 +33,7 @@ def check_trusted(config: DictConfig, source: object) -> None:
             that part, or one in a place where none belongs.
     """
     for section in ("dataset", "model", "adapter", "data"):
-        plain = OmegaConf.to_container(config.get(section, OmegaConf.create()), resolve=False)
+        plain = OmegaConf.to_container(config.get(section, OmegaConf.create()), resolve=True)  # as it will be built
         for key, target in _targets(plain, section):
             if not any(re.fullmatch(where, key) and _own(str(target), modules) for where, modules in _PARTS.items()):
                 raise UserError(

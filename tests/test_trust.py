@@ -34,6 +34,8 @@ def test_every_configuration_of_our_own_is_trusted(choice: str) -> None:
         ("dataset._target_", "tcurlora_seg.data.datasets.lpba40._all_structures"),
         ("dataset.preparation._target_", "subprocess.run"),
         ("dataset.preparation._target_", "tcurlora_seg.data.datasets.lpba40.LPBA40"),
+        ("dataset.preparation", "${evil}"),
+        ("dataset._target_", "${evil._target_}"),
         ("dataset.tasks", {"_target_": "os.system", "_args_": ["true"]}),
         ("dataset.modalities", [{"_target_": "os.getcwd"}]),
         ("model._target_", "torch.load"),
@@ -44,6 +46,7 @@ def test_every_configuration_of_our_own_is_trusted(choice: str) -> None:
 )
 def test_whatever_else_a_stored_configuration_names_is_refused(key: str, value: object) -> None:
     stored = config()
+    OmegaConf.update(stored, "evil", {"_target_": "os.makedirs", "name": "x"}, force_add=True)
     OmegaConf.update(stored, key, value, force_add=True)
     with pytest.raises(UserError, match=r"config\.yaml: .*_target_=.* is no part of tcurlora_seg"):
         check_trusted(stored, "config.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
     kept = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if n not in HEAD and not is_unused(n)}
     path = Path(folder) / f"{base_hash(kept)}.safetensors"
     with atomic_path(path) as temporary:
-        save_file(kept, temporary)
+        save_file(kept, temporary, metadata={"tcurlora_seg": json.dumps({"trained_on": []})})
     return path
 
 

@@ -11,8 +11,11 @@ from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.schema import flatten
 
-_MAY_CHANGE = ("trainer.", "data.num_workers", "data.cache", "dataset.root", "inference.", "logger.", "test", "outputs",
-               "output", "resume", "pretrained")  # fmt: skip
+_MAY_CHANGE = (
+    "trainer.max_steps", "trainer.accelerator", "trainer.log_every_n_steps", "data.num_workers", "data.cache",
+    "data.cache_dir", "dataset.root", "dataset.manifest", "test", "outputs", "output", "resume",
+    "pretrained",
+)  # fmt: skip
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -35,7 +38,9 @@ def resumed(config: DictConfig) -> DictConfig:
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":
             continue  # stored under outputs/bases when the run began, and named there
-        if key.startswith(_MAY_CHANGE):
+        if key.startswith("logger"):
+            stored.logger = config.logger
+        elif key in _MAY_CHANGE or key.startswith("inference."):
             OmegaConf.update(stored, key, now[key], force_add=True)
         elif before.get(key) != now[key]:
             raise UserError(

@@ -68,11 +68,23 @@ def train(config: DictConfig) -> float | None:
         return None
     directory = _directory(config, dataset.name)
     with claimed(directory):
-        if not (directory / "metrics.json").exists():
+        if _steps_done(directory) < config.trainer.max_steps:
             _run(config, dataset, directory)
         else:
             print(f"{directory} is finished: skipped")
     return read_json(directory / "metrics.json")["validation_dice"]
+
+
+def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | None:
+    """That of the epoch whose weights are kept; with `average_last` that of the last epoch."""
+    best = checkpoints.best_dice if checkpoints.best_dice >= 0 else None
+    return checkpoints.last_dice if config.training.average_last else best
+
+
+def _steps_done(directory: Path) -> int:
+    """Steps of a finished run, 0 for any other: a longer `trainer.max_steps` goes on with it."""
+    path = directory / "metrics.json"
+    return int(read_json(path)["steps"]) if path.exists() else 0
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
@@ -88,6 +100,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if left_out:
         print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
     split = dataset.split(**config.split)
+    _check_unchanged(directory, split)
     network = build_network(config, dataset)
     _load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
@@ -126,7 +139,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size if leads else None,
         "left_out": left_out,
-        "validation_dice": checkpoints.last_dice,
+        "validation_dice": _validation_dice(config, checkpoints),
         "scores": None,
     }
     if config.test and split.sides[config.test]:
@@ -135,6 +148,20 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if leads:
         log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)
+
+
+def _check_unchanged(directory: Path, split: Split) -> None:
+    """Check that a run to go on with still has the cases that it began with.
+
+    Raises:
+        UserError: the cohort has changed, so that a case trained on might be scored.
+    """
+    path = directory / "split.json"
+    if path.exists() and read_json(path) != {side: list(ids) for side, ids in split.sides.items()}:
+        raise UserError(
+            f"the cohort has changed since {directory} began: its split is another one now than in {path}; "
+            "restore the cohort or its manifest, or start a new run"
+        )
 
 
 def _announce(

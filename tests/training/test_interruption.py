@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from programs import TINY, run_script
 from safetensors.torch import load_file
 
+from tcurlora_seg.checkpoint import read_metadata
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.training.module import SegmentationModule
 
@@ -118,7 +120,8 @@ def test_other_settings_than_the_run_was_started_with_are_refused(
     ):
         assert resume(tmp_path / "run", monkeypatch, argument) == 1
         assert words in capsys.readouterr().err
-    assert resume(tmp_path / "run", monkeypatch, "trainer.max_steps=7") == 0
+    assert resume(tmp_path / "run", monkeypatch, "logger=none") == 0
+    assert resume(tmp_path / "run", monkeypatch, "trainer.max_steps=7") == 0  # finished, and yet it goes on
     assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 7
 
 
@@ -189,3 +192,27 @@ def test_another_base_is_refused_on_resuming(
     assert "was trained on the base" in capsys.readouterr().err
 
 
+
+
+def test_a_cohort_that_has_changed_is_noticed_before_a_trained_case_is_scored(
+    train: Callable[..., int], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    assert train(f"output={tmp_path / 'run'}", f"dataset.root={data}", "trainer.max_steps=3") == 0
+    (tmp_path / "run/metrics.json").unlink()
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["cases"] = manifest["cases"][:-1]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert resume(tmp_path / "run", monkeypatch) == 1
+    assert "the cohort has changed since" in capsys.readouterr().err
+
+
+def test_a_resumed_run_still_knows_that_a_random_base_has_seen_nobody(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=3") == 0
+    (tmp_path / "run/metrics.json").unlink()
+    assert resume(tmp_path / "run", monkeypatch) == 0
+    assert read_metadata(tmp_path / "run/model.safetensors")["trained_on"] == []
