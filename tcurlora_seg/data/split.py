@@ -60,8 +60,8 @@ def draw_split(
     else:
         if validation or not 0 <= leave_out < len(train) or len(train) < 2:
             raise UserError(
-                f"split.leave_out={leave_out}: expected 0 to {len(train) - 1}, of {len(train)} that train (at least 2), "
-                f"and split.validation=0, not {validation}"
+                f"split.leave_out={leave_out}: expected 0 to {len(train) - 1}, of {len(train)} that train (two at "
+                f"least), and split.validation=0, not {validation}"
             )
         train, val = train[:leave_out] + train[leave_out + 1 :], train[leave_out : leave_out + 1]
     chosen = ({*patients} for patients in (train, val, test))
