@@ -22,6 +22,7 @@ def draw_split(
     shots: int = 5,
     seed: int = 0,
     validation: int = 0,
+    leave_out: int | None = None,
     paper: tuple[float, float] = (5, 0),
 ) -> Split:
     """Divide the cases among train, val and test.
@@ -35,6 +36,8 @@ def draw_split(
             `folds` is the test set; "shots", `shots` patients to train on, all others the test set; or the name of a
             split that is written in the manifest, whose excluded cases are passed over.
         validation: patients moved from train to val; the test set does not depend on it.
+        leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
+            of them chooses a rank or a number of steps without a look at the test cases.
         paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
 
     Raises:
@@ -52,7 +55,15 @@ def draw_split(
         raise UserError(f"split.scheme={scheme}: no case of its train list can be used; the manifest says why")
     if not 0 <= validation < len(train):
         raise UserError(f"split.validation={validation}: expected 0 to {len(train) - 1}, of {len(train)} that train")
-    train, val = train[: len(train) - validation], val + train[len(train) - validation :]
+    if leave_out is None:
+        train, val = train[: len(train) - validation], val + train[len(train) - validation :]
+    else:
+        if validation or not 0 <= leave_out < len(train) or len(train) < 2:
+            raise UserError(
+                f"split.leave_out={leave_out}: expected 0 to {len(train) - 1}, of {len(train)} that train (two at "
+                f"least), and split.validation=0, not {validation}"
+            )
+        train, val = train[:leave_out] + train[leave_out + 1 :], train[leave_out : leave_out + 1]
     chosen = ({*patients} for patients in (train, val, test))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")

@@ -123,3 +123,17 @@ def test_a_written_draw_is_the_one_that_training_would_make() -> None:
     ):
         with pytest.raises(UserError, match=words):
             draw_by_name(bare, **arguments)
+
+
+def test_leaving_one_out_goes_through_the_training_patients_and_never_touches_the_test_cases() -> None:
+    whole = draw_split(cohort(12), seed=3)
+    left = [draw_split(cohort(12), seed=3, leave_out=k) for k in range(5)]
+    assert sorted(id for split in left for id in split.val) == sorted(whole.train)
+    for split in left:
+        assert {*split.train, *split.val} == {*whole.train} and len(split.val) == 1 and split.test == whole.test
+
+
+@pytest.mark.parametrize("options", [{"leave_out": 5}, {"leave_out": -1}, {"leave_out": 0, "validation": 1}])
+def test_leaving_out_what_is_not_there_is_refused(options: dict) -> None:
+    with pytest.raises(UserError, match=r"split\.leave_out=-?\d: expected 0 to 4"):
+        draw_split(cohort(12), **options)

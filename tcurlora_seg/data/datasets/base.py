@@ -166,6 +166,7 @@ class SegmentationDataset(ABC):
         shots: int = 5,
         seed: int = 0,
         validation: int = 0,
+        leave_out: int | None = None,
     ) -> Split:
         """Divide this cohort; see `draw_split`."""
         return draw_split(
@@ -176,6 +177,7 @@ class SegmentationDataset(ABC):
             shots=shots,
             seed=seed,
             validation=validation,
+            leave_out=leave_out,
             paper=self.paper_split,
         )
 

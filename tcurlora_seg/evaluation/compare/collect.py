@@ -145,7 +145,7 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
     newest: dict[tuple[Any, ...], FinishedRun] = {}
     left_out = []
     for run in sorted(runs, key=lambda run: (run.environment["time_utc"], str(run.directory))):
-        key = (method_key(run), run.repeat, run.config["split.fold"])
+        key = (method_key(run), run.repeat, run.config["split.fold"], run.config.get("split.leave_out"))
         if key in newest:
             left_out.append(f"{newest[key].directory} repeats {run.directory}, which is newer")
         newest[key] = run
@@ -153,8 +153,8 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
-    "seed", "split.seed", "split.fold", "resume", "output", "outputs", "sweep", "test", "dataset.root",
-    "dataset.manifest", "data.num_workers", "data.cache", "trainer.log_every_n_steps",
+    "seed", "split.seed", "split.fold", "split.leave_out", "resume", "output", "outputs", "sweep", "test",
+    "dataset.root", "dataset.manifest", "data.num_workers", "data.cache", "trainer.log_every_n_steps",
 )  # fmt: skip
 
 
