@@ -56,9 +56,10 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
     if missing:
         raise UserError(f"a value is needed: {missing[0]}=...")
     checked = _check_nodes(config, "")
+    inside = tuple(f"{key}." for key in checked)  # of a mapping that its constructor has accepted
     for key, value in values.items():
         default = given.get(key)
-        if key not in given and key not in checked and not _open(config, key):
+        if key not in given and key not in checked and not key.startswith(inside) and not _open(config, key):
             raise UserError(f"there is no key '{key}'; --cfg job lists them")
         if key not in checked and default is not None and value is not None and not _same_kind(value, default):
             raise _wrong_type(key, value, _kind(default))

@@ -55,6 +55,13 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected() -> None:
         check({"_target_": UNETR, "hidden_size": "big"})
 
 
+def test_a_mapping_that_a_constructor_takes_may_have_any_keys() -> None:
+    tensor = {"_target_": "tcurlora_seg.adapters.tenslora.TensLoRA", "rank": 4, "ranks": None}
+    check({**tensor, "ranks": {"in": 8}}, tensor)
+    with pytest.raises(UserError, match=r"x\.ranks=8"):
+        check({**tensor, "ranks": 8}, tensor)
+
+
 def test_keys_of_other_packages_are_held_to_the_type_of_their_default() -> None:
     check({"max_steps": 5, "rate": 1, "precision": 16}, {"max_steps": 3, "rate": 0.1, "precision": "auto"})
     with pytest.raises(UserError, match=r"x\.max_steps='many'.*whole number"):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter, check_indices, no_autocast
+from tcurlora_seg.adapters.base import Adapter, check_indices
 from tcurlora_seg.adapters.selection import select
 from tcurlora_seg.adapters.stacks import Stack, check_rank
+from tcurlora_seg.adapters.tchain import apply_chain, building_is_cheaper, left_in_basis, right_in_basis
 from tcurlora_seg.adapters.tproduct import fourier_basis, rotations, tproduct, tproduct_slice
 
 
@@ -74,9 +74,7 @@ class TCURLoRA(Adapter):
         self.C = weights[:, :, self.columns].contiguous()
         self.R = weights[:, self.rows, :].contiguous()
         basis = fourier_basis(len(weights)).to(weights)
-        reversed_slices = -torch.arange(len(weights), device=weights.device) % len(weights)
-        self.C_basis = torch.einsum("mn,nor->omr", basis, self.C[reversed_slices]).flatten(1)
-        self.R_basis = torch.einsum("mn,nri->mri", basis, self.R).flatten(0, 1)
+        self.C_basis, self.R_basis = left_in_basis(self.C, basis), right_in_basis(self.R, basis)
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
         """(C * U * R)_index."""
@@ -85,39 +83,9 @@ class TCURLoRA(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The same without any (out, in) matrix, where that is cheaper.
-
-        (C * U * R)_i x = sum_j C_(i-j) w_j with w = U * (R x): the inner product of the reversed slices of C with w
-        shifted by i. An orthonormal basis of the slices keeps inner products, and in the real Fourier basis both the
-        shift and the convolution with U are 2 x 2 blocks of r x r matrices. What remains are two projections, frozen
-        and shared by all slices with the input x, and n / 2 small products between them.
-        """
+        """The same as a chain of three thin products (see `tchain`), where that is cheaper."""
         n, rank, _ = self.core.shape
         tokens = x.numel() // x.shape[-1]
-        if _delta_is_cheaper(tokens, len(indices), self.C.shape[1], self.R.shape[2], n, rank):
+        if building_is_cheaper(tokens, len(indices), self.C.shape[1], self.R.shape[2], n, rank):
             return super().updates(indices, x, ys, weights)
-        z, blocks = F.linear(x, self.R_basis).reshape(tokens, n * rank), (n + 1) // 2
-        if n % 2:
-            z = F.pad(z, (0, rank))  # the constant vector has no partner
-        z = z.view(tokens, blocks, 2 * rank).transpose(0, 1)
-        w = torch.bmm(z, self._cores(indices).to(z.dtype))
-        w = w.view(blocks, tokens, len(indices), 2 * rank).permute(2, 1, 0, 3).flatten(2)
-        y = F.linear(w[..., : n * rank], self.C_basis)
-        return list(y.view(len(indices), *x.shape[:-1], -1).unbind())
-
-    def _cores(self, indices: Sequence[int]) -> Tensor:
-        """U, shifted for each slice, in the Fourier basis and transposed: (blocks, 2 r, slices 2 r)."""
-        with no_autocast(self.core):
-            shifted = torch.stack([self.core.roll(-i, 0) for i in indices])
-            cores = torch.einsum("bpqn,snij->bqjspi", self.rotations, shifted)
-        return cores.flatten(3).flatten(1, 2)
-
-
-def _delta_is_cheaper(tokens: int, slices: int, out: int, inner: int, n: int, rank: int) -> bool:
-    """Whether building the updates of the weights takes fewer multiplications than the factored form.
-
-    A training step counted forward and backward: gradients reach the input and the core, never C and R.
-    """
-    factored = 2 * tokens * n * rank * (inner + slices * out) + 3 * tokens * slices * 2 * n * rank**2
-    built = 3 * slices * out * inner * (tokens + n * rank)
-    return built < factored
+        return apply_chain(self.C_basis, self.core, self.R_basis, self.rotations, x, indices)

@@ -21,7 +21,10 @@ from tcurlora_seg.models.unetr import is_unused
 
 METHODS = sorted(path.stem for path in (config_folder() / "adapter").glob("*.yaml"))
 WITH_ADAPTERS = [method for method in METHODS if read_adapter(method).stacks]
-OVERRIDES = {"lora": {"rank": 4}}  # defaults that are bound to the size of the real network
+OVERRIDES = {  # defaults that are bound to the size of the real network
+    "lora": {"rank": 4},
+    "tera": {"scale": 1.0},
+}
 HIDDEN, MLP, BLOCKS = 24, 48, 12
 COUNTS = {  # what the adapters train, in closed form, at rank r
     "tcurlora": lambda r: 72 * r**2,
@@ -30,6 +33,10 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "lora": lambda r: BLOCKS * r * ((3 * HIDDEN + HIDDEN) + 2 * HIDDEN + 2 * (HIDDEN + MLP)),
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
+    "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
+    "tenslora": lambda r: r * r * 2 * 3 * r + r * (HIDDEN + HIDDEN // 2 + BLOCKS) + 13,  # two heads, three roles
+    "tera": lambda r: BLOCKS * (4 * (9 + 9) + 2 * (9 + 11)),  # 24 = 2 3 4, 48 = 3 4 4
+    "cdvft": lambda r: BLOCKS * (4 * 3 * HIDDEN + 2 * (HIDDEN + MLP + 2 * HIDDEN)),
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -217,7 +224,7 @@ def test_bfloat16_autocast_runs_and_leaves_gradients_in_float32(method, tiny, im
 @every_adapter
 def test_delta_stays_in_float32_under_autocast(method, tiny, stir):
     model = stir(adapted(tiny, method))
-    layer = model.get_submodule("vit.blocks.3.mlp.linear1")
+    layer = next(m for m in model.modules() if isinstance(m, AdaptedLinear))
     exact, _ = layer.merged()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.merged()[0], exact)

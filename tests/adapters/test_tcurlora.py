@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcurlora_seg import adapt
 from tcurlora_seg.adapters.stacks import Slot, Stack
-from tcurlora_seg.adapters.tcurlora import TCURLoRA, _delta_is_cheaper
+from tcurlora_seg.adapters.tchain import building_is_cheaper
+from tcurlora_seg.adapters.tcurlora import TCURLoRA
 from tcurlora_seg.errors import UserError
 
 
@@ -53,7 +54,7 @@ def test_the_factored_form_equals_delta_for_even_and_odd_stacks(slices, members)
     adapter, weights = make(slices, out=40, inner=30, rank=2)
     indices = [i % slices for i in members]
     x = torch.randn(2, 3, 30, dtype=torch.float64)
-    assert not _delta_is_cheaper(6, len(indices), 40, 30, slices, 2)
+    assert not building_is_cheaper(6, len(indices), 40, 30, slices, 2)
     ys = [x @ weights[i].T for i in indices]
     for index, update in zip(indices, adapter.updates(indices, x, ys, list(weights[indices])), strict=True):
         assert torch.allclose(update, x @ adapter.delta(index, weights[index]).T, rtol=0, atol=1e-10)
@@ -78,12 +79,6 @@ def test_slices_are_coupled_and_their_order_matters():
 def test_one_slices_update_has_rank_up_to_r_times_n():
     adapter, weights = make(4, out=20, inner=18, rank=2)
     assert torch.linalg.matrix_rank(adapter.delta(1, weights[1])) == 8
-
-
-def test_cost_decides_between_the_forms():
-    assert not _delta_is_cheaper(216, 3, 768, 768, 48, 8)  # the paper's attention stack, one patch of 96^3
-    assert not _delta_is_cheaper(2048, 1, 3072, 768, 12, 8)  # its up stack, a batch of 4 x 128^3
-    assert _delta_is_cheaper(2048, 1, 768, 768, 48, 64)  # a rank at which the factors outgrow the weight
 
 
 class _Shapes(TorchDispatchMode):
