@@ -4,6 +4,12 @@
     model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)   # in place; train model as usual
     plain = tcurlora_seg.merge(model)                              # a plain MONAI UNETR again
 
+Several fine-tuned models share one base in memory:
+
+    switch = tcurlora_seg.Switch(unetr)
+    switch.add("hippocampus", "run_a/model.safetensors")
+    switch.use("hippocampus")                                      # in place, in milliseconds
+
 Names are resolved on first use, since importing torch and monai takes seconds and `--help` should not.
 """
 
@@ -19,6 +25,11 @@ _PUBLIC = {
     "merge": "tcurlora_seg.models.injection",
     "merged": "tcurlora_seg.models.injection",
     "load_pretrained": "tcurlora_seg.models.pretrained",
+    "Switch": "tcurlora_seg.switching",
+    "penalty": "tcurlora_seg.adapters.base",
+    "after_step": "tcurlora_seg.adapters.base",
+    "load_peft": "tcurlora_seg.models.peft_files",
+    "save_peft": "tcurlora_seg.models.peft_files",
     "save_model": "tcurlora_seg.checkpoint",
     "load_model": "tcurlora_seg.checkpoint",
     "load_run": "tcurlora_seg.evaluation.run",

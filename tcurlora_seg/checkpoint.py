@@ -31,9 +31,11 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any
     Args:
         model: a network that `adapt` or `inject` has gone over, with `model.base` set.
         path: the file.
-        metadata: JSON-ready notes to keep with it; format, base and stack order are added.
+        metadata: JSON-ready notes to keep with it; format, base and stack order are added, and how the adapters
+            were made (`adapter`, `seed`).
     """
-    notes = {**(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
+    recipe: Any = getattr(model, "recipe", {})
+    notes = {**recipe, **(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in _kept(model).items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(notes, sort_keys=True)})
@@ -104,7 +106,10 @@ def _kept(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model file, as they are in the network."""
     base, state = _base(model), model.state_dict(keep_vars=True)
     names = {*trainable_parameters(model), *base.fresh, *base.resized}
-    return {name: tensor for name, tensor in state.items() if name in names or name.startswith("adapters.")}
+    adapters: Any = model.get_submodule("adapters")
+    for stack, adapter in adapters.items():
+        names |= {f"adapters.{stack}.{name}" for name in adapter.state_dict() if name not in adapter.resume_only}
+    return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def _orders(model: Any) -> dict[str, Any]:

@@ -41,11 +41,13 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
     Raises:
         UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
     """
-    for stack in adapter.stacks.values():
+    for name, stack in adapter.stacks.items():
         rank = adapter.rank if stack.get("rank") is None else stack.rank
+        if rank is not None and not isinstance(rank, int):
+            raise UserError(f"adapter.stacks.{name}.rank={rank!r} is not what was expected: a whole number")
         for role in stack.roles:
             shape = role_shape(role, hidden_size=model.hidden_size, mlp_dim=model.mlp_dim)
-            if rank is not None:
+            if rank is not None and shape[1]:
                 check_rank(rank, shape, stack.roles)
 
 

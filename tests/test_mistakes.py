@@ -13,6 +13,8 @@ from programs import TINY, run_script
 
 from tcurlora_seg.data.simulate import simulate
 
+LORA = "tcurlora_seg.adapters.lora.LoRA"
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -64,6 +66,16 @@ def fails(
         ("adapter.rank=25", r"rank=25 is not possible.*1 to 24"),
         ("adapter.stacks.up.roles=[upp]", r"unknown role 'upp': choose from q, k, v, qkv, o, up, down"),
         ("adapter.stacks.up.roles=[q]", r"both adapt rows of vit\.blocks\.0\.attn\.qkv"),
+        ("adapter=dora adapter.rank=25", r"rank=25 is not possible.*1 to 24"),
+        ("+adapter.stacks.up.rank=25", r"rank=25 is not possible.*1 to 24"),
+        ("+adapter.stacks.up.rank=two", r"adapter\.stacks\.up\.rank='two' .*a whole number"),
+        ("adapter.stacks.up.roles=[norm1]", r"stacks\.up: TCURLoRA adapts matrices, but norm1 are the vectors"),
+        ("+adapter.stacks.more={roles:[down]}", r"stack 'down' .*and stack 'more'|stack 'more' .*and stack 'down'"),
+        (f"+adapter.stacks.up.method={{_target_:{LORA},rnk:2}}", r"no key 'adapter\.stacks\.up\.method\.rnk'.*did you"),
+        (f"+adapter.stacks.up.method={{_target_:{LORA}x}}", r"_target_ .*LoRAx: .*has no LoRAx"),
+        ("+adapter.stacks.up.method={rank:2}", r"adapter\.stacks\.up has no method"),
+        ("adapter=adalora adapter.rank=8 adapter.method.initial_rank=4", r"initial_rank=4: choose rank=8 to 24"),
+        ("adapter=adalora adapter.rank=8 adapter.method.warmup=0.9", r"warmup=0\.9, final=0\.5"),
         ("adapter.blocks=[12]", r"blocks=\[12\].*0 to 11"),
         ("model.img_size=[60,64,64]", r"model\.img_size=\[60, 64, 64\].*multiple of 16"),
         ("model.num_heads=5", r"hidden_size=24 must be a multiple of model\.num_heads=5"),

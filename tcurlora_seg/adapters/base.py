@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,13 @@ class Adapter(nn.Module, ABC):
     A method is constructed as `Method(stack, weights, *, ..., generator)` with the frozen tensor `weights`
     (slices, out, in), which it may read but not keep. It knows nothing of networks, names, merging or files.
     Persistent buffers are saved with the parameters; what `gather` recomputes is registered as not persistent.
+
+    A method that can also change the vectors of LayerNorms sets `vectors`; then `weights` may be (slices, out), and
+    `delta` has that shape too.
     """
+
+    vectors: ClassVar[bool] = False
+    resume_only: ClassVar[frozenset[str]] = frozenset()  # persistent buffers that a model file can do without
 
     @abstractmethod
     def delta(self, index: int, weight: Tensor) -> Tensor:
@@ -58,12 +65,43 @@ class Adapter(nn.Module, ABC):
     def gather(self, weights: Tensor) -> None:
         """Recompute from the frozen tensor (slices, out, in) what no file holds; called after loading."""
 
-    def penalty(self) -> Tensor | float:
-        """What the method adds to the loss."""
+    @classmethod
+    def penalty(cls, adapters: Sequence[Self]) -> Tensor | float:
+        """What the method adds to the loss for all its adapters in the network, since a mean may span them."""
         return 0.0
 
-    def after_step(self, step: int, total: int, lr: float) -> None:
-        """Called after step `step` of `total` at learning rate `lr`: pruning, proximal steps."""
+    @classmethod
+    def after_step(cls, adapters: Sequence[Self], step: int, total: int, lr: float) -> None:
+        """Pruning and proximal steps: what the method does to all its adapters once the optimiser has stepped.
+
+        Args:
+            adapters: every adapter of this class in the network, since a budget may span them.
+            step: steps taken, this one included; its gradients are still there.
+            total: steps of the whole training.
+            lr: the learning rate that the step was taken at.
+        """
+
+    def ranks(self) -> list[int] | None:
+        """The rank that training has left to each slice; None if the method does not choose it."""
+        return None
+
+
+def penalty(adapters: Iterable[Adapter]) -> Tensor | float:
+    """What the methods of a network add to its loss; see `Adapter.penalty`."""
+    return sum((method.penalty(members) for method, members in _by_method(adapters).items()), 0.0)
+
+
+def after_step(adapters: Iterable[Adapter], step: int, total: int, lr: float) -> None:
+    """Let every method act on its adapters after an optimiser's step; see `Adapter.after_step`."""
+    for method, members in _by_method(adapters).items():
+        method.after_step(members, step, total, lr)
+
+
+def _by_method(adapters: Iterable[Adapter]) -> dict[type[Adapter], list[Adapter]]:
+    groups: dict[type[Adapter], list[Adapter]] = {}
+    for adapter in adapters:
+        groups.setdefault(type(adapter), []).append(adapter)
+    return groups
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:

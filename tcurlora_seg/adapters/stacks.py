@@ -15,7 +15,7 @@ class Slot:
     Attributes:
         block: index of the transformer block.
         role: what the rows do there, for example `q`.
-        linear: dotted path of the layer in the network.
+        linear: dotted path of the layer in the network; it may be a LayerNorm, whose rows are single numbers.
         first: first row.
         last: one past the last row.
     """
@@ -40,7 +40,7 @@ class Stack:
         roles: the roles, as asked for.
         heads: attention heads of a block; the rows of q, k and v run head by head.
         out_features: rows of a slice.
-        in_features: columns of a slice.
+        in_features: columns of a slice; 0 for the vectors of LayerNorms.
     """
 
     slots: tuple[Slot, ...]

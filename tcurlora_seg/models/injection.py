@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from hydra.utils import get_class
@@ -17,13 +18,14 @@ from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
 from tcurlora_seg.entry import config_folder
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.linear import AdaptedLinear, Attached
+from tcurlora_seg.models.linear import Adapted, AdaptedLinear, AdaptedNorm, Attached
 from tcurlora_seg.models.pretrained import describe_base
 from tcurlora_seg.models.trainable import set_trainable
-from tcurlora_seg.models.unetr import stack_for, stacked_weights
+from tcurlora_seg.models.unetr import complete_qkv_biases, stack_for, stacked_weights
 from tcurlora_seg.randomness import generator
 
 _log = logging.getLogger(__name__)
+_GIVEN = {"stack", "weights", "generator"}  # what `inject` hands to every method
 
 
 def inject(
@@ -36,7 +38,7 @@ def inject(
     """Add an adapter per stack to `model`, in place, and decide what trains.
 
     Afterwards `model.adapters` is a ModuleDict by stack name, `model.stacks` the stacks by the same names, every
-    adapted layer an `AdaptedLinear`, and the state dict has the old keys plus `adapters.<stack>.<tensor>`.
+    adapted layer an `Adapted` one, and the state dict has the old keys plus `adapters.<stack>.<tensor>`.
 
     Args:
         model: a MONAI UNETR; on error it is left as it was.
@@ -67,8 +69,8 @@ def _attach(model: nn.Module, stack: Stack, adapter: Adapter) -> None:
     """Point the layers of a stack at its adapter; slices of one layer share an input, hence one entry."""
     for linear in dict.fromkeys(slot.linear for slot in stack.slots):
         layer = model.get_submodule(linear)
-        if not isinstance(layer, AdaptedLinear):
-            layer = AdaptedLinear(layer)  # type: ignore[arg-type]
+        if not isinstance(layer, Adapted):
+            layer = AdaptedLinear(layer) if isinstance(layer, nn.Linear) else AdaptedNorm(layer)  # type: ignore[arg-type]
             parent, _, child = linear.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
         members = [(i, slot) for i, slot in enumerate(stack.slots) if slot.linear == linear]
@@ -139,15 +141,31 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         settings = dict(entry.get("method") or plain["method"] or {})
         if "_target_" not in settings:
             raise UserError(f"adapter.stacks.{name} has no method")
-        if "rank" in settings:
-            ranked = True
-            settings["rank"] = settings["rank"] if entry.get("rank") is None else entry["rank"]
+        method: Any = get_class(settings.pop("_target_"))
         settings.pop("_partial_", None)
-        build = partial(get_class(settings.pop("_target_")), **settings)
-        methods[name] = stack_for(model, entry["roles"], plain["blocks"]), build
+        takes = signature(method).parameters
+        if "rank" in takes:
+            ranked = True
+            settings.setdefault("rank", plain["rank"])
+            settings["rank"] = settings["rank"] if entry.get("rank") is None else entry["rank"]
+        elif entry.get("rank") is not None:
+            _log.warning("adapter.stacks.%s.rank=%s is ignored: its method has no rank", name, entry["rank"])
+        wrong = [key for key in settings if key not in takes]
+        wrong += [key for key, p in takes.items() if p.default is p.empty and key not in {*settings, *_GIVEN}]
+        if wrong:
+            keys = ", ".join(key for key in takes if key not in _GIVEN)
+            raise UserError(f"adapter.stacks.{name}.method: '{wrong[0]}' is missing or too many; "
+                            f"{method.__name__} takes {keys}")  # fmt: skip
+        stack = stack_for(model, entry["roles"], plain["blocks"])
+        if not stack.in_features and not method.vectors:
+            raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {', '.join(stack.roles)} "
+                            "are the vectors of LayerNorms: choose from q, k, v, qkv, o, up, down")  # fmt: skip
+        methods[name] = stack, partial(method, **settings)
     if plain["rank"] is not None and not ranked:
         _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
-    return inject(model, methods, trainable=plain["trainable"], seed=seed)
+    inject(model, methods, trainable=plain["trainable"], seed=seed)
+    model.recipe = {"adapter": plain, "seed": seed}  # type: ignore[assignment]
+    return model
 
 
 @contextmanager
@@ -156,7 +174,7 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
 
     Afterwards the original tensors are back, the very same ones. Nesting is harmless.
     """
-    layers = [m for m in model.modules() if isinstance(m, AdaptedLinear) and m.active]
+    layers = [m for m in model.modules() if isinstance(m, Adapted) and m.active]
     originals = [(layer, layer.weight.data, layer.bias) for layer in layers]
     try:
         for layer in layers:
@@ -172,18 +190,17 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """A copy with the updates in its weights: a plain MONAI UNETR of plain `nn.Linear`s, free to train."""
+    """A copy with the updates in its weights: a plain MONAI UNETR of plain layers, free to train.
+
+    Where a method shifts q, k or v, the copy is a `UNETR(..., qkv_bias=True)`, else one without those biases.
+    """
     plain = copy.deepcopy(model)
     for name, layer in list(plain.named_modules()):
-        if isinstance(layer, AdaptedLinear):
-            weight, bias = layer.merged()
-            linear = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
-            linear.weight = nn.Parameter(weight)
-            if bias is not None:
-                linear.bias = nn.Parameter(bias)
+        if isinstance(layer, Adapted):
             parent, _, child = name.rpartition(".")
-            setattr(plain.get_submodule(parent), child, linear.train(layer.training))
-    for attribute in ("adapters", "stacks", "base"):
+            setattr(plain.get_submodule(parent), child, layer.plain())
+    complete_qkv_biases(plain)
+    for attribute in ("adapters", "stacks", "recipe", "base"):
         if hasattr(plain, attribute):
             delattr(plain, attribute)
     set_trainable(plain, ["**"], set())

@@ -1,11 +1,14 @@
-"""A linear layer that adds the updates of adapters to its output."""
+"""Layers that add the updates of adapters to what they compute."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcurlora_seg.adapters.base import Adapter, no_autocast
@@ -19,63 +22,119 @@ class Attached:
         adapter: the adapter, which `model.adapters` owns.
         indices: positions of the slices in the adapter's stack.
         rows: the rows [first, last) of the layer that each slice takes; they do not overlap.
+        scale: factor of the adapter's updates.
     """
 
     adapter: Adapter
     indices: list[int]
     rows: list[tuple[int, int]]
+    scale: float = 1.0
 
 
-class AdaptedLinear(nn.Linear):
-    """An `nn.Linear` with the same Parameter objects as `linear`, so that the state dict keeps its keys.
+class Adapted(nn.Module):
+    """A layer with the same Parameter objects as `layer`, so that the state dict keeps its keys.
 
     The adapters are not registered here: they live once in the network, and a deep copy of the network copies them
-    once. Each sees the outputs of the frozen layer, never those of another adapter.
+    once.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would draw new weights
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = linear.weight
-        self.register_parameter("bias", linear.bias)
-        self.train(linear.training)
+    weight: Any
+    bias: Any
+
+    def __init__(self, layer: nn.Linear | nn.LayerNorm) -> None:
+        nn.Module.__init__(self)  # the layer's own would draw new weights
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
+        self.train(layer.training)
         self.attached: list[Attached] = []
         self.active = True
+
+    def merged(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias of the plain layer that computes the same, in the weight's precision."""
+        with torch.no_grad():
+            weight, bias = self._sums()
+        return weight.to(self.weight.dtype), None if bias is None else bias.to(self.weight.dtype)
+
+    def plain(self) -> nn.Module:
+        """The plain layer that computes the same."""
+        layer = self._bare()
+        for name, tensor in zip(("weight", "bias"), self.merged(), strict=True):
+            layer.register_parameter(name, None if tensor is None else nn.Parameter(tensor))
+        return layer.train(self.training)
+
+    @abstractmethod
+    def _bare(self) -> nn.Module:
+        """The plain layer, without its tensors."""
+
+    def _sums(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with all updates added, in float32 at least; gradients reach the adapters."""
+        precision = torch.promote_types(self.weight.dtype, torch.float32)
+        weight = self.weight.detach().to(precision, copy=True)
+        bias = None if self.bias is None else self.bias.to(precision, copy=True)
+        with no_autocast(weight):
+            for item in self.attached:
+                for index, (first, last) in zip(item.indices, item.rows, strict=True):
+                    weight[first:last] += item.scale * item.adapter.delta(index, self.weight[first:last])
+                for (first, last), shift in zip(item.rows, self._bias_deltas(item), strict=True):
+                    if shift is not None:
+                        bias = weight.new_zeros(len(weight)) if bias is None else bias
+                        bias[first:last] += shift
+        return weight, bias
+
+    def _bias_deltas(self, item: Attached) -> list[Tensor | None]:
+        with no_autocast(self.weight):
+            shifts = [
+                item.adapter.bias_delta(index, None if self.bias is None else self.bias[first:last])
+                for index, (first, last) in zip(item.indices, item.rows, strict=True)
+            ]
+        return [None if shift is None else item.scale * shift for shift in shifts]
+
+
+class AdaptedLinear(Adapted, nn.Linear):
+    """An `nn.Linear` with adapters; each sees the outputs of the frozen layer, never those of another adapter."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in) to W x + b plus the updates (..., out)."""
         total = y = super().forward(x)
-        if not self.active:
+        if not (self.active and self.attached):
             return y
         unbiased = y if self.bias is None else y - self.bias.to(y.dtype)
         for item in self.attached:
             ys = [unbiased[..., first:last] for first, last in item.rows]
             weights = [self.weight[first:last] for first, last in item.rows]
-            for parts in (item.adapter.updates(item.indices, x, ys, weights), self._bias_deltas(item)):
+            updates = item.adapter.updates(item.indices, x, ys, weights)
+            if item.scale != 1:
+                updates = [item.scale * update for update in updates]
+            for parts in (updates, self._bias_deltas(item)):
                 whole = _place(parts, item.rows, self.out_features)
                 total = total if whole is None else total + whole.to(y.dtype)
         return total
 
-    def merged(self) -> tuple[Tensor, Tensor | None]:
-        """The weight and bias of the plain layer that computes the same, in the weight's precision."""
-        precision = torch.promote_types(self.weight.dtype, torch.float32)
-        weight = self.weight.detach().to(precision, copy=True)
-        bias = None if self.bias is None else self.bias.detach().to(precision, copy=True)
-        with torch.no_grad(), no_autocast(weight):
-            for item in self.attached:
-                for index, (first, last) in zip(item.indices, item.rows, strict=True):
-                    weight[first:last] += item.adapter.delta(index, self.weight[first:last])
-                for (first, last), shift in zip(item.rows, self._bias_deltas(item), strict=True):
-                    if shift is not None:
-                        bias = weight.new_zeros(self.out_features) if bias is None else bias
-                        bias[first:last] += shift
-        return weight.to(self.weight.dtype), None if bias is None else bias.to(self.weight.dtype)
+    def _bare(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, device="meta")
 
-    def _bias_deltas(self, item: Attached) -> list[Tensor | None]:
-        return [
-            item.adapter.bias_delta(index, None if self.bias is None else self.bias[first:last])
-            for index, (first, last) in zip(item.indices, item.rows, strict=True)
-        ]
+
+class AdaptedNorm(Adapted, nn.LayerNorm):
+    """An `nn.LayerNorm` with adapters: its vectors are so small that they are merged in every pass."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__(norm)
+        self.normalized_shape, self.eps, self.elementwise_affine = norm.normalized_shape, norm.eps, True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (..., out), then scale and shift by the updated vectors."""
+        if not (self.active and self.attached):
+            return super().forward(x)
+        weight, bias = self._sums()
+        return F.layer_norm(x, self.normalized_shape, weight.to(self.weight.dtype),
+                            None if bias is None else bias.to(self.weight.dtype), self.eps)  # fmt: skip
+
+    def _bare(self) -> nn.LayerNorm:
+        return nn.LayerNorm(self.normalized_shape, self.eps, device="meta")
 
 
 def _place(parts: Sequence[Tensor | None], rows: Sequence[tuple[int, int]], width: int) -> Tensor | None:

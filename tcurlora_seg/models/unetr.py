@@ -26,7 +26,11 @@ ROLES = {  # role: the layer inside a block, which of how many equal parts of it
     "o": ("attn.out_proj", 0, 1),
     "up": ("mlp.linear1", 0, 1),
     "down": ("mlp.linear2", 0, 1),
+    "norm1": ("norm1", 0, 1),
+    "norm2": ("norm2", 0, 1),
+    "norm": ("norm", 0, 1),
 }
+FINAL = "norm"  # the role that comes once, behind the last block
 POSITIONS = "vit.patch_embedding.position_embeddings"
 INPUTS = (  # weights (out, in, x, y, z) that see the image's channels
     "vit.patch_embedding.patch_embeddings.weight",
@@ -118,7 +122,9 @@ def stack_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | No
 
     Args:
         model: a MONAI UNETR.
-        roles: of `q k v o up down`, or `qkv` for the fused matrix; their slices must have one shape.
+        roles: of `q k v o up down`, or `qkv` for the fused matrix; their slices must have one shape. Also the
+            LayerNorms `norm1` (before the attention) and `norm2` (before the MLP) of every block, and `norm`, which
+            follows the last block and counts as a part of the last one chosen.
         blocks: block indices; None for all.
 
     Raises:
@@ -138,14 +144,16 @@ def stack_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | No
     for block in chosen:
         for role in roles:
             check_role(role)
+            if role == FINAL and block != chosen[-1]:
+                continue
             inner, part, parts = ROLES[role]
-            path = f"vit.blocks.{block}.{inner}"
-            rows, columns = model.get_parameter(f"{path}.weight").shape
+            path = f"vit.{inner}" if role == FINAL else f"vit.blocks.{block}.{inner}"
+            rows, *columns = model.get_parameter(f"{path}.weight").shape
             height = rows // parts
             slots.append(Slot(block, role, path, part * height, (part + 1) * height))
-            shapes[role] = (height, columns)
+            shapes[role] = (height, *columns, 0)[:2]
     if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{role} {rows} x {columns}" for role, (rows, columns) in shapes.items())
+        listed = ", ".join(f"{role} {rows}" + f" x {inner}" * bool(inner) for role, (rows, inner) in shapes.items())
         raise UserError(f"roles={list(roles)} have slices of different shapes ({listed}): give each its own stack")
     out_features, in_features = shapes[roles[0]]
     first: Any = model.vit.blocks[0]
@@ -163,17 +171,28 @@ def check_role(role: str) -> None:
 
 
 def role_shape(role: str, *, hidden_size: int, mlp_dim: int) -> tuple[int, int]:
-    """(out, in) of the slices of a role, from the sizes of the network alone."""
+    """(out, in) of the slices of a role, from the sizes of the network alone; (out, 0) for a LayerNorm."""
     check_role(role)
-    linear, _, parts = ROLES[role]
+    layer, _, parts = ROLES[role]
     shapes = {"attn.qkv": (3 * hidden_size, hidden_size), "attn.out_proj": (hidden_size, hidden_size),
               "mlp.linear1": (mlp_dim, hidden_size), "mlp.linear2": (hidden_size, mlp_dim)}  # fmt: skip
-    rows, columns = shapes[linear]
+    rows, columns = shapes.get(layer, (hidden_size, 0))
     return rows // parts, columns
 
 
+def complete_qkv_biases(model: Any) -> None:
+    """Give every `attn.qkv` a bias of zeros if any has one: UNETR's `qkv_bias` holds for all blocks or none."""
+    import torch
+
+    layers = [block.attn.qkv for block in model.vit.blocks]
+    if any(layer.bias is not None for layer in layers):
+        for layer in layers:
+            if layer.bias is None:
+                layer.bias = torch.nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
+
+
 def stacked_weights(model: nn.Module, stack: Stack) -> torch.Tensor:
-    """The stack's tensor (slices, out, in), a float32 copy at least of the network's weights."""
+    """The stack's tensor (slices, out, in), or (slices, out) of LayerNorms: a float32 copy at least of the weights."""
     import torch
 
     rows = [model.get_parameter(f"{s.linear}.weight").detach()[s.first : s.last] for s in stack.slots]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import dice
@@ -60,7 +60,6 @@ class SegmentationModule(lightning.LightningModule):
         if loss not in _LOSSES:
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
         self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
-        self._steps_done = 0
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
     @property
@@ -71,20 +70,13 @@ class SegmentationModule(lightning.LightningModule):
         logits = self.network(batch["image"].as_subclass(Tensor))
         loss = self.criterion(logits.float(), batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
-        penalty = sum(adapter.penalty() for adapter in self.adapters)
-        return loss + penalty
+        return loss + penalty(self.adapters)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Let adapters prune or shrink; the gradients of the step just taken are still there."""
-        step = self.global_step
-        if step > self._steps_done:
-            self._steps_done = step
-            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            for adapter in self.adapters:
-                adapter.after_step(step, self.total_steps, rate)
-
-    def on_train_start(self) -> None:
-        self._steps_done = self.global_step
+    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
+        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there."""
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        rate = optimizer.param_groups[-1]["lr"]  # the adapters' group, where there are any
+        after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
         """Score one whole volume; returns its label map for pictures."""

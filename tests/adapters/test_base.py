@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 
 
 class Doubling(Adapter):
@@ -36,5 +36,6 @@ def test_delta_is_computed_outside_autocast_and_applied_within():
 
 def test_an_adapter_neither_regularises_nor_acts_after_a_step_unless_it_says_so():
     adapter = Doubling()
-    adapter.after_step(1, 10, 0.1)
-    assert adapter.penalty() == 0 and adapter.strength == 1 and adapter.bias_delta(0, None) is None
+    after_step([adapter], 1, 10, 0.1)
+    assert adapter.strength == 1 and penalty([adapter]) == 0
+    assert adapter.bias_delta(0, None) is None and adapter.ranks() is None

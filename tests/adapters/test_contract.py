@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.networks.nets import UNETR
 
 from tcurlora_seg import adapt, load_model, load_pretrained, merge, merged, save_model
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.entry import config_folder
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import read_adapter
@@ -24,13 +24,32 @@ WITH_ADAPTERS = [method for method in METHODS if read_adapter(method).stacks]
 OVERRIDES = {  # defaults that are bound to the size of the real network
     "lora": {"rank": 4},
     "tera": {"scale": 1.0},
+    "bottleneck": {"rank": 4},
+    "dora": {"rank": 4},
+    "arena": {"rank": 4},
 }
+STIR = {  # how far to move the numbers of a method whose update is a product of three that start small
+    "adalora": 0.3,
+}
+SHIFTS_QKV = {"ssf"}  # these merge into a network with qkv_bias
 HIDDEN, MLP, BLOCKS = 24, 48, 12
+OUTS = 3 * HIDDEN + HIDDEN + MLP + HIDDEN  # rows of a block's four linear layers
+SIDES = OUTS + HIDDEN + HIDDEN + HIDDEN + MLP  # rows and columns
 COUNTS = {  # what the adapters train, in closed form, at rank r
     "tcurlora": lambda r: 72 * r**2,
     "tcurlora_by_role": lambda r: 72 * r**2,
     "curlora": lambda r: 48 * r**2,
-    "lora": lambda r: BLOCKS * r * ((3 * HIDDEN + HIDDEN) + 2 * HIDDEN + 2 * (HIDDEN + MLP)),
+    "lora": lambda r: BLOCKS * r * SIDES,
+    "ssf": lambda r: BLOCKS * 2 * (OUTS + 2 * HIDDEN) + 2 * HIDDEN,
+    "bottleneck": lambda r: BLOCKS * 2 * r * OUTS,
+    "lotr": lambda r: r * SIDES + BLOCKS * 4 * r**2,
+    "pissa": lambda r: BLOCKS * (r * SIDES + 4 * r**2),
+    "dora": lambda r: BLOCKS * (r * SIDES + OUTS),
+    "adalora": lambda r: BLOCKS * (3 * r // 2) * (SIDES + 4),
+    "arena": lambda r: BLOCKS * r * (SIDES + 4),
+    "linear": lambda r: 0,
+    "bitfit": lambda r: 0,
+    "layernorm": lambda r: 0,
     "decoder_only": lambda r: 0,
     "full": lambda r: 0,
     "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
@@ -47,15 +66,17 @@ def adapted(model, method, **overrides):
     return adapt(model, method, **{**OVERRIDES.get(method, {}), **overrides})
 
 
-def train(model, image, steps=2):
+def train(model, image, steps=2, prune=True):
     """A few steps of Adam on a loss that every output voxel enters."""
     optimizer = torch.optim.Adam(trainable_parameters(model).values(), lr=1e-2)
     target = torch.randn(model(image).shape, generator=torch.Generator().manual_seed(1))
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         optimizer.zero_grad()
-        loss = F.mse_loss(model(image), target) + sum(a.penalty() for a in model.adapters.values())
+        loss = F.mse_loss(model(image), target) + penalty(model.adapters.values())
         loss.backward()
         optimizer.step()
+        if prune:
+            after_step(model.adapters.values(), step, steps, 1e-2)
     return model
 
 
@@ -74,11 +95,15 @@ def test_construction_changes_no_bit_of_the_output(method, tiny, image):
 def test_two_steps_move_every_adapter_entry_and_no_frozen_bit(method, tiny, image):
     model = adapted(tiny, method)
     before = tensors_of(model)
-    train(model, image)
+    train(model, image, prune=False)
     after, trained = tensors_of(model), trainable_parameters(model)
     for name, tensor in after.items():
         if name.startswith("adapters.") and name in trained:
-            assert (tensor != before[name]).all(), f"{name} did not move everywhere"
+            moved = tensor != before[name]
+            if name.startswith("adapters.qkv.shift."):
+                # a shift of the keys adds the same to all scores of a query, which the softmax takes out again
+                moved[HIDDEN : 2 * HIDDEN] = True
+            assert moved.all(), f"{name} did not move everywhere"
         elif name in trained:
             assert not torch.equal(tensor, before[name]), f"{name} did not move"
         else:
@@ -115,7 +140,7 @@ def test_updates_and_their_gradients_equal_those_of_delta(method, tokens, tiny, 
 @every_method
 def test_merged_equals_unmerged_and_unmerging_restores_every_bit(method, tiny, image, stir, distance):
     base = tiny(image)
-    model = stir(adapted(tiny, method))
+    model = stir(adapted(tiny, method), STIR.get(method, 0.02))
     before, logits = tensors_of(model), model(image)
     pointers = {name: p.data_ptr() for name, p in model.named_parameters()}
     with merged(model):
@@ -128,13 +153,14 @@ def test_merged_equals_unmerged_and_unmerging_restores_every_bit(method, tiny, i
 
 
 @every_method
-def test_merge_gives_a_plain_network_and_leaves_the_adapted_one_alone(method, tiny, image, build, stir, distance):
+def test_merge_gives_a_plain_network_and_leaves_the_adapted_one_alone(method, tiny, image, stir, distance):
     model = stir(adapted(tiny, method))
     before, logits = tensors_of(model), model(image)
     plain = merge(model)
     assert type(plain) is UNETR and not any(isinstance(m, AdaptedLinear | Adapter) for m in plain.modules())
     assert distance(plain(image), logits) < 1e-5
-    fresh = build(seed=1).eval()
+    sizes = {"feature_size": 4, "hidden_size": HIDDEN, "mlp_dim": MLP, "num_heads": 2}
+    fresh = UNETR(1, 2, (32, 32, 32), **sizes, qkv_bias=method in SHIFTS_QKV).eval()
     fresh.load_state_dict(plain.state_dict())
     assert torch.equal(fresh(image), plain(image))
     assert all(p.requires_grad != is_unused(name) for name, p in plain.named_parameters())

@@ -132,7 +132,7 @@ def test_a_rank_for_a_method_without_one_is_ignored_with_one_line(tiny, caplog):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "tcurlra"}, "unknown method 'tcurlra': choose from curlora, decoder_only"),
+        ({"method": "tcurlra"}, "unknown method 'tcurlra': choose from adalora, arena"),
         ({"rnak": 3}, "no key 'rnak'"),
         ({"method": "full", "selection": "norm"}, "no key 'selection'"),
         ({"_target_": "os.system"}, "no key '_target_'"),

@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import nn
 
 import tcurlora_seg
+from tcurlora_seg.adapters.tcurlora import TCURLoRA
 from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.models.injection import inject
+from tcurlora_seg.models.unetr import stack_for
 from tcurlora_seg.training.module import SegmentationModule
 
 
@@ -64,3 +68,30 @@ def test_the_loss_is_least_for_the_truth(tiny: nn.Module, loss: Any) -> None:
     label = (torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.8).long()
     right = torch.cat([1 - label, label], 1) * 20.0
     assert float(criterion(right, label)) < 0.01 < 0.4 < float(criterion(-right, label))
+
+
+def test_adapters_act_after_every_optimisers_step_at_its_rate_and_with_its_gradients(tiny: nn.Module) -> None:
+    """Two batches a step; the rate of the step itself, not the next one's, and the adapters' own."""
+    calls = []
+
+    class Recorder(TCURLoRA):
+        @classmethod
+        def penalty(cls, adapters: Any) -> Any:
+            return 2.0 * adapters[0].core.sum()
+
+        @classmethod
+        def after_step(cls, adapters: Any, step: int, total: int, lr: float) -> None:
+            calls.append((len(adapters), step, total, lr, adapters[0].core.grad.clone()))
+
+    stacks = {role: (stack_for(tiny, [role]), partial(Recorder, rank=2)) for role in ("up", "down")}
+    inject(tiny, stacks, trainable=["out.**"], seed=0)
+    wrapped = module(tiny, adapter_lr_factor=3.0, decay_power=1.0)
+    batch = {"image": torch.zeros(1, 1, 32, 32, 32), "label": torch.zeros(1, 1, 32, 32, 32)}
+    trainer = lightning.Trainer(
+        max_steps=2, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(wrapped, torch.utils.data.DataLoader([batch] * 4, batch_size=None))
+    assert [call[:3] for call in calls] == [(2, 1, 100), (2, 2, 100)]
+    assert [call[3] for call in calls] == pytest.approx([1.5, 1.5 * 0.99])
+    assert all((call[4] > 1).all() for call in calls), "the penalty's gradient is there"

@@ -127,6 +127,7 @@ def test_the_same_command_gives_the_same_numbers(
         ["training.average_last=0"],
         ["training.average_last=2"],
         ["split.validation=1", "trainer.check_val_every_n_epoch=2"],
+        ["training.average_last=0", "adapter=adalora", "adapter.rank=2", "adapter.method.interval=1"],
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_numbers(

@@ -1,0 +1,133 @@
+"""LoRA files of Hugging Face's PEFT: loading them as ours, and writing ours as theirs, without PEFT installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.nets import UNETR
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tcurlora_seg.adapters.lora import LoRA
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import atomic_path, read_json, write_json
+from tcurlora_seg.models.injection import inject
+from tcurlora_seg.models.trainable import trainable_parameters
+from tcurlora_seg.models.unetr import ROLES, stack_for
+
+_PREFIX = "base_model.model."
+_PARTS = {"q", "k", "v", "norm1", "norm2", "norm"}  # roles that are no linear layer by themselves
+_NOT_LORA = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_parameters",
+             "layer_replication", "use_qalora", "use_bdlora", "trainable_token_indices", "exclude_modules")  # fmt: skip
+
+
+def load_peft(model: UNETR, folder: str | Path) -> None:
+    """Adapt a network by the LoRA in a PEFT folder, in place: one stack per kind of layer, qkv fused.
+
+    Tensors of modules that PEFT saved whole, such as the decoder, are copied into the network and go on training.
+
+    Args:
+        model: a UNETR without adapters that holds the weights the LoRA was trained on.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        UserError: files missing or damaged, another method than plain LoRA, layers or shapes that the network has not.
+    """
+    config, tensors = _read(Path(folder))
+    adapted = sorted({name.rsplit(".lora_", 1)[0] for name in tensors if ".lora_" in name})
+    others = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    parameters = dict(model.named_parameters())
+    unknown = [name for name in others if name not in parameters or others[name].shape != parameters[name].shape]
+    if unknown:
+        raise UserError(f"{folder}: {unknown[0]} does not fit the network")
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    method = partial(LoRA, rank=config["r"], alpha=scale * config["r"], dropout=config.get("lora_dropout", 0.0))
+    methods: dict[str, Any] = {}
+    for role in (role for role in ROLES if role not in _PARTS):
+        blocks = [b for b in range(len(model.vit.blocks)) if f"vit.blocks.{b}.{ROLES[role][0]}" in adapted]
+        if blocks:
+            methods[role] = stack_for(model, [role], blocks), method
+    places = {slot.linear: (role, i) for role, (stack, _) in methods.items() for i, slot in enumerate(stack.slots)}
+    strange = [name for name in adapted if name not in places]
+    if strange or not places:
+        raise UserError(f"{folder}: {(strange or ['nothing'])[0]} is no linear layer of the transformer's blocks")
+    values: list[tuple[str, int, str, Tensor]] = []
+    for linear, (role, i) in places.items():
+        stack = methods[role][0]
+        for letter, shape in (("A", (config["r"], stack.in_features)), ("B", (stack.out_features, config["r"]))):
+            given = tensors.get(f"{linear}.lora_{letter}.weight")
+            if given is None or tuple(given.shape) != shape:
+                raise UserError(f"{folder}: {linear}.lora_{letter}.weight is missing or not {shape[0]} x {shape[1]}")
+            values.append((role, i, letter, given))
+    inject(model, methods, trainable=list(others), seed=0)
+    with torch.no_grad():
+        for name, tensor in others.items():
+            parameters[name].copy_(tensor)
+        for role, i, letter, tensor in values:
+            model.get_parameter(f"adapters.{role}.{letter}.{i}").copy_(tensor)
+
+
+def save_peft(model: nn.Module, folder: str | Path) -> None:
+    """Write a network's LoRA as a PEFT folder, which `peft.PeftModel.from_pretrained(unetr, folder)` loads.
+
+    Modules of the base that train, such as the decoder, are written whole.
+
+    Raises:
+        UserError: another method, a stack of q, k or v alone, different ranks or scales, or a module that trains in
+            part: PEFT has no file for these.
+    """
+    network: Any = model
+    tensors: dict[str, Tensor] = {}
+    kinds = set()
+    for name, adapter in getattr(network, "adapters", nn.ModuleDict()).items():
+        if type(adapter) is not LoRA or set(network.stacks[name].roles) & _PARTS:
+            whole = ", ".join(role for role in ROLES if role not in _PARTS)
+            raise UserError(f"stack '{name}' cannot be a PEFT file: only LoRA on whole layers can, that is on {whole}")
+        for slot, a, b in zip(network.stacks[name].slots, adapter.A, adapter.B, strict=True):
+            tensors |= {f"{slot.linear}.lora_A.weight": a, f"{slot.linear}.lora_B.weight": b}
+        kinds.add((len(adapter.A[0]), adapter.scale, adapter.dropout.p))
+    if len(kinds) != 1:
+        raise UserError(f"a PEFT file needs one rank, scale and dropout for all LoRA stacks; here are {len(kinds)}")
+    rank, scale, dropout = kinds.pop()
+    trained = {name: p for name, p in trainable_parameters(model).items() if not name.startswith("adapters.")}
+    modules = _whole_modules(model, trained)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "lora_dropout": dropout, "bias": "none",
+              "target_modules": sorted({name.rsplit(".lora_", 1)[0] for name in tensors}), "modules_to_save": modules,
+              "inference_mode": True, "task_type": None, "base_model_name_or_path": None}  # fmt: skip
+    with atomic_path(Path(folder) / "adapter_model.safetensors") as temporary:
+        kept = {_PREFIX + n: t.detach().cpu().contiguous() for n, t in {**tensors, **trained}.items()}
+        save_file(kept, temporary, metadata={"format": "pt"})
+    write_json(Path(folder) / "adapter_config.json", config)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the tensors under MONAI's names."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is no PEFT folder: it has no {name}")
+    config = read_json(folder / "adapter_config.json")
+    more = [key for key in _NOT_LORA if config.get(key)] + ["bias"] * (config.get("bias", "none") != "none")
+    if config.get("peft_type") != "LORA" or more or not {"r", "lora_alpha"} <= set(config):
+        found = f"{config.get('peft_type')} with {', '.join(more) or 'no rank'}"
+        raise UserError(f"{folder} holds {found}: plain LoRA is read")
+    try:
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}/adapter_model.safetensors is damaged: {error}") from error
+    return config, {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def _whole_modules(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """The modules that train, as PEFT names them: it cannot wrap `out` itself, only the module within."""
+    modules = {name.split(".")[0] for name in trained}
+    for module in modules:
+        for name, _ in model.get_submodule(module).named_parameters():
+            if f"{module}.{name}" not in trained:
+                raise UserError(f"a PEFT file holds whole modules, but {module}.{name} does not train with the rest")
+    return sorted("out.conv" if module == "out" else module for module in modules)
