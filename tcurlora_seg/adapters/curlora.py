@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcurlora_seg.adapters.base import Adapter, check_indices
-from tcurlora_seg.adapters.selection import inverse_draw
+from tcurlora_seg.adapters.selection import select
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
@@ -27,10 +28,12 @@ class CURLoRA(Adapter):
         weights: (slices, out, in).
         rank: r.
         alpha: the scale.
+        selection: how columns are chosen, and rows too; `inverse` is the method's own (see `selection.select`).
+        row_selection: how rows are chosen instead.
         generator: for the draw.
 
     Raises:
-        UserError: a rank that the slices cannot have.
+        UserError: a rank that the slices cannot have, an unknown rule.
 
     Source: Fawi, CURLoRA, 2024, arXiv 2408.14572.
     """
@@ -41,15 +44,23 @@ class CURLoRA(Adapter):
     R: Tensor
 
     def __init__(
-        self, stack: Stack, weights: Tensor, *, rank: int, alpha: float = 1.0, generator: torch.Generator
+        self,
+        stack: Stack,
+        weights: Tensor,
+        *,
+        rank: int,
+        alpha: float = 1.0,
+        selection: Literal["norm", "leverage", "uniform", "inverse"] = "inverse",
+        row_selection: Literal["norm", "leverage", "uniform", "inverse"] | None = None,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         check_rank(rank, stack.shape, stack.roles)
         self.alpha = alpha
-        squares = weights.square()
+        chosen = [select(weight[None], rank, selection, generator, row_selection) for weight in weights]
         self.core = nn.Parameter(weights.new_zeros(len(weights), rank, rank))
-        self.register_buffer("rows", inverse_draw(squares.sum(2), rank, generator))
-        self.register_buffer("columns", inverse_draw(squares.sum(1), rank, generator))
+        self.register_buffer("rows", torch.stack([rows for rows, _ in chosen]))
+        self.register_buffer("columns", torch.stack([columns for _, columns in chosen]))
         for name in ("C", "R"):
             self.register_buffer(name, None, persistent=False)
         self.gather(weights)

@@ -7,13 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tcurlora_seg.adapters.spectrum import leading_triples
 from tcurlora_seg.adapters.tproduct import fourier, multiplicities
 from tcurlora_seg.errors import UserError
 
 Rule = Literal["norm", "leverage", "uniform", "inverse"]
 
 
-def select(weights: Tensor, rank: int, rule: Rule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def select(
+    weights: Tensor, rank: int, rule: Rule, generator: torch.Generator, row_rule: Rule | None = None
+) -> tuple[Tensor, Tensor]:
     """Choose `rank` rows and `rank` columns, the same in every slice.
 
     - `norm`, the paper's, draws nothing: the columns of largest sum_k ||What_k[:, j]||_2, then the rows of largest
@@ -25,26 +28,35 @@ def select(weights: Tensor, rank: int, rule: Rule, generator: torch.Generator) -
     Args:
         weights: (slices, out, in).
         rank: how many of each.
-        rule: see above.
+        rule: of the columns; see above.
         generator: a CPU generator for the rules that draw.
+        row_rule: of the rows; None for the same.
 
     Returns:
         rows and columns, (rank,) int64 each.
     """
-    match rule:
-        case "norm":
-            columns = _largest(spectral_norms(weights, dim=1), rank)
-            return _largest(spectral_norms(weights[:, :, columns], dim=2), rank), columns
-        case "leverage":
-            rows, columns = leverage(weights, rank)
-            return _draw(rows, rank, generator), _draw(columns, rank, generator)
-        case "uniform":
-            rows, columns = weights.new_ones(weights.shape[1]), weights.new_ones(weights.shape[2])
-            return _draw(rows, rank, generator), _draw(columns, rank, generator)
-        case "inverse":
-            squares = weights.square()  # by Parseval the Fourier slices give the same shares
-            rows, columns = squares.sum((0, 2)), squares.sum((0, 1))
-            return inverse_draw(rows, rank, generator), inverse_draw(columns, rank, generator)
+    row_rule = rule if row_rule is None else row_rule
+    scores = leverage(weights, rank) if "leverage" in (rule, row_rule) else None
+    rows = None if row_rule == "norm" else _choose(weights, rank, row_rule, 1, scores, generator)
+    if rule == "norm":
+        columns = _largest(spectral_norms(weights, dim=1), rank)
+    else:
+        columns = _choose(weights, rank, rule, 2, scores, generator)
+    if rows is None:
+        rows = _largest(spectral_norms(weights[:, :, columns], dim=2), rank)
+    return rows, columns
+
+
+def _choose(
+    weights: Tensor, rank: int, rule: Rule, axis: int, scores: tuple[Tensor, Tensor] | None, generator: torch.Generator
+) -> Tensor:
+    """Draw along an axis (1: rows, 2: columns) by one of the rules that draw."""
+    if rule == "leverage" and scores is not None:
+        return _draw(scores[axis - 1], rank, generator)
+    if rule == "uniform":
+        return _draw(weights.new_ones(weights.shape[axis]), rank, generator)
+    if rule == "inverse":  # by Parseval the Fourier slices give the same shares
+        return inverse_draw(weights.square().sum((0, 3 - axis)), rank, generator)
     raise UserError(f"selection={rule}: choose from norm, leverage, uniform, inverse")
 
 
@@ -60,17 +72,10 @@ def leverage(weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     With What_k = U S V^H, column j scores sum_k ||V_k[j, :rank]||^2 and row i sum_k ||U_k[i, :rank]||^2; each sums to
     n rank. Source: Mahoney and Drineas, CUR matrix decompositions for improved data analysis, 2009, slice by slice.
     """
-    out, inner = weights.shape[1:]
-    tall = weights if out >= inner else weights.mT
-    long, short = tall.new_zeros(max(out, inner)), tall.new_zeros(min(out, inner))
-    for count, slice_ in zip(multiplicities(len(tall)).tolist(), fourier(tall), strict=True):
-        # eigenvectors of the smaller Gram matrix: a hundred times faster than the whole SVD of a 3072 x 768 slice
-        right = torch.linalg.eigh(slice_.mH @ slice_).eigenvectors[:, -rank:]
-        left = slice_ @ right
-        left = left / torch.linalg.vector_norm(left, dim=0).clamp_min(torch.finfo(tall.dtype).tiny)
-        long += count * left.abs().square().sum(1)
-        short += count * right.abs().square().sum(1)
-    return (long, short) if out >= inner else (short, long)
+    left, _, right = leading_triples(weights, rank)
+    counts = multiplicities(len(weights)).to(weights)
+    rows, columns = (counts @ part.abs().square().sum(2) for part in (left, right))
+    return rows, columns
 
 
 def inverse_draw(energy: Tensor, rank: int, generator: torch.Generator) -> Tensor:

@@ -20,14 +20,12 @@ from tcurlora_seg.adapters.base import no_autocast
 def left_in_basis(left: Tensor, basis: Tensor) -> Tensor:
     """A (n, out, r) as the last projection (out, n r), by `tproduct.fourier_basis` (n, n)."""
     reversed_slices = -torch.arange(len(left), device=left.device) % len(left)
-    with no_autocast(left):
-        return torch.einsum("mn,nor->omr", basis, left[reversed_slices]).flatten(1)
+    return torch.einsum("mn,nor->omr", basis, left[reversed_slices]).flatten(1)
 
 
 def right_in_basis(right: Tensor, basis: Tensor) -> Tensor:
     """C (n, r, in) as the first projection (n r, in), by `tproduct.fourier_basis` (n, n)."""
-    with no_autocast(right):
-        return torch.einsum("mn,nri->mri", basis, right).flatten(0, 1)
+    return torch.einsum("mn,nri->mri", basis, right).flatten(0, 1)
 
 
 def apply_chain(

@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter, check_indices
+from tcurlora_seg.adapters.base import Adapter, check_indices, no_autocast
 from tcurlora_seg.adapters.selection import select
+from tcurlora_seg.adapters.spectrum import rank_holding
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 from tcurlora_seg.adapters.tchain import apply_chain, building_is_cheaper, left_in_basis, right_in_basis
-from tcurlora_seg.adapters.tproduct import fourier_basis, rotations, tproduct, tproduct_slice
+from tcurlora_seg.adapters.tproduct import fourier_basis, orthonormalised, rotations, tproduct, tproduct_slice
+from tcurlora_seg.errors import UserError
 
 
 class TCURLoRA(Adapter):
@@ -26,15 +28,28 @@ class TCURLoRA(Adapter):
     The surprise: every slice's update draws on the columns and rows of all slices. It is not C_i U_i R_i, and it
     depends on the order of the slices.
 
+    Beyond the paper, as options: C and R may train too (n r (out + in) numbers more). They may be made orthonormal
+    under the t-product, C' * C = R * R' = I, by a QR decomposition of every Fourier slice: that keeps what they span,
+    and so the set of updates, and makes ||delta|| of the whole stack equal to ||U||, whatever the columns' sizes.
+    (Orthonormal columns of [C_0 C_1 ...] instead would mix slices, and the product would be no t-product any more.)
+
+    Left out since they add nothing: a complex core for every frequency, which is this core in other coordinates (n r^2
+    real numbers either way); a scale of U, which under Adam is `training.adapter_lr_factor`.
+
     Args:
         stack: the stack's geometry.
         weights: W0 (n, out, in).
-        rank: r.
-        selection: how rows and columns are chosen; `norm` is the paper's (see `selection.select`).
+        rank: r; None to take it from `energy`.
+        selection: how columns are chosen, and rows too; `norm` is the paper's (see `selection.select`).
+        row_selection: how rows are chosen instead.
+        energy: instead of a rank, the share of ||W0||_F^2 that the best approximation of tubal rank r must hold: the
+            smallest such r of each stack.
+        orthonormal: see above; C and R are then stored, since no two machines compute the same QR to the bit.
+        train_factors: whether C and R train.
         generator: for the rules that draw.
 
     Raises:
-        UserError: a rank that the slices cannot have, an unknown rule.
+        UserError: a rank that the slices cannot have, an unknown rule, both or none of rank and energy.
 
     Source: He, Cheng, Zhu, Cai, Yu, MICCAI 2025, arXiv 2501.02227.
     """
@@ -45,6 +60,7 @@ class TCURLoRA(Adapter):
     R: Tensor
     C_basis: Tensor
     R_basis: Tensor
+    basis: Tensor
     rotations: Tensor
 
     def __init__(
@@ -52,29 +68,50 @@ class TCURLoRA(Adapter):
         stack: Stack,
         weights: Tensor,
         *,
-        rank: int,
+        rank: int | None,
         selection: Literal["norm", "leverage", "uniform", "inverse"] = "norm",
+        row_selection: Literal["norm", "leverage", "uniform", "inverse"] | None = None,
+        energy: float | None = None,
+        orthonormal: bool = False,
+        train_factors: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        if (rank is None) == (energy is None):
+            raise UserError(f"rank={rank} and energy={energy}: give one of the two, and null for the other")
+        if energy is not None:
+            rank = rank_holding(weights, energy)
+        assert rank is not None
         check_rank(rank, stack.shape, stack.roles)
-        rows, columns = select(weights, rank, selection, generator)
-        self.core = nn.Parameter(weights.new_zeros(len(weights), rank, rank))
+        rows, columns = select(weights, rank, selection, generator, row_selection)
+        n = len(weights)
+        self.train_factors, self.regathered = train_factors, not (train_factors or orthonormal)
+        self.core = nn.Parameter(weights.new_zeros(n, rank, rank))
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns)
-        for name in ("C", "R", "C_basis", "R_basis"):
+        C, R = weights[:, :, columns].contiguous(), weights[:, rows, :].contiguous()
+        if orthonormal:
+            C, R = orthonormalised(C), orthonormalised(R.mT).mT.contiguous()
+        for name, factor in (("C", C), ("R", R)):
+            if train_factors:
+                self.register_parameter(name, nn.Parameter(factor))
+            else:
+                self.register_buffer(name, factor, persistent=orthonormal)
+        for name in ("C_basis", "R_basis"):
             self.register_buffer(name, None, persistent=False)
-        self.register_buffer("rotations", rotations(len(weights)).to(weights), persistent=False)
+        self.register_buffer("basis", fourier_basis(n).to(weights), persistent=False)
+        self.register_buffer("rotations", rotations(n).to(weights), persistent=False)
         self.gather(weights)
 
     def gather(self, weights: Tensor) -> None:
-        """Take C and R from W0 again, and turn them into the Fourier basis for `updates`."""
+        """Take C and R from W0 again, if no file holds them, and turn them into the Fourier basis for `updates`."""
         check_indices(self.rows, weights.shape[1])
         check_indices(self.columns, weights.shape[2])
-        self.C = weights[:, :, self.columns].contiguous()
-        self.R = weights[:, self.rows, :].contiguous()
-        basis = fourier_basis(len(weights)).to(weights)
-        self.C_basis, self.R_basis = left_in_basis(self.C, basis), right_in_basis(self.R, basis)
+        if self.regathered:
+            self.C = weights[:, :, self.columns].contiguous()
+            self.R = weights[:, self.rows, :].contiguous()
+        if not self.train_factors:
+            self.C_basis, self.R_basis = left_in_basis(self.C, self.basis), right_in_basis(self.R, self.basis)
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
         """(C * U * R)_index."""
@@ -86,6 +123,11 @@ class TCURLoRA(Adapter):
         """The same as a chain of three thin products (see `tchain`), where that is cheaper."""
         n, rank, _ = self.core.shape
         tokens = x.numel() // x.shape[-1]
-        if building_is_cheaper(tokens, len(indices), self.C.shape[1], self.R.shape[2], n, rank):
+        sizes = tokens, len(indices), self.C.shape[1], self.R.shape[2], n, rank
+        if building_is_cheaper(*sizes, trained=self.train_factors):
             return super().updates(indices, x, ys, weights)
-        return apply_chain(self.C_basis, self.core, self.R_basis, self.rotations, x, indices)
+        left, right = self.C_basis, self.R_basis
+        if self.train_factors:
+            with no_autocast(x):
+                left, right = left_in_basis(self.C, self.basis), right_in_basis(self.R, self.basis)
+        return apply_chain(left, self.core, right, self.rotations, x, indices)

@@ -31,6 +31,12 @@ def tproduct_slice(a: Tensor, b: Tensor, index: int) -> Tensor:
     return a.transpose(0, 1).flatten(1) @ b[order].flatten(0, 1)
 
 
+def orthonormalised(tensor: Tensor) -> Tensor:
+    """Q (n, rows, r) with Q' * Q = I and A = Q * T for some T (n, r, r): a QR decomposition of every Fourier slice."""
+    spectrum = fourier(tensor)
+    return torch.fft.irfft(torch.linalg.qr(spectrum).Q, n=len(tensor), dim=0)
+
+
 def fourier(tensor: Tensor) -> Tensor:
     """The non-negative half of the spectrum along the slices, in single precision at least."""
     return torch.fft.rfft(tensor.to(torch.promote_types(tensor.dtype, torch.float32)), dim=0)

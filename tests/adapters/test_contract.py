@@ -55,6 +55,7 @@ COUNTS = {  # what the adapters train, in closed form, at rank r
     "c3a": lambda r: BLOCKS * (4 * HIDDEN**2 + 2 * HIDDEN * MLP) // (HIDDEN // 3),
     "tenslora": lambda r: r * r * 2 * 3 * r + r * (HIDDEN + HIDDEN // 2 + BLOCKS) + 13,  # two heads, three roles
     "tera": lambda r: BLOCKS * (4 * (9 + 9) + 2 * (9 + 11)),  # 24 = 2 3 4, 48 = 3 4 4
+    "lora_pt": lambda r: BLOCKS * r * (4 * (2 * HIDDEN + 1) + 2 * (HIDDEN + MLP + 1)),
     "cdvft": lambda r: BLOCKS * (4 * 3 * HIDDEN + 2 * (HIDDEN + MLP + 2 * HIDDEN)),
 }
 

@@ -61,6 +61,17 @@ def test_the_core_starts_at_zero_and_is_all_that_trains():
     assert set(adapter.state_dict()) == {"core", "rows", "columns"}
 
 
+def test_the_rules_of_selection_apply_to_each_matrix_by_itself():
+    g = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 6, 5, generator=g) * (1 + torch.rand(2, 6, 5, generator=g))
+    stack = Stack(tuple(Slot(i, "a", f"layer{i}", 0, 6) for i in range(2)), (0, 1), ("a",), 1, 6, 5)
+    adapter = CURLoRA(stack, weights, rank=2, selection="norm", row_selection="uniform", generator=g)
+    for s in range(2):
+        assert adapter.columns[s].tolist() == weights[s].norm(dim=0).argsort(descending=True)[:2].tolist()
+    drawn = [CURLoRA(stack, weights, rank=2, selection="norm", row_selection="uniform", generator=g) for _ in range(9)]
+    assert len({tuple(adapter.rows.flatten().tolist()) for adapter in drawn}) > 1
+
+
 @pytest.mark.parametrize("rank", [0, 25])
 def test_a_rank_that_no_matrix_can_have_is_refused(rank, tiny):
     with pytest.raises(UserError, match=f"rank={rank} "):

@@ -115,6 +115,21 @@ def test_inverse_draw_survives_dead_weights():
     assert inverse_draw(torch.zeros(3), 4, generator()).shape == (4,)
 
 
+@pytest.mark.parametrize("row_rule", RULES)
+@pytest.mark.parametrize("rule", RULES)
+def test_rows_may_have_a_rule_of_their_own(rule, row_rule):
+    rows, columns = select(stack(), 3, rule, generator(), row_rule)
+    assert rows.max() < 10 and columns.max() < 7 and len(rows) == len(columns) == 3
+    if rule == "norm":
+        assert torch.equal(columns, select(stack(), 3, "norm", generator())[1])
+    if row_rule == "norm":  # of the chosen columns, however chosen
+        spectrum = torch.fft.fft(stack(), dim=0)
+        beta = [sum(spectrum[k, i, columns].norm().item() for k in range(6)) for i in range(10)]
+        assert rows.tolist() == sorted(range(10), key=lambda i: -beta[i])[:3]
+    else:  # drawn first, hence as if columns had the same rule
+        assert torch.equal(rows, select(stack(), 3, row_rule, generator())[0])
+
+
 def test_an_unknown_rule_is_refused():
     with pytest.raises(UserError, match="choose from norm, leverage, uniform, inverse"):
         select(stack(), 2, "largest", generator())

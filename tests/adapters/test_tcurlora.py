@@ -7,13 +7,17 @@ from functools import partial
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcurlora_seg import adapt
 from tcurlora_seg.adapters.stacks import Slot, Stack
 from tcurlora_seg.adapters.tchain import building_is_cheaper
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
+from tcurlora_seg.adapters.tproduct import tproduct
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.injection import adapt_from_config, read_adapter
+from tcurlora_seg.models.unetr import stacked_weights
 
 
 def make(slices: int, out: int = 9, inner: int = 7, rank: int = 3, seed: int = 0, **options) -> tuple:
@@ -136,6 +140,112 @@ def test_only_core_and_indices_are_saved():
         "core": (4, 3, 3), "rows": (3,), "columns": (3,),
     }  # fmt: skip
     assert [name for name, _ in adapter.named_parameters()] == ["core"]
+
+
+OPTIONS = [
+    {"orthonormal": True}, {"train_factors": True}, {"orthonormal": True, "train_factors": True},
+    {"selection": "inverse", "row_selection": "norm"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("slices", [1, 4, 5])
+def test_every_option_keeps_the_definition_in_both_forms_and_its_gradients(options, slices):
+    adapter, weights = make(slices, out=40, inner=30, **options)
+    C, U, R = (t.detach() for t in (adapter.C, adapter.core, adapter.R))
+    x = torch.randn(5, 30, dtype=torch.float64, requires_grad=True)
+    indices = sorted({0, slices - 1})
+    for i, update in zip(indices, adapter.updates(indices, x, [x] * 2, list(weights[indices])), strict=True):
+        expected = sum(
+            C[j] @ U[k] @ R[m]
+            for j in range(slices) for k in range(slices) for m in range(slices) if (j + k + m) % slices == i
+        )  # fmt: skip
+        assert torch.allclose(adapter.delta(i, weights[i]), expected, rtol=0, atol=1e-10)
+        assert torch.allclose(update, x @ expected.T, rtol=0, atol=1e-9)
+        inputs, signs = [x, *adapter.parameters()], torch.randn_like(update)
+        fast = torch.autograd.grad((update * signs).sum(), inputs, retain_graph=True)
+        slow = torch.autograd.grad((x @ adapter.delta(i, weights[i]).T * signs).sum(), inputs)
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-8) for a, b in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_starts_at_nothing_trains_and_is_restored_from_its_file(options, tiny, image, stir, build):
+    base = tiny(image)
+    model = adapt(tiny, "tcurlora", rank=2, **options)
+    assert torch.equal(model(image), base)
+    logits = stir(model)(image)
+    assert not torch.equal(logits, base)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.all() for p in model.adapters.parameters())
+    twin = adapt(build().eval(), "tcurlora", rank=2, seed=1, **options)
+    twin.load_state_dict(model.state_dict())
+    for name, adapter in twin.adapters.items():
+        adapter.gather(stacked_weights(twin, twin.stacks[name]))
+    assert torch.equal(twin(image), logits)
+
+
+def test_trained_factors_are_parameters_and_orthonormal_ones_are_stored():
+    plain, orthonormal, trained = (make(4, **options)[0] for options in ({}, *OPTIONS[:2]))
+    assert set(orthonormal.state_dict()) == {*plain.state_dict(), "C", "R"} == set(trained.state_dict())
+    assert [name for name, _ in orthonormal.named_parameters()] == ["core"]
+    assert sum(p.numel() for p in trained.parameters()) == 4 * 3 * 3 + 4 * 3 * (9 + 7)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 6])
+def test_orthonormal_factors_make_the_stacks_update_as_large_as_the_core_and_span_the_same(slices):
+    adapter, weights = make(slices, orthonormal=True)
+    eye = torch.zeros(slices, 3, 3, dtype=torch.float64)
+    eye[0] = torch.eye(3)
+    turned = {name: torch.cat([t[:1], t[1:].flip(0)]).mT for name, t in (("C", adapter.C), ("R", adapter.R))}
+    assert torch.allclose(tproduct(turned["C"], adapter.C), eye, rtol=0, atol=1e-10)
+    assert torch.allclose(tproduct(adapter.R, turned["R"]), eye, rtol=0, atol=1e-10)
+    deltas = torch.stack([adapter.delta(i, weights[i]) for i in range(slices)])
+    assert deltas.norm().item() == pytest.approx(adapter.core.norm().item())
+    columns = weights[:, :, adapter.columns]
+    assert torch.allclose(tproduct(adapter.C, tproduct(turned["C"], columns)), columns, rtol=0, atol=1e-10)
+
+
+def test_the_rank_is_the_smallest_that_holds_the_energy():
+    g = torch.Generator().manual_seed(0)
+    weights = torch.randn(5, 9, 7, generator=g, dtype=torch.float64)
+    squares = torch.linalg.svdvals(torch.fft.fft(weights, dim=0)).square().sum(0)
+    held = squares.cumsum(0) / squares.sum()
+    stack = Stack(tuple(Slot(i, "a", f"layer{i}", 0, 9) for i in range(5)), tuple(range(5)), ("a",), 1, 9, 7)
+    for share in (0.01, 0.3, 0.5, 0.9, 1.0):
+        rank = TCURLoRA(stack, weights, rank=None, energy=share, generator=g).core.shape[1]
+        assert held[rank - 1] >= share - 1e-12 and (rank == 1 or held[rank - 2] < share)
+
+
+def test_a_complex_core_for_every_frequency_reaches_the_same_updates_and_no_others():
+    """Why it is no option: the inverse FFT of any such core is a real core with the very same update."""
+    adapter, weights = make(6)
+    complex_core = torch.randn(4, 3, 3, dtype=torch.complex128)
+    product = torch.fft.irfft(torch.fft.rfft(adapter.C, dim=0) @ complex_core @ torch.fft.rfft(adapter.R, dim=0), n=6,
+                              dim=0)  # fmt: skip
+    with torch.no_grad():
+        adapter.core.copy_(torch.fft.irfft(complex_core, n=6, dim=0))
+    real = complex_core.clone()
+    real[[0, 3]] = real[[0, 3]].real.to(real)  # a real tensor has a real first and last frequency
+    symmetric = torch.fft.irfft(torch.fft.rfft(adapter.C, dim=0) @ real @ torch.fft.rfft(adapter.R, dim=0), n=6, dim=0)
+    assert torch.allclose(product, symmetric)
+    for i in range(6):
+        assert torch.allclose(adapter.delta(i, weights[i]), product[i], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rank": None}, "rank=None and energy=None: give one"),
+        ({"energy": 0.5, "rank": 8}, "rank=8 and energy=0.5: give one"),
+        ({"energy": 1.5, "rank": None}, "energy=1.5 must be above 0"),
+        ({"row_selection": "best"}, "selection=best: choose from"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(options, words, tiny):
+    config = OmegaConf.to_container(read_adapter("tcurlora"), resolve=True)
+    config["method"].update(options)
+    with pytest.raises(UserError, match=words):
+        adapt_from_config(tiny, config, seed=0)
 
 
 @pytest.mark.parametrize("rank", [0, -1, 25])

@@ -1,0 +1,65 @@
+"""What an adapter could hold at best of an update that is known, for example of a full fine-tuning's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tcurlora_seg.adapters.selection import Rule, select
+from tcurlora_seg.adapters.spectrum import energies
+from tcurlora_seg.adapters.tproduct import fourier, multiplicities
+
+
+@dataclass(frozen=True)
+class Held:
+    """Shares of ||dW||_F^2 at one rank, from 0 to 1.
+
+    Attributes:
+        rank: r.
+        cur: what C * U * R holds with the best U, C and R chosen from W0.
+        tsvd: what the best tensor of tubal rank r holds: no C and R can do better.
+    """
+
+    rank: int
+    cur: float
+    tsvd: float
+
+
+def explain(
+    weights: Tensor, change: Tensor, ranks: Sequence[int], *, selection: Rule = "norm", generator: torch.Generator
+) -> list[Held]:
+    """How much of an update the span of C and R can hold at all, rank by rank.
+
+    min over U of ||dW - C * U * R|| is a least-squares problem in every Fourier slice, solved by projecting: with
+    orthonormal bases Q and P of the columns of Chat_k and of the rows of Rhat_k, the best Uhat_k leaves
+    Q Q^H dWhat_k P^H P. The share held is sum_k ||Q^H dWhat_k P^H||^2 / sum_k ||dWhat_k||^2 over the whole spectrum.
+
+    Args:
+        weights: W0 (n, out, in), before the update.
+        change: dW (n, out, in), not zero.
+        ranks: ascending or not, each at most min(out, in).
+        selection: how C and R are chosen from W0 (see `selection.select`).
+        generator: for the rules that draw.
+    """
+    spectrum = fourier(change)
+    counts = multiplicities(len(change)).to(change)
+    total = counts @ spectrum.abs().square().sum((1, 2))
+    best = energies(change).cumsum(0) * len(change) / total
+    shares = []
+    for rank in ranks:
+        rows, columns = select(weights, rank, selection, generator)
+        left, right = fourier(weights[:, :, columns]), fourier(weights[:, rows, :])
+        inside = _basis(left).mH @ spectrum @ _basis(right.mH)
+        held = counts @ inside.abs().square().sum((1, 2)) / total
+        shares.append(Held(rank, held.item(), best[rank - 1].item()))
+    return shares
+
+
+def _basis(columns: Tensor) -> Tensor:
+    """Orthonormal bases of the columns (n, size, r); columns that repeat others become zero."""
+    left, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    kept = values > values[..., :1] * torch.finfo(values.dtype).eps * max(columns.shape[-2:])
+    return left * kept[..., None, :]
