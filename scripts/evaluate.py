@@ -10,7 +10,7 @@ from tcurlora_seg.entry import program
 
 @program("evaluate", check=check_run)
 def main(config: DictConfig) -> None:
-    from tcurlora_seg.evaluation.run import evaluate_run
+    from tcurlora_seg.evaluation.evaluate import evaluate_run
 
     evaluate_run(**{str(key): value for key, value in config.items()})
 

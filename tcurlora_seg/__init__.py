@@ -33,6 +33,7 @@ _PUBLIC = {
     "save_model": "tcurlora_seg.checkpoint",
     "load_model": "tcurlora_seg.checkpoint",
     "load_run": "tcurlora_seg.evaluation.run",
+    "predict": "tcurlora_seg.evaluation.run",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.errors import UserError
@@ -57,7 +57,26 @@ def check_run(config: DictConfig) -> None:
     Raises:
         UserError: it does not.
     """
-    directory = Path(config.checkpoint)
+    _check_directory(config.checkpoint)
+
+
+def check_prediction(config: DictConfig) -> None:
+    """Check that `checkpoint` names the directory of a finished run, or several, and that the input is there.
+
+    Raises:
+        UserError: it does not.
+    """
+    directories = config.checkpoint if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
+    if not directories:
+        raise UserError("checkpoint=[]: give the directory of a run, or several")
+    for directory in directories:
+        _check_directory(directory)
+    if not Path(config.input).exists():
+        raise UserError(f"input={config.input} does not exist: give an image, a folder of images, or a manifest.json")
+
+
+def _check_directory(checkpoint: str) -> None:
+    directory = Path(checkpoint)
     if not directory.is_dir():
         raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
     for name in ("config.yaml", "split.json", "model.safetensors"):

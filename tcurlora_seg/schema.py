@@ -59,7 +59,9 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
     inside = tuple(f"{key}." for key in checked)  # of a mapping that its constructor has accepted
     for key, value in values.items():
         default = given.get(key)
-        if key not in given and key not in checked and not key.startswith(inside) and not _open(config, key):
+        replaced = key.rpartition(".")[0] in given  # a mapping in the place of one value, such as null
+        accepted = key in checked or key.startswith(inside) or replaced or _open(config, key)
+        if key not in given and not accepted:
             raise UserError(f"there is no key '{key}'; --cfg job lists them")
         if key not in checked and default is not None and value is not None and not _same_kind(value, default):
             raise _wrong_type(key, value, _kind(default))

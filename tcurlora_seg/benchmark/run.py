@@ -123,6 +123,7 @@ def _rounds(workers: Mapping[str, _Worker], names: Sequence[str], command: str, 
     for r in range(rounds):
         for name in [*names[r % len(names) :], *names[: r % len(names)]]:
             answers[name].append(workers[name].ask(command))
+        print(f"{command} {r + 1}/{rounds}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
     return answers
 
 

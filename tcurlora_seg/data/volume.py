@@ -43,6 +43,17 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     return array, centred_affine(array.shape, image.header.get_zooms()[:3], analyze_axes)
 
 
+def open_volume(path: str | Path) -> Any:
+    """The nibabel image with its voxels read, so that a damaged file is found here.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    with _readable(path):
+        image = _open(Path(path))
+        return type(image)(np.asanyarray(image.dataobj), image.affine, image.header)
+
+
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """(shape, voxel size in mm) without reading the voxels.
 

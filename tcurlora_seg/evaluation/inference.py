@@ -1,13 +1,16 @@
-"""From a prepared volume to class probabilities by a sliding window."""
+"""From a prepared volume to class probabilities or a label map, by sliding windows, slab by slab."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 
 import torch
+from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
+
+_SLAB_BYTES = 2**30
 
 
 class Predictor:
@@ -19,9 +22,10 @@ class Predictor:
     Args:
         network: maps (batch, channels, *window) to logits (batch, classes, *window).
         window: side lengths of the window in voxels.
+        classes: of the network's output; with the slab's size they decide how much is held at once.
         overlap: share of the window by which neighbours overlap.
         batch_size: windows per forward pass.
-        mirror_axes: spatial axes along which mirrored copies are averaged; empty for none.
+        mirror_axes: spatial axes along which mirrored copies are averaged, in all combinations; empty for none.
         mirror_pairs: pairs of classes that change places when axis 0 (left-right in RAS) is mirrored.
     """
 
@@ -30,39 +34,109 @@ class Predictor:
         network: nn.Module,
         *,
         window: Sequence[int],
+        classes: int = 2,
         overlap: float = 0.5,
         batch_size: int = 4,
         mirror_axes: Sequence[int] = (),
         mirror_pairs: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self.network, self.window, self.overlap, self.batch_size = network, tuple(window), overlap, batch_size
+        self.network, self.window, self.classes = network, tuple(window), classes
+        self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
 
-    @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
-        """Map a prepared image (channels, X, Y, Z) to probabilities (classes, X, Y, Z) in float32."""
+        """Map a prepared image (channels, X, Y, Z) to probabilities (classes, X, Y, Z), float32 in main memory."""
+        return probabilities([self], image)
+
+    @torch.inference_mode()
+    def rows(self, image: Tensor, first: int, last: int) -> Tensor:
+        """The probabilities of rows `first` to `last` of axis 0 alone, on the network's device.
+
+        They are what the whole volume gives there: the same windows are blended.
+        """
         device = next(self.network.parameters()).device
+        image = torch.as_tensor(image).as_subclass(Tensor).to(device)
         was_training = self.network.training
         self.network.eval()
         try:
-            batch = torch.as_tensor(image).as_subclass(Tensor).to(device)[None]
-            subsets = list(chain.from_iterable(
-                combinations(self.mirror_axes, n) for n in range(len(self.mirror_axes) + 1)
-            ))  # fmt: skip
-            total = torch.stack([self._mirrored(batch, axes) for axes in subsets]).sum(0)
-            return total[0] / len(subsets)
+            total = self._logits(image, first, last)
+            _softmax(total)
+            subsets = chain.from_iterable(combinations(self.mirror_axes, n + 1) for n in range(len(self.mirror_axes)))
+            count = 1
+            for axes in subsets:
+                self._add_mirrored(total, image, first, last, axes)
+                count += 1
+            return total.div_(count)
         finally:
             self.network.train(was_training)
 
-    def _mirrored(self, batch: Tensor, axes: tuple[int, ...]) -> Tensor:
-        dims = [axis + 2 for axis in axes]
-        logits = sliding_window_inference(
-            batch.flip(dims), self.window, self.batch_size, self.network, self.overlap, mode="gaussian"
-        )
-        probabilities = torch.softmax(torch.as_tensor(logits).float(), dim=1).flip(dims)
+    def _add_mirrored(self, total: Tensor, image: Tensor, first: int, last: int, axes: tuple[int, ...]) -> None:
+        """Add the probabilities of the image mirrored along `axes`, mirrored back, to `total`, class by class."""
+        dims, swapped = [axis + 1 for axis in axes], list(range(len(total)))
         if 0 in axes:
-            order = list(range(probabilities.shape[1]))
+            first, last = image.shape[1] - last, image.shape[1] - first
             for a, b in self.mirror_pairs:
-                order[a], order[b] = b, a
-            probabilities = probabilities[:, order]
-        return probabilities
+                swapped[a], swapped[b] = b, a
+        mirrored = self._logits(image.flip(dims), first, last)
+        _softmax(mirrored)
+        for own, other in enumerate(swapped):
+            total[own] += mirrored[other].flip([d - 1 for d in dims])
+
+    def _logits(self, image: Tensor, first: int, last: int) -> Tensor:
+        """Blended logits (classes, last - first, Y, Z) of the part of the volume whose windows touch those rows."""
+        size, side = image.shape[1], self.window[0]
+        start, stop = 0, size
+        if size > side:
+            step = max(1, int(side * (1 - self.overlap)))
+            starts = [s[0].start for s in dense_patch_slices((size,), (side,), (step,))]
+            touching = [s for s in starts if s < last and s + side > first]
+            start, stop = touching[0], touching[-1] + side
+        part = image[None, :, start:stop]
+        logits = sliding_window_inference(
+            part, self.window, self.batch_size, self.network, self.overlap, mode="gaussian"
+        )
+        return torch.as_tensor(logits)[0, :, first - start : last - start].float()
+
+
+def probabilities(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
+    """The mean of several networks' probabilities (classes, X, Y, Z), float32 in main memory."""
+    result: Tensor | None = None
+    for rows, values in _slabs(predictors, image):
+        if result is None:
+            result = torch.empty((len(values), *image.shape[1:]))
+        result[:, rows] = values.cpu()
+    assert result is not None
+    return result
+
+
+def labels(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
+    """The most probable class of every voxel, uint8 (X, Y, Z); no more than a slab's probabilities are ever held."""
+    result = torch.empty(tuple(image.shape[1:]), dtype=torch.uint8)
+    for rows, values in _slabs(predictors, image):
+        result[rows] = values.argmax(0).to(torch.uint8).cpu()
+    return result
+
+
+def _slabs(predictors: Sequence[Predictor], image: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Go through the volume along axis 0, in one slab where its probabilities fit; give rows and their mean.
+
+    A slab is no thinner than the window, since the windows on its edges are computed for both sides.
+    """
+    size = image.shape[1]
+    row_bytes = 4 * predictors[0].classes * image.shape[2] * image.shape[3]
+    thickness = max(_SLAB_BYTES // row_bytes, *(predictor.window[0] for predictor in predictors))
+    for first in range(0, size, thickness):
+        last = min(first + thickness, size)
+        with torch.inference_mode():
+            total = predictors[0].rows(image, first, last)
+            for predictor in predictors[1:]:
+                total += predictor.rows(image, first, last).to(total.device)
+            total /= len(predictors)
+        yield slice(first, last), total
+
+
+def _softmax(logits: Tensor) -> None:
+    """Softmax over axis 0 in place: a second copy of fifty-six classes would be the larger part of the memory."""
+    logits -= logits.amax(0, keepdim=True)
+    logits.exp_()
+    logits /= logits.sum(0, keepdim=True)

@@ -1,32 +1,27 @@
-"""A finished run: loading it again, and scoring it on volumes it has not seen."""
+"""A finished run: loading it again, and segmenting images with it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-import pandas as pd
 import torch
 from hydra.utils import instantiate
 from monai.networks.nets import UNETR
+from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from tcurlora_seg.checkpoint import load_model
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
-from tcurlora_seg.evaluation.metrics import score
-from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
-from tcurlora_seg.evaluation.report import print_summary
-from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
-from tcurlora_seg.files import atomic_path, read_json, write_json
+from tcurlora_seg.evaluation.prediction import Channels, Ensemble
+from tcurlora_seg.files import read_json
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
 
@@ -40,12 +35,19 @@ class Run:
         config: its resolved configuration, with what was overridden on loading.
         dataset: its data set, which knows task and preparation.
         network: the merged network, a plain MONAI UNETR in evaluation mode.
+        spacing: the voxel sizes of its training images; None where an older model file says nothing.
     """
 
     directory: Path
     config: DictConfig
     dataset: SegmentationDataset
     network: nn.Module
+    spacing: TrainingSpacing | None = None
+
+    @property
+    def minimum_ml(self) -> Any:
+        """The run's own `min_component_ml`; None in a configuration from before there was one."""
+        return self.config.inference.get("min_component_ml")
 
     def cases(self, split: str) -> list[str]:
         """The case ids that the run drew as `train`, `val` or `test`."""
@@ -56,9 +58,19 @@ class Run:
             raise UserError(f"split={split}: {self.directory} drew no such cases")
         return list(drawn[split])
 
+    def predict(self, image: Channels) -> SpatialImage:
+        """The label map of an image, in the image's own grid; see `Ensemble.predict`."""
+        return ensemble([self]).predict(image)
+
 
 def load_run(
-    directory: str | Path, *, device: str = "auto", root: str | None = None, pretrained: str | None = None
+    directory: str | Path,
+    *,
+    device: str = "auto",
+    root: str | None = None,
+    pretrained: str | None = None,
+    overlap: float | None = None,
+    mirror: bool | None = None,
 ) -> Run:
     """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
 
@@ -67,6 +79,8 @@ def load_run(
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
+        overlap: of neighbouring windows, 0 to below 1; None for the run's own.
+        mirror: whether to average over mirrored copies; None for the run's own.
 
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
@@ -77,12 +91,16 @@ def load_run(
         config.dataset.root = root
     if pretrained is not None:
         config.pretrained = pretrained
+    for key, value in (("overlap", overlap), ("mirror", mirror)):
+        if value is not None:
+            config.inference[key] = value
     dataset = instantiate(config.dataset)
     network = build_network(config, dataset)
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
     adapt_from_config(network, config.adapter, seed=config.seed)
-    load_model(network, directory / "model.safetensors")
-    return Run(directory, config, dataset, merge(network).eval().to(choose_device(device)))
+    notes = load_model(network, directory / "model.safetensors")
+    plain = merge(network).eval().to(choose_device(device))
+    return Run(directory, config, dataset, plain, read_spacing(notes.get("spacing")))
 
 
 def build_network(config: DictConfig, dataset: SegmentationDataset) -> UNETR:
@@ -111,6 +129,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     return Predictor(
         network,
         window=list(config.model.img_size),
+        classes=dataset.task.out_channels,
         overlap=config.inference.overlap,
         batch_size=config.inference.batch_size,
         mirror_axes=tuple(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
@@ -118,96 +137,46 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     )
 
 
-def evaluate_run(
-    *,
-    checkpoint: str,
-    split: str = "test",
-    root: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    output: str | None = None,
-) -> dict[str, Any]:
-    """Score a run on one of its splits; what `scripts/evaluate.py` calls. Returns the summary.
+def ensemble(runs: Sequence[Run]) -> Ensemble:
+    """Several runs as one network: folds or seeds of the same task.
 
     Raises:
-        UserError: see `load_run`.
+        UserError: runs that differ in task, image channels, preparation or training spacing.
     """
-    run = load_run(checkpoint, device=device, root=root, pretrained=pretrained)
-    for key, value in (("overlap", overlap), ("mirror", mirror)):
-        if value is not None:
-            run.config.inference[key] = value
-    predictor = predictor_for(run.network, run.config, run.dataset)
-    folder = Path(output) if output else run.directory / "evaluation" / split
-    metrics = read_json(run.directory / "metrics.json")
-    summary, rows = evaluate(
-        predictor, run.dataset, run.cases(split), folder,
-        adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-    )  # fmt: skip
-    print_summary(rows, summary)
-    print(f"written to {folder}")
-    return summary
+    first = runs[0]
+    for other in runs[1:]:
+        for what, get in _MUST_AGREE.items():
+            if get(other) != get(first):
+                raise UserError(
+                    f"{other.directory} cannot be averaged with {first.directory}: they differ in {what} "
+                    f"({get(other)} and {get(first)})"
+                )
+    if any(run.spacing is not None and first.spacing is not None and not first.spacing.covers(run.spacing.median)
+           for run in runs):  # fmt: skip
+        raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
+    return Ensemble(
+        predictors=[predictor_for(run.network, run.config, run.dataset) for run in runs],
+        task=first.dataset.task,
+        modalities=first.dataset.modalities,
+        preparation=first.dataset.preparation,
+        spacing=first.spacing,
+        analyze_axes=first.dataset.analyze_axes,
+        minimum_ml=first.minimum_ml,
+    )
 
 
-def evaluate(
-    predictor: Predictor,
-    dataset: SegmentationDataset,
-    cases: Sequence[str],
-    folder: Path,
-    *,
-    adapter: str,
-    trainable_parameters: int,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Predict and score cases in their files' own grid, in mm.
+_MUST_AGREE = {
+    "data set": lambda run: run.dataset.name,
+    "task": lambda run: run.dataset.task.name,
+    "image channels": lambda run: ", ".join(run.dataset.modalities),
+    "preparation": lambda run: run.dataset.preparation,
+}
 
-    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and `overlays/<case>.png`.
 
-    Returns:
-        The summary and the rows of `cases.csv`.
+def predict(runs: Sequence[Run], image: Channels) -> SpatialImage:
+    """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
+
+    Raises:
+        UserError: see `ensemble` and `Ensemble.predict`.
     """
-    records = []
-    for case in cases:
-        item = dataset.prepare(case)
-        started = time.perf_counter()
-        probabilities = predictor(item["image"]).cpu()
-        prediction = to_native(probabilities, item["image"], dataset).numpy()
-        seconds = time.perf_counter() - started
-        reference = item["native_label"].numpy()
-        spacing = nib.affines.voxel_sizes(item["affine"])
-        for name, classes in dataset.task.structures.items():
-            result = score(np.isin(prediction, classes), np.isin(reference, classes), spacing)
-            record = {"case": case, "patient": item["patient"], "structure": name, **asdict(result), "seconds": seconds}
-            records.append(record)
-        with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
-            nib.save(nib.Nifti1Image(prediction, item["affine"]), temporary)
-        dices = [record["dice"] for record in records if record["case"] == case and record["dice"] is not None]
-        title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
-        image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
-        figure = overlay_figure(image, label, probabilities.argmax(0).numpy(), title=title)
-        save_figure(figure, folder / "overlays" / f"{case}.png")
-    rows = pd.DataFrame(records, columns=list(COLUMNS))
-    summary = {
-        "dataset": dataset.name,
-        "task": dataset.task.name,
-        "simulated": dataset.manifest().simulated,
-        "adapter": adapter,
-        "trainable_parameters": trainable_parameters,
-        **summarise(rows),
-    }
-    with atomic_path(folder / "cases.csv") as temporary:
-        rows.to_csv(temporary, index=False)
-    write_json(folder / "summary.json", summary)
-    return summary, rows
-
-
-def to_native(probabilities: Tensor, image: Any, dataset: SegmentationDataset) -> Tensor:
-    """The label map (X, Y, Z) uint8 on the file's grid of class probabilities on the prepared one.
-
-    Where the preparation resamples, the probabilities are brought back before the largest is taken, which keeps
-    edges smooth; where it only turns and crops, the label map itself is.
-    """
-    if dataset.preparation.spacing is None:
-        labels = probabilities.argmax(0, keepdim=True)
-        return dataset.preparation.invert(labels.to(torch.uint8), image, nearest=True)[0].to(torch.uint8)
-    return dataset.preparation.invert(probabilities, image, nearest=False).argmax(0).to(torch.uint8)
+    return ensemble(runs).predict(image)

@@ -22,9 +22,11 @@ from tcurlora_seg.checkpoint import save_model
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.report import print_summary
-from tcurlora_seg.evaluation.run import build_network, evaluate, predictor_for
+from tcurlora_seg.evaluation.run import build_network, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
@@ -77,7 +79,7 @@ def train(config: DictConfig) -> float | None:
 
     _take_best(config, directory, module)
     model_file = directory / "model.safetensors"
-    save_model(network, model_file, metadata=_metadata(config, dataset))
+    save_model(network, model_file, metadata=_metadata(config, dataset, split))
     metrics: dict[str, Any] = {
         "seed": config.seed,
         "steps": trainer.global_step,
@@ -97,6 +99,7 @@ def train(config: DictConfig) -> float | None:
             metrics["scores"], rows = evaluate(
                 predictor_for(network, config, dataset), dataset, split.sides[config.test], folder,
                 adapter=config.adapter.name, trainable_parameters=trained,
+                min_component_ml=config.inference.min_component_ml,
             )  # fmt: skip
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"]["mean_dice"], trainer.global_step)
         print_summary(rows, metrics["scores"], metrics)
@@ -211,10 +214,12 @@ def _take_best(config: DictConfig, directory: Path, module: SegmentationModule) 
         module.load_state_dict(state, strict=False)
 
 
-def _metadata(config: DictConfig, dataset: SegmentationDataset) -> dict[str, Any]:
+def _metadata(config: DictConfig, dataset: SegmentationDataset, split: Split) -> dict[str, Any]:
+    sizes = [size for _, size in dataset.check_headers(split.train).values()]
     return {
         "dataset": dataset.name,
         "task": dataset.task.name,
+        "spacing": training_spacing(sizes).as_dict(),
         "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "model": OmegaConf.to_container(config.model, resolve=True),
         "adapter": OmegaConf.to_container(config.adapter, resolve=True),

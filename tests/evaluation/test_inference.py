@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation import inference
+from tcurlora_seg.evaluation.inference import Predictor, labels
 
 
 class Voxelwise(nn.Module):
@@ -53,3 +55,39 @@ def test_inference_switches_dropout_off_and_back_on() -> None:
     predictor = Predictor(network, window=(8, 8, 8))
     assert torch.equal(predictor(IMAGE), predictor(IMAGE))
     assert network.training
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0,), (0, 2)])
+@pytest.mark.parametrize("overlap", [0.5, 0.25, 0.0])
+def test_a_volume_in_slabs_gives_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, mirror_axes: tuple[int, ...], overlap: float
+) -> None:
+    """A network that sees where in the window a voxel lies, so that another window would be noticed."""
+    image = torch.randn(1, 45, 9, 11, generator=torch.Generator().manual_seed(1))
+    predictor = Predictor(Voxelwise(asymmetry=0.1), window=(8, 8, 8), overlap=overlap, mirror_axes=mirror_axes,
+                          mirror_pairs=((1, 2),), classes=3)  # fmt: skip
+    whole = predictor(image)
+    assert torch.equal(labels([predictor], image), whole.argmax(0).to(torch.uint8))
+    monkeypatch.setattr(inference, "_SLAB_BYTES", 1)
+    calls: list[tuple[int, int]] = []
+    rows = predictor.rows
+    monkeypatch.setattr(predictor, "rows", lambda i, first, last: calls.append((first, last)) or rows(i, first, last))
+    torch.testing.assert_close(predictor(image), whole, atol=1e-6, rtol=1e-6)
+    assert torch.equal(labels([predictor], image), whole.argmax(0).to(torch.uint8))
+    assert calls[:6] == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40), (40, 45)]
+
+
+class Halves(Voxelwise):
+    """Names the half by where a voxel lies, as a network that knows left from right does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = torch.where(torch.arange(16) < 8, 9.0, -9.0).view(1, 1, 16, 1, 1).expand(x.shape)
+        return torch.cat([torch.zeros_like(x), left, -left], 1)
+
+
+def test_mirroring_does_not_blur_left_and_right_into_each_other() -> None:
+    image = torch.zeros(1, 16, 8, 8)
+    swapped = Predictor(Halves(), window=(16, 8, 8), mirror_axes=(0, 1), mirror_pairs=((1, 2),), classes=3)(image)
+    assert float(swapped[1, :8].min()) > 0.99 and float(swapped[2, 8:].min()) > 0.99
+    blurred = Predictor(Halves(), window=(16, 8, 8), mirror_axes=(0, 1), classes=3)(image)
+    assert float(blurred[1, :8].max()) < 0.51

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tcurlora_seg.evaluation.metrics import dice, score
+from tcurlora_seg.evaluation.metrics import POLICY, dice, score, score_structures
 
 SHAPE = (14, 11, 9)
 
@@ -85,6 +85,64 @@ def test_an_empty_mask_has_no_distance(
     result = score(full if prediction else empty, full if reference else empty, (1.0, 1.0, 1.0))
     assert (result.status, result.dice) == (status, expected_dice)
     assert result.hd95_mm is result.msd_mm is result.surface_dice is None
+
+
+def brute_force(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:
+    """HD95, mean distance and surface Dice from every pair of surface voxels, in float64."""
+
+    def surface(mask: np.ndarray) -> np.ndarray:
+        padded = np.pad(mask, 1)
+        inner = padded.copy()
+        for axis in range(3):
+            for shift in (1, -1):
+                inner &= np.roll(padded, shift, axis)
+        return np.argwhere((padded & ~inner)[1:-1, 1:-1, 1:-1]) * np.array(spacing)
+
+    distances = np.sqrt(((surface(a)[:, None] - surface(b)[None]) ** 2).sum(-1))
+    forth, back = distances.min(1), distances.min(0)
+    both = np.concatenate([forth, back])
+    return max(np.percentile(forth, 95), np.percentile(back, 95)), both.mean(), (both <= tolerance).mean()
+
+
+def far_apart() -> tuple[np.ndarray, np.ndarray]:
+    """Two small masks whose common box is the whole of a large volume, where points are searched, not mapped."""
+    a, b = (np.zeros((60, 50, 40), bool) for _ in range(2))
+    a[:3, :2, :4] = a[59, 49, 39] = True
+    b[56:, 45:48, 30:33] = b[0, 2, 0] = True
+    return a, b
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.9, 1.5, 3.0)])
+@pytest.mark.parametrize("name", [*PAIRS, "far apart"])
+def test_distances_agree_with_those_of_every_pair_of_surface_voxels(name: str, spacing: tuple[float, ...]) -> None:
+    a, b = PAIRS.get(name) or far_apart()
+    ours = score(a, b, spacing, surface_tolerance_mm=1.7)
+    assert (ours.hd95_mm, ours.msd_mm, ours.surface_dice) == pytest.approx(brute_force(a, b, spacing, 1.7), abs=1e-6)
+
+
+def test_fifty_six_structures_score_as_each_by_itself() -> None:
+    """Some missed, some false, some absent, some touching the border; unions as tumours have them."""
+    random = np.random.default_rng(3)
+    coarse = random.integers(0, 50, (6, 6, 6))
+    reference = np.kron(coarse, np.ones((4, 4, 4), int)).astype(np.uint8)
+    prediction = np.roll(reference, 1, axis=0)
+    prediction[prediction == 7] = 0
+    prediction[0, 0, 0] = 56
+    structures = {f"s{i}": (i,) for i in range(1, 57)} | {"union": (3, 9, 55), "all": tuple(range(1, 57))}
+    scores = score_structures(prediction, reference, structures, (0.9, 1.0, 1.3), surface_tolerance_mm=2.0)
+    assert list(scores) == list(structures)
+    for name, classes in structures.items():
+        masks = np.isin(prediction, classes), np.isin(reference, classes)
+        assert scores[name] == score(*masks, (0.9, 1.0, 1.3), surface_tolerance_mm=2.0), name
+    assert {scores[name].status for name in ("s3", "s7", "s56", "s55")} == set(POLICY)
+
+
+def test_volume_errors_are_signed_and_a_missed_structure_is_an_error_of_all_its_volume() -> None:
+    small, large, empty = ball((6, 5, 4), 2), ball((6, 5, 4), 3), np.zeros(SHAPE, bool)
+    errors = [score(a, b, (1, 1, 2)).volume_error_ml for a, b in ((small, large), (large, small), (empty, large))]
+    difference, whole = (large.sum() - small.sum()) * 0.002, large.sum() * 0.002
+    assert errors == pytest.approx([-difference, difference, -whole])
+    assert score(empty, empty, (1, 1, 2)).volume_error_ml is None
 
 
 def test_swapping_the_masks_changes_no_symmetric_measure() -> None:

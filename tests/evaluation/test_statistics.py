@@ -39,3 +39,12 @@ def test_a_summary_is_strict_json_even_when_nothing_was_scored() -> None:
     summary = summarise(rows(("a", "absent", None, None)))
     assert summary["mean_dice"] is None
     json.dumps(summary, allow_nan=False)
+
+
+def test_the_policy_for_empty_masks_is_written_out_with_its_counts() -> None:
+    given = rows(*((f"s{i}", status, 0.0, None) for i, status in enumerate(["scored", "missed", "missed", "absent"])))
+    masks = summarise(given)["empty_masks"]
+    assert {s: entry["count"] for s, entry in masks.items()} == {
+        "scored": 1, "missed": 2, "false_alarm": 0, "absent": 1
+    }  # fmt: skip
+    assert "Dice 0" in masks["missed"]["policy"] and "left out" in masks["absent"]["policy"]

@@ -1,0 +1,53 @@
+"""Which voxel sizes a network was trained on, and whether a new image has one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class TrainingSpacing:
+    """Voxel sizes in mm along right, anterior and superior, over the training images."""
+
+    smallest: tuple[float, ...]
+    median: tuple[float, ...]
+    largest: tuple[float, ...]
+
+    def covers(self, spacing: Sequence[float]) -> bool:
+        """Whether a voxel size lies, within 5 %, between the smallest and the largest along each axis."""
+        sides = zip(spacing, self.smallest, self.largest, strict=True)
+        return all(low * (1 - _TOLERANCE) <= size <= high * (1 + _TOLERANCE) for size, low, high in sides)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:
+    """What `as_dict` wrote; None for a model file that says nothing."""
+    return None if raw is None else TrainingSpacing(*(tuple(raw[k]) for k in ("smallest", "median", "largest")))
+
+
+def training_spacing(sizes: Iterable[Sequence[float]]) -> TrainingSpacing:
+    """The range of some voxel sizes, each along right, anterior and superior."""
+    import numpy as np
+
+    rows = np.stack([np.asarray(size, dtype=np.float64) for size in sizes]).round(4)
+    return TrainingSpacing(*(tuple(row.tolist()) for row in (rows.min(0), np.median(rows, axis=0), rows.max(0))))
+
+
+def ras_spacing(affine: np.ndarray) -> np.ndarray:
+    """Voxel sizes in mm in the order of the axes after turning to RAS."""
+    import nibabel as nib
+
+    order = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    sizes = nib.affines.voxel_sizes(affine)
+    result = sizes.copy()
+    result[order] = sizes
+    return result

@@ -1,0 +1,123 @@
+"""Scoring a run on volumes it has not seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pandas as pd
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation.metrics import score_structures
+from tcurlora_seg.evaluation.native import minimum_volumes, remove_small, segment
+from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
+from tcurlora_seg.evaluation.report import print_summary
+from tcurlora_seg.evaluation.run import load_run, predictor_for
+from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
+from tcurlora_seg.files import atomic_path, read_json, write_json
+
+
+def evaluate_run(
+    *,
+    checkpoint: str,
+    split: str = "test",
+    root: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    overlap: float | None = None,
+    mirror: bool | None = None,
+    min_component_ml: float | Mapping[str, float] | None = None,
+    surface_tolerance_mm: float = 1.0,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Score a run on one of its splits; what `scripts/evaluate.py` calls. Returns the summary.
+
+    Raises:
+        UserError: see `load_run`.
+    """
+    run = load_run(checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror)
+    folder = Path(output) if output else run.directory / "evaluation" / split
+    metrics = read_json(run.directory / "metrics.json")
+    summary, rows = evaluate(
+        predictor_for(run.network, run.config, run.dataset), run.dataset, run.cases(split), folder,
+        adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+        min_component_ml=run.minimum_ml if min_component_ml is None else min_component_ml,
+        surface_tolerance_mm=surface_tolerance_mm,
+    )  # fmt: skip
+    print_summary(rows, summary)
+    print(f"written to {folder}")
+    return summary
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    cases: Sequence[str],
+    folder: Path,
+    *,
+    adapter: str,
+    trainable_parameters: int,
+    min_component_ml: float | Mapping[str, float] | None = None,
+    surface_tolerance_mm: float = 1.0,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Predict and score cases in their files' own grid, in mm.
+
+    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and `overlays/<case>.png`.
+
+    Args:
+        predictor: of the network to be scored.
+        dataset: where the cases are.
+        cases: their ids.
+        folder: for the files.
+        adapter: its name, for the summary.
+        trainable_parameters: for the summary.
+        min_component_ml: see `remove_small`.
+        surface_tolerance_mm: see `score`.
+
+    Returns:
+        The summary and the rows of `cases.csv`.
+    """
+    minimum_volumes(dataset.task, min_component_ml)  # a mistake in it is told before the first case is computed
+    records = []
+    for case in cases:
+        item = dataset.prepare(case)
+        spacing = nib.affines.voxel_sizes(item["affine"])
+        started = time.perf_counter()
+        native, prepared, _ = segment([predictor], item["image"], dataset.preparation)
+        native = remove_small(native, dataset.task, spacing, min_component_ml, case)
+        seconds = time.perf_counter() - started
+        scores = score_structures(
+            native, item["native_label"].numpy(), dataset.task.structures, spacing,
+            surface_tolerance_mm=surface_tolerance_mm,
+        )  # fmt: skip
+        for name, result in scores.items():
+            record = {"case": case, "patient": item["patient"], "structure": name, **asdict(result), "seconds": seconds}
+            records.append(record)
+        with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
+            nib.save(nib.Nifti1Image(native, item["affine"]), temporary)
+        dices = [result.dice for result in scores.values() if result.dice is not None]
+        title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
+        image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
+        save_figure(overlay_figure(image, label, prepared, title=title), folder / "overlays" / f"{case}.png")
+    rows = pd.DataFrame(records, columns=list(COLUMNS))
+    summary = {
+        "dataset": dataset.name,
+        "task": dataset.task.name,
+        "simulated": dataset.manifest().simulated,
+        "adapter": adapter,
+        "trainable_parameters": trainable_parameters,
+        "overlap": predictor.overlap,
+        "mirror_axes": list(predictor.mirror_axes),
+        "min_component_ml": minimum_volumes(dataset.task, min_component_ml),
+        "surface_tolerance_mm": surface_tolerance_mm,
+        **summarise(rows),
+    }
+    with atomic_path(folder / "cases.csv") as temporary:
+        rows.to_csv(temporary, index=False)
+    write_json(folder / "summary.json", summary)
+    return summary, rows

@@ -1,0 +1,120 @@
+"""Which images a user means: one file, a folder, or a manifest; and what their label maps will be called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tcurlora_seg.data.manifest import check, load_manifest
+from tcurlora_seg.errors import UserError
+
+_ENDINGS = (".nii.gz", ".nii", ".hdr", ".mnc")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image to segment.
+
+    Attributes:
+        name: of the case, for messages.
+        files: modality -> path; a modality that is not there is missing.
+        target: file name of the label map.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    target: str
+
+
+def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) -> list[Input]:
+    """The images under `path`, in the order of their names.
+
+    With one modality: an image file, or every image of a folder. With several, and with one where a folder has no
+    images of its own: `<case>_<modality>.nii.gz`, in the folder or in a folder a case. In either case a manifest,
+    whose paths are relative to `root` or to where it lies.
+
+    Raises:
+        UserError: nothing there, or two label maps of one name.
+    """
+    if not path.exists():
+        raise UserError(f"input={path} does not exist: give an image, a folder of images, or a manifest.json")
+    if path.is_dir():
+        found = _folder(path, modalities)
+    elif path.suffix == ".json":
+        found = _manifest(path, modalities, root)
+    else:
+        found = _file(path, modalities)
+    if not found:
+        raise UserError(f"input={path} holds no image like {_layout(modalities)}")
+    twice = [target for target, n in Counter(item.target for item in found).items() if n > 1]
+    if twice:
+        names = " and ".join(item.name for item in found if item.target == twice[0])
+        raise UserError(f"input={path}: {names} would both be written as {twice[0]}; move one of them away")
+    return found
+
+
+def _file(path: Path, modalities: Sequence[str]) -> list[Input]:
+    if path.name.endswith((".img", ".img.gz")):
+        path = path.with_name(path.name.removesuffix(".gz").removesuffix(".img") + ".hdr")
+    if not _ending(path):
+        raise UserError(f"input={path}: expected a file that ends in {', '.join(_ENDINGS)}, or a manifest.json")
+    if len(modalities) > 1:
+        raise UserError(
+            f"input={path} is one image, and the network sees {len(modalities)} ({', '.join(modalities)}): give a "
+            f"folder with {_layout(modalities)}, or a manifest.json"
+        )
+    return [Input(path.name, {modalities[0]: path}, _target(path))]
+
+
+def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
+    images = _images(folder)
+    if len(modalities) == 1 and images:
+        return [Input(path.name, {modalities[0]: path}, _target(path)) for path in images]
+    found = list(_named(images, modalities))
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        found += _named(_images(inner), modalities, case=inner.name)
+    return found
+
+
+def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = None) -> Iterator[Input]:
+    """Group `<case>_<modality>.nii.gz` by case; in a case's own folder the part before the modality may be anything."""
+    cases: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        stem = path.name.removesuffix(_ending(path))
+        for modality in modalities:
+            if stem.lower() == modality.lower() or stem.lower().endswith(f"_{modality.lower()}"):
+                name = case or stem[: -len(modality)].rstrip("_") or stem
+                cases.setdefault(name, {})[modality] = path
+    for name, files in sorted(cases.items()):
+        yield Input(name, files, f"{name}.nii.gz")
+
+
+def _manifest(path: Path, modalities: Sequence[str], root: str | None) -> list[Input]:
+    manifest, base = load_manifest(path), Path(root).expanduser() if root else path.parent
+    check(manifest, path)
+    return [
+        Input(case.id, {m: base / case.images[m] for m in modalities if m in case.images}, f"{case.id}.nii.gz")
+        for case in manifest.cases
+    ]
+
+
+def _images(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if _ending(path)]
+
+
+def _ending(path: Path) -> str:
+    return next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+
+
+def _target(path: Path) -> str:
+    """The image's own name; Analyze and MINC come back as NIfTI."""
+    return path.name if path.name.endswith((".nii", ".nii.gz")) else f"{path.name.removesuffix(_ending(path))}.nii.gz"
+
+
+def _layout(modalities: Sequence[str]) -> str:
+    if len(modalities) == 1:
+        return f"<case>.nii.gz (or a folder a case with <case>_{modalities[0]}.nii.gz)"
+    return f"<case>_{modalities[0]}.nii.gz to <case>_{modalities[-1]}.nii.gz, all in it or in a folder a case"

@@ -1,0 +1,165 @@
+"""One nibabel image in, its label map out, in the image's own grid and with its header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.spacing import TrainingSpacing, ras_spacing
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.volume import centred_affine
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation.native import native_probabilities, remove_small, segment
+
+Channels = SpatialImage | Sequence[SpatialImage] | Mapping[str, SpatialImage]
+"""An image; with several channels one a modality, in their order or by their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """One network or several, with everything that lies between a file and a label map.
+
+    Attributes:
+        predictors: their probabilities are averaged.
+        task: the meaning of the classes.
+        modalities: image channels, in order.
+        preparation: what is done to an image.
+        spacing: voxel sizes of the training images; where the preparation leaves the grid alone, an image of other
+            voxel sizes is brought to their median.
+        analyze_axes: see `read_volume`.
+        minimum_ml: see `remove_small`.
+    """
+
+    predictors: Sequence[Predictor]
+    task: Task
+    modalities: tuple[str, ...]
+    preparation: Preparation
+    spacing: TrainingSpacing | None
+    analyze_axes: str
+    minimum_ml: Any
+
+    def predict(self, image: Channels, source: str = "the image") -> SpatialImage:
+        """The label map (X, Y, Z) of an image, with the values of `label_values`.
+
+        Grid, affine and header codes are the image's, trailing axes of one are dropped; Analyze comes back as NIfTI.
+
+        Args:
+            image: skull-stripped where the training images were; channels share one grid.
+            source: its file, for messages.
+
+        Raises:
+            UserError: channels missing or on different grids, an image that cannot be segmented.
+        """
+        return self.run(image, source)[0]
+
+    def run(
+        self, image: Channels, source: str = "the image", *, probabilities: bool = False
+    ) -> tuple[SpatialImage, SpatialImage | None]:
+        """As `predict`, and where asked for the probabilities (X, Y, Z, K) float32, background first."""
+        channels = self._channels(image, source)
+        affine, arrays = self._read(channels, source)
+        preparation = self._preparation(affine)
+        stacked = torch.from_numpy(np.stack(arrays))
+        prepared = preparation(MetaTensor(stacked, affine=torch.from_numpy(affine)), None, source)["image"]
+        native, _, found = segment(self.predictors, prepared, preparation, keep=probabilities)
+        native = remove_small(native, self.task, nib.affines.voxel_sizes(affine), self.minimum_ml, source)
+        values = label_values(self.task)
+        table = np.array([0, *(values[c] for c in sorted(values))], dtype=label_dtype(values))
+        label = image_like(channels[0], table[native], affine, intent="label")
+        if found is None:
+            return label, None
+        return label, image_like(channels[0], native_probabilities(found, prepared, preparation), affine)
+
+    def _channels(self, image: Channels, source: str) -> list[SpatialImage]:
+        wanted = ", ".join(self.modalities)
+        if isinstance(image, Mapping):
+            missing = [m for m in self.modalities if m not in image]
+            if missing:
+                raise UserError(f"{source} has no {missing[0]}; the network sees {wanted}")
+            return [image[m] for m in self.modalities]
+        channels = [image] if isinstance(image, SpatialImage) else list(image)
+        if len(channels) != len(self.modalities):
+            raise UserError(f"{source}: {len(channels)} image(s) given; the network sees {wanted}, one image each")
+        return channels
+
+    def _read(self, channels: Sequence[SpatialImage], source: str) -> tuple[NDArray[np.float64], list[NDArray]]:
+        arrays, affines = [], []
+        for channel in channels:
+            array = np.asanyarray(channel.dataobj)
+            while array.ndim > 3 and array.shape[-1] == 1:
+                array = array[..., 0]
+            if array.ndim != 3:
+                raise UserError(f"{source} has the shape {array.shape}; expected a volume with three axes")
+            arrays.append(array.astype(np.float32))
+            affines.append(self._affine(channel))
+        for array, affine in zip(arrays, affines, strict=True):
+            if array.shape != arrays[0].shape or not np.allclose(affine, affines[0], atol=0.01):
+                raise UserError(f"{source}: its images lie on different grids (shape or affine differ)")
+        if abs(np.linalg.det(affines[0][:3, :3])) < 1e-9:
+            raise UserError(f"{source}: its affine flattens the volume; the header needs repair")
+        return affines[0], arrays
+
+    def _affine(self, image: SpatialImage) -> NDArray[np.float64]:
+        """To RAS mm; Analyze does not say where its axes run."""
+        if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
+            return centred_affine(image.shape[:3], image.header.get_zooms()[:3], self.analyze_axes)
+        return np.asarray(image.affine, dtype=np.float64)
+
+    def _preparation(self, affine: NDArray[np.float64]) -> Preparation:
+        """The run's, with the training images' voxel size where the image has another."""
+        foreign = self.spacing is not None and not self.spacing.covers(ras_spacing(affine).tolist())
+        if self.preparation.spacing is not None or not foreign:
+            return self.preparation
+        assert self.spacing is not None
+        return replace(self.preparation, spacing=list(self.spacing.median))
+
+
+def label_values(task: Task) -> dict[int, int]:
+    """Class index -> value in a label map: the data set's own, or the index where a class merges several of them."""
+    if all(len(raw) == 1 for raw in task.classes.values()):
+        return {index: raw[0] for index, raw in task.classes.items()}
+    return {index: index for index in task.classes}
+
+
+def label_dtype(values: Mapping[int, int]) -> type[np.unsignedinteger]:
+    """The smallest of uint8 and uint16 that holds the values."""
+    return np.uint8 if max(values.values()) < 256 else np.uint16
+
+
+def describe_labels(task: Task) -> dict[str, Any]:
+    """What the values of a label map mean, for the `labels.json` beside it."""
+    values = label_values(task)
+    meanings = {str(values[c]): {"class": c, "labels_of_the_data_set": list(raw)} for c, raw in task.classes.items()}
+    return {
+        "task": task.name,
+        "values": meanings,
+        "structures": {name: [values[c] for c in classes] for name, classes in task.structures.items()},
+    }
+
+
+def image_like(image: SpatialImage, data: NDArray, affine: NDArray, *, intent: str = "none") -> SpatialImage:
+    """Data with the affine, the units and the q- and s-form codes of a NIfTI image, and its class; else NIfTI-1.
+
+    Scaling, display range, descriptions and extensions stay behind: they belong to the image's intensities.
+    """
+    kind = type(image) if isinstance(image, nib.Nifti1Image) else nib.Nifti1Image
+    header = kind.header_class()
+    if isinstance(image, nib.Nifti1Pair):
+        source = image.header
+        for key in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+                    "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):  # fmt: skip
+            header[key] = source[key]
+        header["pixdim"][:4] = source["pixdim"][:4]
+    header.set_data_dtype(data.dtype)
+    header.set_intent(intent)
+    return kind(data, affine, header)
