@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.benchmark.run import benchmark, check_benchmark
+from tcurlora_seg.benchmark.contest import benchmark, check_benchmark
 from tcurlora_seg.entry import program
 
 
