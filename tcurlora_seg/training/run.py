@@ -33,6 +33,7 @@ from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
 from tcurlora_seg.training.directory import environment, git_commit, run_directory
+from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.overlays import ValidationOverlays, log_evaluation
 
@@ -55,10 +56,13 @@ def train(config: DictConfig) -> float | None:
 
     lightning.seed_everything(config.seed, verbose=False)
     split = dataset.split(**config.split)
+    if config.overfit:
+        learned = split.train[: config.overfit]
+        split = Split(train=learned, val=(), test=learned)
     network = build_network(config, dataset)
     _load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
-    _channels_last(network)
+    instantiate(config.speed)(network)
     write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
 
@@ -71,8 +75,13 @@ def train(config: DictConfig) -> float | None:
     print(f"{config.adapter.name} on {dataset.name}: {sizes} cases; {trained:,} of {total:,} parameters train")
     print(f"run directory {directory}", flush=True)
     module = _module(config, dataset, network)
+    shape = (config.data.batch_size, len(dataset.modalities), *config.model.img_size)
+    bf16 = resolve_precision(config.trainer.precision) == "bf16-mixed"
+    device = trainer.strategy.root_device
+    print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
     try:
-        trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+        with remedies():
+            trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         print(f"stopped: resume={directory} goes on from the last whole epoch", file=sys.stderr)
         raise
@@ -129,13 +138,6 @@ def _load_base(network: UNETR, config: DictConfig) -> None:
     if config.pretrained == "random":
         config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
-
-
-def _channels_last(network: nn.Module) -> None:
-    """Store the weights of convolutions channels-last, in which the processors' kernels are faster."""
-    for parameter in network.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
