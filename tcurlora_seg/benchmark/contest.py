@@ -104,11 +104,13 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
             volumes = _rounds(workers, timed, "infer", options["inference_rounds"])
         measured = {}
         for name, setting in settings.items():
-            sums = [sum(step.values()) for step in steps[name]]
+            sums = [sum(step[part] for part in PARTS) for step in steps[name]]
             record = {"setting": asdict(setting), "startup_seconds": workers[name].startup,
                       **workers[name].ask("finish"), "step_seconds": spread(sums)}  # fmt: skip
             record |= {f"{part}_seconds": spread([step[part] for step in steps[name]]) for part in PARTS}
-            record["ratio"] = spread([a / sum(b.values()) for a, b in zip(sums, steps[baseline], strict=True)])
+            for key, keys in (("ratio", PARTS), ("processor_ratio", ("processor",))):
+                pairs = zip(steps[name], steps[baseline], strict=True)
+                record[key] = spread([sum(a[k] for k in keys) / sum(b[k] for k in keys) for a, b in pairs])
             for kind in ("unmerged", "merged"):
                 record[f"{kind}_seconds"] = spread([v[kind] for v in volumes[name]]) if name in volumes else None
             measured[name] = record
@@ -201,15 +203,20 @@ def _processor() -> str:
 def print_table(point: Mapping[str, Any], baseline: str) -> None:
     """Print what was measured at one size."""
     varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
-    heads = ["contestant", "step, s", f"/ {baseline}", "forward", "backward", "optimiser", "data", "peak, GB", "/"]
-    heads += ["trainable", "file, kB", "start, s", "volume, s", "merged"]
-    table = Table(*heads, title=varied or None, caption="medians; in brackets the quartiles of the paired ratios")
+    heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
+    heads += ["peak, GB", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]
+    caption = (
+        "medians; in brackets the quartiles of the paired ratios. processor: the ratio of processor times, in which "
+        "waiting for a busy machine does not count"
+    )
+    table = Table(*heads, title=varied or None, caption=caption)
     for name, record in point["contestants"].items():
-        ratio = record["ratio"]
+        ratios = [f"{r['median']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in
+                  (record["ratio"], record["processor_ratio"])]  # fmt: skip
         volumes = [f"{record[k]['median']:.2f}" if record[k] else "" for k in ("unmerged_seconds", "merged_seconds")]
         table.add_row(
             name, f"{record['step_seconds']['median']:.3f}",
-            f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            *ratios,
             *(f"{record[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimiser", "data")),
             f"{record['peak_bytes'] / 1e9:.2f}", f"{record['memory_ratio']:.2f}", f"{record['trainable']:,}",
             f"{record['file_bytes'] / 1e3:,.0f}", f"{record['startup_seconds']:.1f}", *volumes,

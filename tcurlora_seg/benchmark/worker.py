@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class Worker:
         self.spots = foreground_spots(self.label)
 
     def step(self) -> dict[str, float]:
-        """Seconds of the parts of one training step."""
-        watch = Stopwatch(self.device)
+        """Seconds of the parts of one training step, and the processor's seconds for the whole of it."""
+        watch, processor = Stopwatch(self.device), time.process_time()
         pairs = [self._draw() for _ in range(self.setting.batch)]
         image, label = (torch.stack(items).to(self.device) for items in zip(*pairs, strict=True))
         watch.mark()
@@ -74,7 +75,8 @@ class Worker:
         self.optimizer.step()
         self.optimizer.zero_grad()
         watch.mark()
-        return dict(zip(PARTS, watch.seconds(), strict=True))
+        parts = dict(zip(PARTS, watch.seconds(), strict=True))
+        return {**parts, "processor": time.process_time() - processor}
 
     def infer(self) -> dict[str, float]:
         """Seconds for one volume, with the adapters beside the weights and merged into them."""
