@@ -22,6 +22,8 @@ def check_training(config: DictConfig) -> None:
     config = resumed(config)
     if config.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
+    if config.overfit < 0:
+        raise UserError(f"overfit={config.overfit}: a number of training cases is needed, 0 for a real run")
     for key in ("batch_size", "steps_per_epoch"):
         if config.data[key] < 1:
             raise UserError(f"data.{key}={config.data[key]}: at least 1 is needed")

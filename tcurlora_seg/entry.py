@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import os
 import re
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -63,11 +65,15 @@ def program(
 
         def main() -> None:
             os.environ[_FULL_ERROR] = os.environ.get("HYDRA_FULL_ERROR", "")
+            wants_help = not {"--help", "-h"}.isdisjoint(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here, to be told in one line
             with tempfile.TemporaryDirectory() as folder:
                 failures = Path(folder) / "failures"
                 os.environ[_FAILURES] = str(failures)
                 try:
+                    if wants_help:
+                        print(help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")]))
+                        return
                     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
                 except KeyboardInterrupt:
                     sys.exit(130)
@@ -83,6 +89,28 @@ def program(
         return main
 
     return decorate
+
+
+def help_text(config_name: str, overrides: list[str]) -> str:
+    """What `--help` prints: the file's own words, the groups, and the composed configuration.
+
+    Hydra's takes seconds, since it reads all configurations again for every group.
+    """
+    path = config_folder() / f"{config_name}.yaml"
+    comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    words = [line.removeprefix("#").removeprefix(" ") for line in comment]
+    entries = [entry for entry in load_config(path).get("defaults", []) if isinstance(entry, DictConfig)]
+    groups = [
+        f"  {name}: {', '.join(sorted(option.stem for option in (path.parent / name).glob('*.yaml')))}"
+        for name in sorted(str(key) for entry in entries for key in entry)
+        if (path.parent / name).is_dir()
+    ]
+    parts = ["\n".join(words)]
+    if groups:
+        parts.append("Groups, chosen with group=option:\n" + "\n".join(groups))
+    keys = OmegaConf.to_yaml(_compose(config_name, overrides))
+    parts.append("Keys, set with key=value:\n" + textwrap.indent(keys, "  "))
+    return "\n\n".join(parts)
 
 
 def _job_name() -> str:

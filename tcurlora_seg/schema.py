@@ -68,8 +68,8 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
 
 
 def _open(config: DictConfig, key: str) -> bool:
-    """Whether a key may be new: in a stack of one's own, or for another package's constructor, which knows more."""
-    if key.startswith("adapter.stacks."):
+    """Whether a key may be new: in a stack or contestant of one's own, or for another package's constructor."""
+    if key.startswith(("adapter.stacks.", "contest.contestants.")):
         return True
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None
     return isinstance(parent, DictConfig) and "_target_" in parent

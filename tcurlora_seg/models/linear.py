@@ -99,20 +99,21 @@ class AdaptedLinear(Adapted, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in) to W x + b plus the updates (..., out)."""
-        total = y = super().forward(x)
+        y = super().forward(x)
         if not (self.active and self.attached):
             return y
         unbiased = y if self.bias is None else y - self.bias.to(y.dtype)
+        updates: list[_Part] = []
+        shifts: list[_Part] = []
         for item in self.attached:
             ys = [unbiased[..., first:last] for first, last in item.rows]
             weights = [self.weight[first:last] for first, last in item.rows]
-            updates = item.adapter.updates(item.indices, x, ys, weights)
-            if item.scale != 1:
-                updates = [item.scale * update for update in updates]
-            for parts in (updates, self._bias_deltas(item)):
-                whole = _place(parts, item.rows, self.out_features)
-                total = total if whole is None else total + whole.to(y.dtype)
-        return total
+            own = item.adapter.updates(item.indices, x, ys, weights)
+            updates += zip(item.rows, own if item.scale == 1 else [item.scale * update for update in own], strict=True)
+            shifts += [part for part in zip(item.rows, self._bias_deltas(item), strict=True) if part[1] is not None]
+        for parts in (*_disjoint(updates), *_disjoint(shifts)):
+            y = y + _place(parts, self.out_features).to(y.dtype)
+        return y
 
     def _bare(self) -> nn.Linear:
         return nn.Linear(self.in_features, self.out_features, device="meta")
@@ -137,17 +138,30 @@ class AdaptedNorm(Adapted, nn.LayerNorm):
         return nn.LayerNorm(self.normalized_shape, self.eps, device="meta")
 
 
-def _place(parts: Sequence[Tensor | None], rows: Sequence[tuple[int, int]], width: int) -> Tensor | None:
-    """Lay parts (..., rows) side by side into (..., width), with zeros where there is none; None if all are None.
+_Part = tuple[tuple[int, int], Any]  # rows [first, last) of an output, and what is added there (..., rows)
 
-    Adding the whole to the output is cheaper than adding each part to a slice of it: the gradient passes unsliced.
+
+def _disjoint(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """As few groups as it takes for no two parts of a group to share rows: one, unless stacks overlap."""
+    groups: list[list[_Part]] = []
+    for part in parts:
+        (first, last), _ = part
+        free = [group for group in groups if all(last <= low or high <= first for (low, high), _ in group)]
+        if not free:
+            groups.append([])
+        (free or groups[-1:])[0].append(part)
+    return groups
+
+
+def _place(parts: Sequence[_Part], width: int) -> Tensor:
+    """Lay parts side by side into (..., width), with zeros where there is none.
+
+    One sum over the output is cheaper than adding each part to a slice of it: the gradient passes unsliced.
     """
     pieces, end = [], 0
-    for (first, last), part in sorted(zip(rows, parts, strict=True), key=lambda pair: pair[0]):
-        if part is not None:
-            pieces += [part.new_zeros(*part.shape[:-1], first - end), part]
-            end = last
-    if not pieces:
-        return None
-    pieces = [p for p in [*pieces, pieces[-1].new_zeros(*pieces[-1].shape[:-1], width - end)] if p.shape[-1]]
+    for (first, last), part in sorted(parts, key=lambda pair: pair[0]):
+        pieces += [part.new_zeros(*part.shape[:-1], first - end), part]
+        end = last
+    pieces.append(pieces[-1].new_zeros(*pieces[-1].shape[:-1], width - end))
+    pieces = [piece for piece in pieces if piece.shape[-1]]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)

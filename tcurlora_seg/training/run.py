@@ -45,6 +45,7 @@ from tcurlora_seg.training.directory import (
     git_commit,
     run_directory,
 )
+from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.resume import resumed
@@ -100,11 +101,14 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if left_out:
         print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
     split = dataset.split(**config.split)
+    if config.overfit:
+        learned = split.train[: config.overfit]
+        split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
     network = build_network(config, dataset)
     _load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
-    _channels_last(network)
+    instantiate(config.speed)(network)
     meter, average = Meter(), AverageLast(config.training.average_last)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
     trainer = _trainer(config, directory, [meter, average], checkpoints)
@@ -115,8 +119,14 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if leads:
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
     module = _module(config, dataset, network)
+    shape = (config.data.batch_size, len(dataset.modalities), *config.model.img_size)
+    bf16 = resolve_precision(config.trainer.precision) == "bf16-mixed"
+    device = trainer.strategy.root_device
+    if leads:
+        print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
     try:
-        trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+        with remedies():
+            trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
     except Stopped as stopped:
         print(f"{stopped}: saved after step {trainer.global_step}; resume={directory} goes on there", file=sys.stderr)
         sys.exit(128 + stopped.signal)
@@ -238,13 +248,6 @@ def _load_base(network: UNETR, config: DictConfig) -> None:
     if config.pretrained == "random":
         config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
-
-
-def _channels_last(network: nn.Module) -> None:
-    """Store the weights of convolutions channels-last, in which the processors' kernels are faster."""
-    for parameter in network.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:

@@ -173,3 +173,12 @@ def test_a_sweep_leaves_one_directory_a_job_reports_failures_and_skips_what_is_f
     assert "Traceback" not in error
     assert run_script("train", *arguments, monkeypatch=patch) == 1
     assert capsys.readouterr().out.count("is finished: skipped") == 2
+
+
+def test_overfitting_trains_and_tests_on_the_same_single_case(root: Path, tmp_path: Path, patch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    code = run_script("train", "dataset=lpba40", f"dataset.root={root}", "adapter=decoder_only", "overfit=1", *TINY,
+                      f"outputs={tmp_path}", f"output={tmp_path / 'run'}", monkeypatch=patch)  # fmt: skip
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert code == 0 and len(split["train"]) == 1 and split["test"] == split["train"] and split["val"] == []
+    assert "GB for a step" in capsys.readouterr().out

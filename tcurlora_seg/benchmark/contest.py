@@ -1,0 +1,224 @@
+"""A benchmark from a configuration to a table: what `scripts/benchmark.py` calls. Nothing heavy is imported here.
+
+Every contestant lives in a process of its own, so that peak memory is its own, and all take their steps in turn, one
+round after another, so that whatever else the machine does hits them alike. Ratios are formed within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from tcurlora_seg.benchmark.setting import REFERENCES, Setting, read_settings
+from tcurlora_seg.entry import config_folder
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import write_json
+from tcurlora_seg.models.unetr import check_sizes
+
+PARTS = ("data", "forward", "backward", "optimiser")
+
+
+def benchmark(config: DictConfig) -> dict[str, Any]:
+    """Run a configuration of `scripts/benchmark.py`, print its table or JSON object, and write what `output` asks for.
+
+    Raises:
+        UserError: an unknown contestant or setting, a contestant that fails.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    points = []
+    for changed, common in variations(plain["contest"]["common"], plain["contest"]["vary"]):
+        settings = read_settings(plain["contest"]["contestants"], common)
+        points.append({"varied": changed, "contestants": compete(settings, plain)})
+    result = {"machine": machine(plain), "baseline": plain["contest"]["baseline"], "points": points}
+    if plain["output"] is not None:
+        write_json(Path(plain["output"]) / "benchmark.json", result)
+        if plain["contest"]["vary"]:
+            from tcurlora_seg.benchmark.plot import plot_costs
+
+            plot_costs(result, Path(plain["output"]) / "costs.png")
+    if plain["json"]:
+        print(json.dumps(result, indent=2))
+    else:
+        for point in points:
+            print_table(point, plain["contest"]["baseline"])
+    return result
+
+
+def check_benchmark(config: DictConfig) -> None:
+    """Check the contestants of a configuration.
+
+    Raises:
+        UserError: an unknown contestant or setting, or PEFT is needed and not installed.
+    """
+    contest: Any = OmegaConf.to_container(config.contest, resolve=True)
+    names = {path.stem for path in (config_folder() / "adapter").glob("*.yaml")} | set(REFERENCES)
+    for _, common in variations(contest["common"], contest["vary"]):
+        settings = read_settings(contest["contestants"], common)
+        for name, setting in settings.items():
+            if setting.method not in names:
+                listed = ", ".join(sorted(names))
+                raise UserError(f"contest: {name} has the method '{setting.method}': choose from {listed}")
+            check_sizes([setting.side] * 3, 0.0, **{k: config.model[k] for k in ("hidden_size", "num_heads")})
+    if contest["baseline"] not in settings:
+        raise UserError(f"contest.baseline={contest['baseline']} is none of the contestants {', '.join(settings)}")
+    if config.rounds < 1 or config.warmup < 0:
+        raise UserError(f"rounds={config.rounds} warmup={config.warmup}: at least 1 and 0 are needed")
+
+
+def variations(
+    common: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """What is changed and the settings that result: one key at a time, the others as they are in common."""
+    if not vary:
+        yield {}, dict(common)
+    for key, values in vary.items():
+        for value in values:
+            yield {key: value}, {**common, key: value}
+
+
+def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Let all contestants take their steps in turn; returns what was measured, by contestant."""
+    baseline = options["contest"]["baseline"]
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(_worker(name, setting, options)) for name, setting in settings.items()}
+        order = list(settings)
+        for name in order * options["warmup"]:
+            workers[name].ask("step")
+        steps, volumes = _rounds(workers, order, "step", options["rounds"]), {}
+        timed = [name for name in order if settings[name].volume]
+        if timed:
+            volumes = _rounds(workers, timed, "infer", options["inference_rounds"])
+        measured = {}
+        for name, setting in settings.items():
+            sums = [sum(step[part] for part in PARTS) for step in steps[name]]
+            record = {"setting": asdict(setting), "startup_seconds": workers[name].startup,
+                      **workers[name].ask("finish"), "step_seconds": spread(sums)}  # fmt: skip
+            record |= {f"{part}_seconds": spread([step[part] for step in steps[name]]) for part in PARTS}
+            for key, keys in (("ratio", PARTS), ("processor_ratio", ("processor",))):
+                pairs = zip(steps[name], steps[baseline], strict=True)
+                record[key] = spread([sum(a[k] for k in keys) / sum(b[k] for k in keys) for a, b in pairs])
+            for kind in ("unmerged", "merged"):
+                record[f"{kind}_seconds"] = spread([v[kind] for v in volumes[name]]) if name in volumes else None
+            measured[name] = record
+    for record in measured.values():
+        record["memory_ratio"] = record["peak_bytes"] / measured[baseline]["peak_bytes"]
+    return measured
+
+
+def _rounds(workers: Mapping[str, _Worker], names: Sequence[str], command: str, rounds: int) -> dict[str, list[Any]]:
+    """Ask all for the same in turn, another one first in each round."""
+    answers: dict[str, list[Any]] = {name: [] for name in names}
+    for r in range(rounds):
+        for name in [*names[r % len(names) :], *names[: r % len(names)]]:
+            answers[name].append(workers[name].ask(command))
+        print(f"{command} {r + 1}/{rounds}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+    return answers
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lower and upper quartile."""
+    if len(values) < 2:
+        return dict.fromkeys(("median", "low", "high"), values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high}
+
+
+class _Worker:
+    """A running process of `tcurlora_seg.benchmark.worker`."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], errors: Any) -> None:
+        self.name, self.process, self.errors = name, process, errors
+        self.startup = 0.0
+
+    def ask(self, command: str) -> Any:
+        """The answer to one command.
+
+        Raises:
+            UserError: the process has ended; the text says why.
+        """
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code = self.process.wait()
+            self.errors.seek(0)
+            lines = [line for line in self.errors.read().splitlines() if line.strip()]
+            reason = "it ran out of memory" if code == -9 else lines[-1] if lines else f"exit code {code}"
+            raise UserError(f"contestant {self.name} stopped at '{command}': {reason}")
+        return json.loads(answer)
+
+
+@contextmanager
+def _worker(name: str, setting: Setting, options: Mapping[str, Any]) -> Iterator[_Worker]:
+    task = {"setting": asdict(setting), **{k: options[k] for k in ("model", "optimizer", "device", "seed", "threads")}}
+    command = [sys.executable, "-m", "tcurlora_seg.benchmark.worker", json.dumps(task)]
+    with tempfile.TemporaryFile("w+") as errors:
+        begun = time.perf_counter()
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process:
+            worker = _Worker(name, process, errors)
+            try:
+                worker.ask("ready")
+                worker.startup = time.perf_counter() - begun
+                yield worker
+            finally:
+                process.kill()
+
+
+def machine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the figures depend on beside the code."""
+    from importlib.metadata import version
+
+    return {
+        "processor": _processor(), "system": platform.platform(), "threads": options["threads"],
+        "device": options["device"], "torch": version("torch"), "monai": version("monai"),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def print_table(point: Mapping[str, Any], baseline: str) -> None:
+    """Print what was measured at one size."""
+    varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
+    heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
+    heads += ["peak, GB", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]
+    caption = (
+        "medians; in brackets the quartiles of the paired ratios. processor: the ratio of processor times, in which "
+        "waiting for a busy machine does not count"
+    )
+    table = Table(*heads, title=varied or None, caption=caption)
+    for name, record in point["contestants"].items():
+        ratios = [f"{r['median']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in
+                  (record["ratio"], record["processor_ratio"])]  # fmt: skip
+        volumes = [f"{record[k]['median']:.2f}" if record[k] else "" for k in ("unmerged_seconds", "merged_seconds")]
+        table.add_row(
+            name, f"{record['step_seconds']['median']:.3f}",
+            *ratios,
+            *(f"{record[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimiser", "data")),
+            f"{record['peak_bytes'] / 1e9:.2f}", f"{record['memory_ratio']:.2f}", f"{record['trainable']:,}",
+            f"{record['file_bytes'] / 1e3:,.0f}", f"{record['startup_seconds']:.1f}", *volumes,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

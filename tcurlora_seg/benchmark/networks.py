@@ -1,0 +1,80 @@
+"""The networks that a benchmark compares: any method's, and the references beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from tcurlora_seg.adapters.tproduct import tproduct
+from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.models.backbone import speed_up
+from tcurlora_seg.models.injection import adapt
+from tcurlora_seg.models.linear import AdaptedLinear
+from tcurlora_seg.models.trainable import expand
+
+_LINEARS = r"vit\.blocks\.\d+\.(attn\.(qkv|out_proj)|mlp\.linear[12])"
+_DECODER = ("decoder*.**", "out.**")
+
+
+def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
+    """A randomly started UNETR of the model's configuration, ready to train as `setting` says.
+
+    Raises:
+        UserError: an unknown method, or a rank that it cannot have.
+    """
+    network = instantiate(model, img_size=[setting.side] * 3)
+    if setting.method == "floor":
+        adapt(network, "decoder_only")
+        network.vit.patch_embedding.register_forward_hook(_require_gradient)
+    elif setting.method == "peft_lora":
+        _add_peft_lora(network, setting.rank or 32)
+    elif setting.method == "rebuilt":
+        adapt(network, "tcurlora", rank=setting.rank)
+        _rebuild_every_step(network)
+    else:
+        adapt(network, setting.method, rank=setting.rank)
+    speed_up(network, channels_last=setting.channels_last, fused_attention=setting.fused_attention,
+             split_skips=setting.split_skips, checkpointing=setting.checkpointing)  # fmt: skip
+    return network.train()
+
+
+def _require_gradient(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.requires_grad_() if torch.is_grad_enabled() else output
+
+
+def _add_peft_lora(network: nn.Module, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    decoder = expand(_DECODER, dict(network.named_parameters()))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=_LINEARS), network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in decoder or "lora_" in name)
+
+
+class RebuiltLinear(AdaptedLinear):
+    """A linear layer whose weight is built anew in every step, as tCURLoRA's public code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = []
+        for item in self.attached:
+            adapter: Any = item.adapter
+            parts += [(first, adapter.rebuilt[i]) for i, (first, _) in zip(item.indices, item.rows, strict=True)]
+        update = torch.cat([part for _, part in sorted(parts, key=lambda pair: pair[0])])
+        return F.linear(x, self.weight + update, self.bias)
+
+
+def _rebuild_every_step(network: Any) -> None:
+    def rebuild(module: nn.Module, inputs: Any) -> None:
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            for adapter in network.adapters.values():
+                adapter.rebuilt = tproduct(tproduct(adapter.C, adapter.core), adapter.R)
+
+    network.vit.register_forward_pre_hook(rebuild)
+    for module in network.modules():
+        if isinstance(module, AdaptedLinear):
+            module.__class__ = RebuiltLinear

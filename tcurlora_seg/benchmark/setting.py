@@ -1,0 +1,66 @@
+"""What one contestant of a benchmark is; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from tcurlora_seg.errors import UserError
+
+REFERENCES = ("floor", "peft_lora", "rebuilt")  # what is no method of configs/adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A method, and how its step is taken.
+
+    Attributes:
+        method: a file of configs/adapter, or a reference: `floor` (the gradient passes through the whole frozen
+            transformer and only the decoder trains), `peft_lora` (PEFT's LoRA on the same linears), `rebuilt` (tCURLoRA
+            whose weights are built again by FFT every step).
+        rank: of the method; null for its file's own.
+        side: of the cubic image in voxels.
+        batch: images in a step.
+        precision: of the forward pass.
+        channels_last: see `models.backbone.speed_up`, as the next three.
+        fused_attention: see above.
+        split_skips: see above.
+        checkpointing: see above.
+        compile: whether `torch.compile` translates the network.
+        volume: sides of the volume that inference is timed on; null for none.
+    """
+
+    method: str
+    rank: int | None = None
+    side: int = 96
+    batch: int = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = False
+    fused_attention: bool = False
+    split_skips: bool = False
+    checkpointing: bool = False
+    compile: bool = False
+    volume: list[int] | None = None
+
+
+def read_settings(contestants: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> dict[str, Setting]:
+    """The settings of all contestants: what is `common`, then what is their own; a method has its name by default.
+
+    Raises:
+        UserError: no contestant, an unknown key, or PEFT is needed and not installed.
+    """
+    if not contestants:
+        raise UserError("contest.contestants is empty: name at least one, see configs/contest/methods.yaml")
+    known = [field.name for field in fields(Setting)]
+    settings = {}
+    for name, own in contestants.items():
+        values = {"method": name, **common, **(own or {})}
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise UserError(f"contest: {name} has no setting '{unknown[0]}': choose from {', '.join(known)}")
+        settings[name] = Setting(**values)
+        if settings[name].method == "peft_lora" and find_spec("peft") is None:
+            raise UserError(f"contest: {name} needs PEFT: pip install peft (or '.[dev]'), or leave it out")
+    return settings

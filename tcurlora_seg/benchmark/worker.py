@@ -1,0 +1,133 @@
+"""One contestant in a process of its own: answers each line `step`, `infer` or `finish` with a line of JSON.
+
+    python -m tcurlora_seg.benchmark.worker '{"setting": {...}, "model": {...}, "optimizer": {...}, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from monai.losses import DiceCELoss
+from torch import Tensor
+
+from tcurlora_seg.benchmark.networks import contestant
+from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.benchmark.stopwatch import Stopwatch, peak_memory
+from tcurlora_seg.checkpoint import save_model
+from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
+from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation.run import choose_device
+from tcurlora_seg.models.injection import merged
+from tcurlora_seg.models.trainable import trainable_parameters
+from tcurlora_seg.randomness import generator
+
+PARTS = ("data", "forward", "backward", "optimiser")
+
+
+class Worker:
+    """A network, its optimiser and random data of the right size.
+
+    Args:
+        setting: the contestant.
+        model: configuration of the network.
+        optimizer: configuration of the optimiser.
+        device: auto, cpu, cuda, ...
+        seed: of the weights and the data.
+    """
+
+    def __init__(
+        self, setting: Setting, *, model: Mapping[str, Any], optimizer: Mapping[str, Any], device: str, seed: int
+    ) -> None:
+        torch.manual_seed(seed)
+        self.setting, self.device = setting, choose_device(device)
+        self.network: Any = contestant(model, setting).to(self.device)
+        self.forward: Any = torch.compile(self.network) if setting.compile else self.network
+        self.optimizer = instantiate(optimizer)(trainable_parameters(self.network).values())
+        self.criterion = DiceCELoss(softmax=True, to_onehot_y=True)
+        self.augmentation = Augmentation()
+        self.draws = generator("benchmark", seed)
+        size = [setting.side * 3 // 2] * 3
+        self.image = torch.randn(model["in_channels"], *size, generator=self.draws)
+        self.label = (self.image[:1] > 2).to(torch.uint8)
+        self.spots = foreground_spots(self.label)
+
+    def step(self) -> dict[str, float]:
+        """Seconds of the parts of one training step, and the processor's seconds for the whole of it."""
+        watch, processor = Stopwatch(self.device), time.process_time()
+        pairs = [self._draw() for _ in range(self.setting.batch)]
+        image, label = (torch.stack(items).to(self.device) for items in zip(*pairs, strict=True))
+        watch.mark()
+        with self._autocast():
+            logits = self.forward(image)
+        loss = self.criterion(logits.float(), label)
+        watch.mark()
+        loss.backward()
+        watch.mark()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        watch.mark()
+        parts = dict(zip(PARTS, watch.seconds(), strict=True))
+        return {**parts, "processor": time.process_time() - processor}
+
+    def infer(self) -> dict[str, float]:
+        """Seconds for one volume, with the adapters beside the weights and merged into them."""
+        image = torch.randn(self.image.shape[0], *(self.setting.volume or []), generator=self.draws)
+        predictor = Predictor(self.forward, window=[self.setting.side] * 3, overlap=0.25, batch_size=1)
+        times = {"unmerged": self._predict(predictor, image)}
+        with merged(self.network):
+            times["merged"] = self._predict(predictor, image)
+        return times
+
+    def finish(self) -> dict[str, int]:
+        """Peak memory, numbers that train, and bytes of the model file and of the adapters' part in it."""
+        peak = peak_memory(self.device)
+        trained = trainable_parameters(self.network)
+        if not hasattr(self.network, "adapters"):  # PEFT's
+            size = sum(p.nbytes for p in trained.values())
+            adapters = sum(p.nbytes for name, p in trained.items() if "lora_" in name)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                save_model(self.network, Path(folder) / "model.safetensors")
+                size = (Path(folder) / "model.safetensors").stat().st_size
+            adapters = sum(t.nbytes for t in self.network.adapters.state_dict().values())
+        numbers = sum(p.numel() for p in trained.values())
+        return {"peak_bytes": peak, "trainable": numbers, "file_bytes": size, "adapter_bytes": adapters}
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        side = [self.setting.side] * 3
+        return self.augmentation(self.image, self.label, self.spots, crop=side, mirror_pairs=(), g=self.draws)
+
+    def _predict(self, predictor: Predictor, image: Tensor) -> float:
+        watch = Stopwatch(self.device)
+        with self._autocast():
+            predictor(image)
+        watch.mark()
+        return watch.seconds()[0]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.setting.precision == "bf16-mixed")
+
+
+def main() -> None:
+    """Serve until standard input ends; nothing but answers reaches standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    task = json.loads(sys.argv[1])
+    torch.set_num_threads(task.pop("threads"))
+    worker = Worker(Setting(**task.pop("setting")), **task)
+    commands = {"ready": dict, "step": worker.step, "infer": worker.infer, "finish": worker.finish}
+    for line in sys.stdin:
+        print(json.dumps(commands[line.strip()]()), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

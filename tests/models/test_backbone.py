@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from monai.networks.blocks.selfattention import SABlock
+
+from tcurlora_seg.models.backbone import SplitUp, speed_up
+from tcurlora_seg.models.injection import adapt, merge
+from tcurlora_seg.models.unetr import build_unetr
+
+OPTIONS = ("channels_last", "fused_attention", "split_skips", "checkpointing")
+CHOICES = [{o: o == chosen for o in OPTIONS} for chosen in OPTIONS] + [dict.fromkeys(OPTIONS, True)]
+NAMES = [*OPTIONS, "all"]
+
+
+def _gradients(model, image):
+    label = (image > 1).to(torch.uint8)
+    model.zero_grad()
+    logits = model(image)
+    DiceCELoss(softmax=True, to_onehot_y=True)(logits, label).backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("options", CHOICES, ids=NAMES)
+@pytest.mark.parametrize("method", ["tcurlora", "full"])
+def test_every_option_leaves_outputs_and_gradients_as_they_are(tiny, stir, image, distance, options, method):
+    model = adapt(tiny.double(), method, **({"rank": 3} if method == "tcurlora" else {}))
+    if method == "tcurlora":
+        stir(model)
+    batch = torch.cat([image, image.flip(2)]).double()
+    expected, gradients = _gradients(model.train(), batch)
+    logits, others = _gradients(speed_up(model, **options), batch)
+    assert distance(logits, expected) < 1e-10
+    assert others.keys() == gradients.keys()
+    whole = [torch.cat([g[name].flatten() for name in gradients]) for g in (others, gradients)]
+    assert distance(*whole) < 1e-10
+
+
+def test_the_state_dict_keeps_its_keys_and_a_copy_is_independent(tiny, image):
+    keys = list(tiny.state_dict())
+    fast = copy.deepcopy(speed_up(tiny, checkpointing=True))
+    assert list(fast.state_dict()) == keys
+    expected = tiny(image)
+    with torch.no_grad():
+        fast.out.conv.conv.bias += 1
+    assert torch.equal(tiny(image), expected) and not torch.equal(fast(image), expected)
+
+
+def test_merging_gives_back_the_plain_computation(tiny, stir, image, distance):
+    model = speed_up(stir(adapt(tiny, "tcurlora", rank=3)))
+    assert distance(merge(model)(image), model(image)) < 1e-5
+
+
+def test_attention_drops_out_only_while_training(build, image):
+    plain = build(dropout_rate=0.5)
+    fast = speed_up(copy.deepcopy(plain))
+    assert torch.allclose(fast.eval()(image), plain.eval()(image), atol=1e-5)
+    block = fast.vit.blocks[0].attn.train()
+    block.drop_output.p = 0.0
+    tokens = torch.randn(1, 8, 24)
+    torch.manual_seed(0)
+    first = block(tokens)
+    assert not torch.equal(first, block(tokens))
+
+
+def test_a_frozen_skip_is_never_copied_beside_what_it_is_joined_with(tiny, image):
+    model = speed_up(adapt(tiny, "decoder_only"), channels_last=False, fused_attention=False).train()
+    assert type(model.decoder2) is SplitUp
+    width = 2 * model.decoder2.transp_conv.conv.out_channels
+    seen = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t)
+    with hooks:
+        model(image)
+    assert not [s for s in seen if s[1:] == (width, 32, 32, 32)]
+
+
+def test_checkpointing_stores_nothing_inside_the_full_resolution_blocks(tiny, image):
+    model = speed_up(adapt(tiny, "full"), split_skips=False, checkpointing=True).train()
+    sizes = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.shape) or t, lambda t: t)
+    with hooks:
+        model(image)
+    # what goes into decoder2 and out is all that is kept at full resolution
+    assert sum(s[2:] == (32, 32, 32) for s in sizes) <= 4
+
+
+def test_attention_that_needs_more_than_the_kernel_gives_stays_monais():
+    from monai.networks.nets import UNETR
+
+    network = UNETR(1, 2, (32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2, save_attn=True)
+    speed_up(network)
+    assert type(network.vit.blocks[0].attn) is SABlock
+
+
+def test_bf16_stays_within_its_rounding(image, distance):
+    sizes = {"in_channels": 1, "out_channels": 2, "img_size": [32] * 3, "feature_size": 4, "hidden_size": 24,
+             "mlp_dim": 48, "num_heads": 2}  # fmt: skip
+    torch.manual_seed(0)
+    model = speed_up(build_unetr(**sizes).eval())
+    expected = model(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert distance(model(image).float(), expected) < 0.05
