@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY
+from omegaconf import OmegaConf
 
 from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.entry import config_folder
 from tcurlora_seg.models.trainable import trainable_parameters
 
-MODEL = {"_target_": "tcurlora_seg.models.unetr.build_unetr", **TINY}
+MODEL = OmegaConf.to_container(OmegaConf.load(config_folder() / "model" / "unetr_tiny.yaml"))
 
 
 def _network(method, rank=3):
