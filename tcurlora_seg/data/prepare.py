@@ -75,7 +75,7 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     """Examine every case, voxel by voxel, and write `folder`/check_report.json.
 
     The cases are those of `dataset.manifest` where that is given, otherwise those that lie on disk but for the known
-    defects. Splits, what a person has excluded and what an older manifest says of a simulation are kept. Cases whose
+    defects. Splits that did not come with the files, what a person has excluded and what an older manifest says of a simulation are kept. Cases whose
     files are the same as at an earlier check are not examined again.
 
     Returns:
@@ -130,7 +130,7 @@ def _candidates(
     by_hand = {id: why for id, why in older.excluded.items() if not before or before.left_out.get(id) != why}
     found = dataset.find_cases()
     found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
-    splits = {**found.splits, **older.splits}
+    splits = {**older.splits, **found.splits}  # lists that come with the files may have been edited since
     there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
     gone = {
         id: f"its files are gone; the split '{name}' names it"
