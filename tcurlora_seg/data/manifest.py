@@ -70,6 +70,7 @@ class Manifest:
         splits: lists that were fixed once, by name; draws by seed need none. They may name excluded cases, which are
             passed over when a split is taken.
         excluded: case id -> why it was left out.
+        by_check: those of `excluded` that a check left out; they come back once their files are mended.
         simulated: None for real images, otherwise how the cohort was made.
     """
 
@@ -77,6 +78,7 @@ class Manifest:
     cases: tuple[Case, ...]
     splits: Mapping[str, Split] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    by_check: tuple[str, ...] = ()
     simulated: Mapping[str, Any] | None = None
 
     def case(self, id: str) -> Case:
@@ -88,6 +90,11 @@ class Manifest:
         gone = {case.id: reasons[case.id] for case in self.cases if case.id in reasons}
         kept = tuple(case for case in self.cases if case.id not in gone)
         return replace(self, cases=kept, excluded={**self.excluded, **gone})
+
+    @property
+    def excluded_by_hand(self) -> dict[str, str]:
+        """What a person has left out."""
+        return {id: why for id, why in self.excluded.items() if id not in self.by_check}
 
     @cached_property
     def _by_id(self) -> dict[str, Case]:
@@ -127,6 +134,7 @@ def load_manifest(path: str | Path) -> Manifest:
                 for name, sides in raw.get("splits", {}).items()
             },
             excluded=raw.get("excluded", {}),
+            by_check=tuple(raw.get("by_check", ())),
             simulated=raw.get("simulated"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

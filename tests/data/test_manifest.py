@@ -28,8 +28,9 @@ def root(tmp_path: Path) -> Path:
 
 def test_writing_and_reading_gives_the_same_manifest(root: Path) -> None:
     written = manifest(
-        *"abc", splits={"paper": Split(("a",), (), ("b", "c"))}, excluded={"d": "mirrored"}, simulated={"seed": 1}
-    )
+        *"abc", splits={"paper": Split(("a",), (), ("b", "c"))}, excluded={"d": "mirrored"}, by_check=("d",),
+        simulated={"seed": 1},
+    )  # fmt: skip
     write_manifest(written, root / "manifest.json")
     assert read_manifest(root / "manifest.json", root) == written
 
@@ -132,7 +133,7 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_reading_refuses(roo
     label = {"left": "a/seg.nii", "right": "b/seg.nii"}
     cases = (Case("a", "a", {"t1": "a/t1.nii"}, label, "c/seg.nii"), Case("b", "b", {"t1": "b/t1.nii"}, None))
     splits = {"mine": Split(("a",), (), ("b",))}
-    write_manifest(Manifest("x", cases, splits, {"c": "empty"}, {"seed": 1}), root / "manifest.json")
+    write_manifest(Manifest("x", cases, splits, {"c": "empty"}, ("c",), {"seed": 1}), root / "manifest.json")
     written = json.loads((root / "manifest.json").read_text())
     assert schema_accepts(written) and schema_accepts(json.loads((MANIFESTS / "lpba40.json").read_text()))
     for wrong in ("/etc/passwd", "../t1.nii", "a/../../t1.nii", "a\\t1.nii"):
