@@ -111,9 +111,8 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
 
 
 def _settings(dataset: SegmentationDataset) -> str:
-    """All that an examination depends on besides the files: every argument of the data set but where they lie."""
-    places = ("root", "manifest_path", "crosswalk", "modalities")  # all modalities are examined
-    return repr((VERSION, {k: v for k, v in vars(dataset).items() if not k.startswith("_") and k not in places}))
+    """All that an examination depends on besides the files; all modalities are examined, whichever are chosen."""
+    return repr((VERSION, {k: v for k, v in dataset.settings().items() if k != "modalities"}))
 
 
 def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, dict[str, str], dict[str, str]]:

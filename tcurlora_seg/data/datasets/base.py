@@ -179,6 +179,11 @@ class SegmentationDataset(ABC):
             paper=self.paper_split,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """All that a prepared case depends on besides its files: every argument but where they lie."""
+        places = ("root", "manifest_path", "crosswalk")
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in places}
+
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Compare the shapes of every case's files by their headers; give shape and voxel size by case.
 
