@@ -25,7 +25,7 @@ class Case:
     """One image with its label. Paths are relative to the root, with forward slashes.
 
     Attributes:
-        id: unique in the cohort.
+        id: unique in the cohort; names the files of its results.
         patient: what a split must keep together.
         images: modality -> path.
         label: path; part -> path where the label is several files (one a side); None where a case has none.
@@ -105,8 +105,8 @@ def read_manifest(path: str | Path, root: str | Path) -> Manifest:
     """Read and check a manifest whose files lie under `root`.
 
     Raises:
-        UserError: not a manifest; a duplicate id; a path outside the root; a file that is not there; a split with an
-            unknown case or with a patient on two sides.
+        UserError: not a manifest; a duplicate id or one that is no file name; a path outside the root; a file that is not
+            there; a split with an unknown case or with a patient on two sides.
     """
     manifest = load_manifest(path)
     check(manifest, path)
@@ -160,6 +160,8 @@ def check(manifest: Manifest, name: str | Path) -> None:
     if twice:
         raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
     for case in manifest.cases:
+        if case.id in ("", ".", "..") or {*"/\\"} & {*case.id}:
+            raise UserError(f"{name}: the case id {case.id!r} names files; expected one without / and \\, not empty")
         for path in case.paths:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")

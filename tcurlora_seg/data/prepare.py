@@ -87,6 +87,7 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     dataset.check_root()
     before = CheckReport.read(folder / REPORT)
     cohort, by_hand, skipped = _candidates(dataset, folder)
+    check(cohort, dataset.manifest_path or dataset.root)  # before any file is read, which may take an hour
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
@@ -119,7 +120,6 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
     """The cohort before any file is opened, what a person has excluded from it, the files that belong to no case."""
     if dataset.manifest_path:
         given = load_manifest(dataset.manifest_path)
-        check(given, dataset.manifest_path)
         return given, given.excluded_by_hand, {}
     places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
     older = load_manifest(places[0]) if places else Manifest(dataset.name, ())

@@ -65,6 +65,16 @@ def test_a_path_outside_the_root_is_refused(path: str) -> None:
         check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
 
 
+@pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", "/a", "..", ".", ""])
+def test_an_id_that_names_no_file_of_its_own_is_refused(id: str) -> None:
+    with pytest.raises(UserError, match=r"m.json: the case id .* names files; expected one without / and"):
+        check(Manifest("lpba40", (Case(id, "a", {"t1": "t1.nii"}, None),)), "m.json")
+    written = {"format": 1, "dataset": "lpba40", "cases": [{"id": id, "patient": "a", "images": {"t1": "t1.nii"}}]}
+    assert not schema_accepts(written)
+    written["cases"][0]["id"] = "..a.b c"
+    assert schema_accepts(written)
+
+
 def test_a_duplicate_id_is_refused() -> None:
     with pytest.raises(UserError, match=r"the case a is listed twice"):
         check(manifest("a", "b", "a"), "m.json")
