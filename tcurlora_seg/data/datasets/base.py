@@ -37,6 +37,7 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        own_split: the name of the lists that may come with the files; None where none do.
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
         shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
         crosswalk: the file that says which, if the user gave it.
@@ -51,6 +52,7 @@ class SegmentationDataset(ABC):
     known_labels: frozenset[int]
     all_modalities: tuple[str, ...]
     paper_split: ClassVar[tuple[float, float]]
+    own_split: ClassVar[str | None] = None
     extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
     shares_patients_with: ClassVar[str | None] = None
     crosswalk: str | None = None
@@ -167,7 +169,13 @@ class SegmentationDataset(ABC):
         seed: int = 0,
         validation: int = 0,
     ) -> Split:
-        """Divide this cohort; see `draw_split`."""
+        """Divide this cohort; see `draw_split`. Lists that came with the files are not passed over in silence."""
+        lists = self.manifest().splits
+        if scheme == "paper" and "paper" not in lists and self.own_split in lists:
+            log.warning(
+                "%s: split.scheme=paper draws the test cases; split.scheme=%s takes the lists that came with the files",
+                self.name, self.own_split,
+            )  # fmt: skip
         return draw_split(
             self.manifest(),
             scheme=scheme,
