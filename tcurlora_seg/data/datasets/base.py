@@ -80,6 +80,7 @@ class SegmentationDataset(ABC):
         self.preparation = preparation
         self.manifest_path = manifest
         self._manifest: Manifest | None = None
+        self._headers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
     @abstractmethod
     def find_cases(self) -> Found:
@@ -157,7 +158,7 @@ class SegmentationDataset(ABC):
             raise UserError(f"{self.name}: nothing under dataset.root={place} like {self.layout}. {self._advice()}")
         if manifest.simulated is None and (self.root / SIMULATED).is_file():
             manifest = replace(manifest, simulated={"marker": SIMULATED})  # whatever became of its own manifest
-        self._manifest = manifest
+        self._manifest, self._headers = manifest, {}
 
     def split(
         self,
@@ -195,14 +196,18 @@ class SegmentationDataset(ABC):
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Compare the shapes of every case's files by their headers; give shape and voxel size by case.
 
+        Every header is read once: during a long training the files may go away.
+
         Raises:
             UserError: an image and a label of different shape, or a file that cannot be read.
         """
         from tcurlora_seg.data.volume import read_header
 
-        headers = {}
+        ids, manifest = list(ids), self.manifest()
         for id in ids:
-            case = self.manifest().case(id)
+            if id in self._headers:
+                continue
+            case = manifest.case(id)
             paths = self._used_paths(case)
             found = {path: read_header(self.root / path) for path in paths}
             first = paths[0]
@@ -212,8 +217,8 @@ class SegmentationDataset(ABC):
                         f"case {id}: {first} has the shape {found[first][0]}, but {path} has {found[path][0]}; "
                         "images and label of a case share one grid"
                     )
-            headers[id] = found[first]
-        return headers
+            self._headers[id] = found[first]
+        return {id: self._headers[id] for id in ids}
 
     def prepare(self, id: str) -> dict[str, Any]:
         """Read and prepare one case.
