@@ -82,6 +82,11 @@ class SegmentationDataset(ABC):
         self._manifest: Manifest | None = None
         self._headers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
+    @property
+    def cohort(self) -> str:
+        """What a network that was trained on these images notes as their origin, see `leakage`."""
+        return self.name
+
     @abstractmethod
     def find_cases(self) -> Found:
         """The cases under the root, by the data set's on-disk layout; empty if there are none.
