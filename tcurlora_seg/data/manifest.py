@@ -105,8 +105,8 @@ def read_manifest(path: str | Path, root: str | Path) -> Manifest:
     """Read and check a manifest whose files lie under `root`.
 
     Raises:
-        UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that is
-            not there; a split with an unknown case or with a patient on two sides.
+        UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
+            is not there; a split with an unknown case or with a patient on two sides.
     """
     manifest = load_manifest(path)
     check(manifest, path)
