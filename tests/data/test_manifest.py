@@ -120,7 +120,8 @@ def test_the_committed_lpba40_manifest_holds_the_draw_it_says() -> None:
     check(committed, path)
     assert [case.id for case in committed.cases] == [f"S{n:02d}" for n in range(1, 41)]
     bare = Manifest("lpba40", committed.cases)
-    assert committed.splits["paper"] == draw_split(bare, scheme="paper", seed=0, paper=(5, 0))
+    assert committed.splits == {"committed": draw_split(bare, scheme="paper", seed=0, paper=(5, 0))}
+    assert draw_split(committed, scheme="paper", seed=1) == draw_split(bare, scheme="paper", seed=1)
 
 
 def test_a_split_may_name_a_case_that_was_excluded(root: Path) -> None:
