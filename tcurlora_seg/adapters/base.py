@@ -82,7 +82,7 @@ class Adapter(nn.Module, ABC):
         """
 
     def ranks(self) -> list[int] | None:
-        """The rank that training has left to each slice; None if the method does not choose it."""
+        """The rank of each slice, where the weights or the training choose it; None if the user gives it."""
         return None
 
 

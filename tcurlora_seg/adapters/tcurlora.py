@@ -84,7 +84,7 @@ class TCURLoRA(Adapter):
         assert rank is not None
         check_rank(rank, stack.shape, stack.roles)
         rows, columns = select(weights, rank, selection, generator, row_selection)
-        n = len(weights)
+        n, self.by_energy = len(weights), energy is not None
         self.train_factors, self.regathered = train_factors, not (train_factors or orthonormal)
         self.core = nn.Parameter(weights.new_zeros(n, rank, rank))
         self.register_buffer("rows", rows)
@@ -124,6 +124,11 @@ class TCURLoRA(Adapter):
         super()._apply(fn, recurse)
         self._turn()
         return self
+
+    def ranks(self) -> list[int] | None:
+        """r for every slice, where `energy` chose it."""
+        n, rank, _ = self.core.shape
+        return n * [rank] if self.by_energy else None
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
         """(C * U * R)_index."""

@@ -58,10 +58,10 @@ class TrainingVolumes:
 
 
 def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Path:
-    """Where a prepared case lies on disk; the name changes with its files, preparation, task and modalities."""
+    """Where a prepared case lies on disk; the name changes with its files and with whatever they are read by."""
     root = dataset.root.absolute()
     files = fingerprint(dataset.manifest().case(id), root)
-    parts = (str(root), files, dataset.preparation, dataset.task, dataset.modalities)
+    parts = (str(root), files, dataset.settings())
     return Path(folder) / f"{id}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.pt"
 
 

@@ -1,7 +1,8 @@
 """Patients that a pre-trained network has seen under another name are no test of it.
 
 447 scans of UPENN-GBM are also in BraTS2021. The Cancer Imaging Archive (10.7937/jc8x-9874) has the crosswalk between
-the two, BraTS2021_MappingToTCIA.xlsx.
+the two, BraTS2021_MappingToTCIA.xlsx. The Decathlon's brain tumours are those of BraTS 2016 and 2017, which have
+patients in common with both; nothing says which.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 """Stands among the data sets that a network was trained on for whatever a file of weights does not tell."""
+_TUMOURS = frozenset({"brats2021", "upenn_gbm", "decathlon/Task01_BrainTumour"})
 _PATIENT = re.compile(r"UPENN-GBM-\d{5}")
 _BRATS = (re.compile(r"BraTS2021_(\d{5})"), re.compile(r"(\d{5})"))  # the second only where the first is nowhere
 
@@ -34,7 +36,7 @@ def keep_apart(dataset: SegmentationDataset, trained_on: Collection[str]) -> dic
 
     Args:
         dataset: its manifest loses the cases.
-        trained_on: names of the data sets whose real images the base has seen, perhaps with `UNKNOWN`.
+        trained_on: `SegmentationDataset.cohort` of the real images that the base has seen, perhaps with `UNKNOWN`.
 
     Returns:
         Case id -> why, for those that were left out; empty with a warning where there may be some but nobody can tell.
@@ -42,7 +44,9 @@ def keep_apart(dataset: SegmentationDataset, trained_on: Collection[str]) -> dic
     Raises:
         UserError: a crosswalk that cannot be read, or no case remains.
     """
-    if not dataset.shares_patients_with or not {dataset.shares_patients_with, UNKNOWN} & set(trained_on):
+    told_apart = {dataset.shares_patients_with, UNKNOWN} if dataset.shares_patients_with else set()
+    _warn(dataset, set(trained_on) - told_apart)
+    if not told_apart & set(trained_on):
         return {}
     manifest, other = dataset.manifest(), dataset.shares_patients_with
     if dataset.crosswalk is None:
@@ -62,6 +66,25 @@ def keep_apart(dataset: SegmentationDataset, trained_on: Collection[str]) -> dic
     }
     dataset.adopt(manifest.without(reasons))
     return reasons
+
+
+def _warn(dataset: SegmentationDataset, seen: Collection[str]) -> None:
+    """Say which real images the base has seen that may show patients of this cohort, where no crosswalk can tell."""
+    cohort = dataset.cohort
+    related = _TUMOURS if cohort in _TUMOURS else {cohort}
+    for name in sorted(related & set(seen)):
+        if dataset.manifest().simulated is not None:
+            return
+        if name == cohort:
+            log.warning(
+                "warning: the base network was trained on real images of %s, perhaps on those that are tested here: "
+                "scores on them mean little", cohort,
+            )  # fmt: skip
+        else:
+            log.warning(
+                "warning: the base network was trained on %s, which shares patients with %s, and no list says which: "
+                "scores on those mean little", name, cohort,
+            )  # fmt: skip
 
 
 def read_crosswalk(path: str | Path) -> dict[str, str]:

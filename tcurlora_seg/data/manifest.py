@@ -25,7 +25,7 @@ class Case:
     """One image with its label. Paths are relative to the root, with forward slashes.
 
     Attributes:
-        id: unique in the cohort.
+        id: unique in the cohort; names the files of its results.
         patient: what a split must keep together.
         images: modality -> path.
         label: path; part -> path where the label is several files (one a side); None where a case has none.
@@ -70,6 +70,7 @@ class Manifest:
         splits: lists that were fixed once, by name; draws by seed need none. They may name excluded cases, which are
             passed over when a split is taken.
         excluded: case id -> why it was left out.
+        by_check: those of `excluded` that a check left out; they come back once their files are mended.
         simulated: None for real images, otherwise how the cohort was made.
     """
 
@@ -77,6 +78,7 @@ class Manifest:
     cases: tuple[Case, ...]
     splits: Mapping[str, Split] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    by_check: tuple[str, ...] = ()
     simulated: Mapping[str, Any] | None = None
 
     def case(self, id: str) -> Case:
@@ -89,6 +91,11 @@ class Manifest:
         kept = tuple(case for case in self.cases if case.id not in gone)
         return replace(self, cases=kept, excluded={**self.excluded, **gone})
 
+    @property
+    def excluded_by_hand(self) -> dict[str, str]:
+        """What a person has left out."""
+        return {id: why for id, why in self.excluded.items() if id not in self.by_check}
+
     @cached_property
     def _by_id(self) -> dict[str, Case]:
         return {case.id: case for case in self.cases}
@@ -98,8 +105,8 @@ def read_manifest(path: str | Path, root: str | Path) -> Manifest:
     """Read and check a manifest whose files lie under `root`.
 
     Raises:
-        UserError: not a manifest; a duplicate id; a path outside the root; a file that is not there; a split with an
-            unknown case or with a patient on two sides.
+        UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
+            is not there; a split with an unknown case or with a patient on two sides.
     """
     manifest = load_manifest(path)
     check(manifest, path)
@@ -127,6 +134,7 @@ def load_manifest(path: str | Path) -> Manifest:
                 for name, sides in raw.get("splits", {}).items()
             },
             excluded=raw.get("excluded", {}),
+            by_check=tuple(raw.get("by_check", ())),
             simulated=raw.get("simulated"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -152,6 +160,8 @@ def check(manifest: Manifest, name: str | Path) -> None:
     if twice:
         raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
     for case in manifest.cases:
+        if case.id in ("", ".", "..") or {*"/\\"} & {*case.id}:
+            raise UserError(f"{name}: the case id {case.id!r} names files; expected one without / and \\, not empty")
         for path in case.paths:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")

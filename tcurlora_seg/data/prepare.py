@@ -75,8 +75,8 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     """Examine every case, voxel by voxel, and write `folder`/check_report.json.
 
     The cases are those of `dataset.manifest` where that is given, otherwise those that lie on disk but for the known
-    defects. Splits, what a person has excluded and what an older manifest says of a simulation are kept. Cases whose
-    files are the same as at an earlier check are not examined again.
+    defects. An older manifest's splits, but for those that came with the files, what a person has excluded in it and
+    what it says of a simulation are kept. Cases whose files are the same as at an earlier check are not examined again.
 
     Returns:
         The report, and the manifest of the usable cases, not yet written; it has no cases where none is usable.
@@ -86,14 +86,14 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     """
     dataset.check_root()
     before = CheckReport.read(folder / REPORT)
-    cohort, by_hand, skipped = _candidates(dataset, folder, before)
+    cohort, by_hand, skipped = _candidates(dataset, folder)
+    check(cohort, dataset.manifest_path or dataset.root)  # before any file is read, which may take an hour
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
     settings = _settings(dataset)
     report = CheckReport(
         dataset.name, dataset.task.name, str(dataset.root.absolute()), settings,
-        left_out=before.left_out if before else {},  # until this check has come to its end
         by_hand=by_hand, skipped=skipped,
     )  # fmt: skip
     files = {case.id: fingerprint(case, dataset.root) for case in cohort.cases}
@@ -108,29 +108,25 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     report.usable = [case.id for case in manifest.cases]
     report.left_out = {id: why for id, why in sorted(manifest.excluded.items()) if id not in report.by_hand}
     report.write(folder / REPORT)
-    return report, manifest
+    return report, replace(manifest, by_check=tuple(report.left_out))
 
 
 def _settings(dataset: SegmentationDataset) -> str:
-    """All that an examination depends on besides the files: every argument of the data set but where they lie."""
-    places = ("root", "manifest_path", "crosswalk", "modalities")  # all modalities are examined
-    return repr((VERSION, {k: v for k, v in vars(dataset).items() if not k.startswith("_") and k not in places}))
+    """All that an examination depends on besides the files; all modalities are examined, whichever are chosen."""
+    return repr((VERSION, {k: v for k, v in dataset.settings().items() if k != "modalities"}))
 
 
-def _candidates(
-    dataset: SegmentationDataset, folder: Path, before: CheckReport | None
-) -> tuple[Manifest, dict[str, str], dict[str, str]]:
+def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, dict[str, str], dict[str, str]]:
     """The cohort before any file is opened, what a person has excluded from it, the files that belong to no case."""
     if dataset.manifest_path:
         given = load_manifest(dataset.manifest_path)
-        check(given, dataset.manifest_path)
-        return given, dict(given.excluded), {}
+        return given, given.excluded_by_hand, {}
     places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
     older = load_manifest(places[0]) if places else Manifest(dataset.name, ())
-    by_hand = {id: why for id, why in older.excluded.items() if not before or before.left_out.get(id) != why}
+    by_hand = older.excluded_by_hand
     found = dataset.find_cases()
     found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
-    splits = {**found.splits, **older.splits}
+    splits = {**older.splits, **found.splits}  # lists that come with the files may have been edited since
     there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
     gone = {
         id: f"its files are gone; the split '{name}' names it"

@@ -131,7 +131,7 @@ def _draw(
         if n < 2:
             raise UserError(f"a split needs at least 2 patients; there is {n}")
         val = _count(paper[1], n)
-        train = min(_count(paper[0], n), n - val - 1) if paper[0] < 1 else int(paper[0])
+        train = min(max(_count(paper[0], n), 1), n - val - 1) if paper[0] < 1 else int(paper[0])
         if train + val >= n:
             raise UserError(
                 f"split.scheme=paper trains on {train} patients and tests on the others, but there are only {n}; "

@@ -212,7 +212,9 @@ def test_the_rank_is_the_smallest_that_holds_the_energy():
     held = squares.cumsum(0) / squares.sum()
     stack = Stack(tuple(Slot(i, "a", f"layer{i}", 0, 9) for i in range(5)), tuple(range(5)), ("a",), 1, 9, 7)
     for share in (0.01, 0.3, 0.5, 0.9, 1.0):
-        rank = TCURLoRA(stack, weights, rank=None, energy=share, generator=g).core.shape[1]
+        adapter = TCURLoRA(stack, weights, rank=None, energy=share, generator=g)
+        rank = adapter.core.shape[1]
+        assert adapter.ranks() == 5 * [rank] and TCURLoRA(stack, weights, rank=rank, generator=g).ranks() is None
         assert held[rank - 1] >= share - 1e-12 and (rank == 1 or held[rank - 2] < share)
 
 

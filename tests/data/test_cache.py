@@ -11,6 +11,7 @@ import torch
 
 from tcurlora_seg.data import cache
 from tcurlora_seg.data.cache import TrainingVolumes, available_memory, choose_place
+from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.errors import UserError
@@ -51,6 +52,18 @@ def test_what_is_on_disk_is_used_again_until_something_changes(
     TrainingVolumes(lpba40(preparation=Preparation(crop_to_brain=False)), IDS, "disk", tmp_path)
     assert sorted(prepared) == sorted(3 * IDS)
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_volumes_that_are_read_another_way_have_another_name(
+    lpba40: Callable[..., LPBA40], eadc_adni_root: Path, tmp_path: Path
+) -> None:
+    def eadc_adni(**changes: object) -> EADCADNI:
+        return EADCADNI(root=str(eadc_adni_root), preparation=Preparation(), **changes)
+
+    for make, change in ((lpba40, {"analyze_axes": "RAS"}), (eadc_adni, {"label_grid": "image"})):
+        id = make().manifest().cases[0].id
+        first, again, other = (cache.stored_path(make(**c), id, tmp_path) for c in ({}, {}, change))
+        assert first == again != other
 
 
 def test_an_unknown_label_is_found_before_training(

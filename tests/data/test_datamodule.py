@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tcurlora_seg.data import volume
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.volume import read_header
 from tcurlora_seg.errors import UserError
 
 SPLIT = Split(("S01", "S02", "S03"), ("S04",), ("S05", "S06"))
@@ -124,6 +126,19 @@ def test_validation_and_test_give_whole_cases_one_by_one(data: Callable[..., Seg
         assert item["native_label"].shape == (45, 54, 45) and item["native_label"].dtype == torch.uint8
         back = module.dataset.preparation.invert(item["label"].as_tensor(), item["image"], nearest=True)
         assert torch.equal(back[0].to(torch.uint8), item["native_label"])
+
+
+def test_headers_are_read_once(
+    data: Callable[..., SegmentationDataModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(volume, "read_header", lambda path: (read.append(path.name), read_header(path))[1])
+    module = data()
+    module.setup("fit")
+    first = module.dataset.check_headers(SPLIT.train)
+    assert len(read) == len(set(read)) == 12 and list(first) == list(SPLIT.train)
+    module.dataset.adopt(module.dataset.manifest())  # perhaps other files
+    assert module.dataset.check_headers(SPLIT.train) == first and len(read) == 18
 
 
 def test_without_validation_cases_lightning_validates_nothing(data: Callable[..., SegmentationDataModule]) -> None:

@@ -91,6 +91,35 @@ def test_without_a_crosswalk_there_is_a_warning(
         assert words in caplog.text and "dataset.crosswalk=" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "seen", "words"),
+    [
+        ("lpba40", "lpba40", "was trained on real images of lpba40, perhaps on those"),
+        ("brats2021", "upenn_gbm", "was trained on upenn_gbm, which shares patients with brats2021"),
+        ("brats2021", "decathlon/Task01_BrainTumour", "which shares patients with brats2021"),
+        ("upenn_gbm", "decathlon/Task01_BrainTumour", "which shares patients with upenn_gbm"),
+        ("decathlon/Task01_BrainTumour", "brats2021", "which shares patients with decathlon/Task01_BrainTumour"),
+        ("decathlon/Task04_Hippocampus", "decathlon/Task04_Hippocampus", "was trained on real images of decathlon"),
+        ("decathlon/Task04_Hippocampus", "decathlon/Task09_Spleen", None),
+        ("decathlon/Task04_Hippocampus", "brats2021", None),
+        ("brats2021", "lpba40", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_base_that_may_have_seen_the_test_patients_is_named(
+    lpba40: Callable[..., LPBA40], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str,
+    seen: str, words: str | None, simulated: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(LPBA40, "cohort", name)
+    dataset = lpba40()
+    dataset._manifest = replace(dataset.manifest(), simulated={} if simulated else None)
+    assert keep_apart(dataset, [seen, "eadc_adni"]) == {}
+    if words is None or simulated:
+        assert not caplog.text
+    else:
+        assert words in caplog.text and len(caplog.records) == 1
+
+
 def test_a_base_that_has_seen_nothing_of_it_needs_no_warning(
     cohort: Callable[..., LPBA40], lpba40: Callable[..., LPBA40], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

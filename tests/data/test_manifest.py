@@ -28,8 +28,9 @@ def root(tmp_path: Path) -> Path:
 
 def test_writing_and_reading_gives_the_same_manifest(root: Path) -> None:
     written = manifest(
-        *"abc", splits={"paper": Split(("a",), (), ("b", "c"))}, excluded={"d": "mirrored"}, simulated={"seed": 1}
-    )
+        *"abc", splits={"paper": Split(("a",), (), ("b", "c"))}, excluded={"d": "mirrored"}, by_check=("d",),
+        simulated={"seed": 1},
+    )  # fmt: skip
     write_manifest(written, root / "manifest.json")
     assert read_manifest(root / "manifest.json", root) == written
 
@@ -62,6 +63,16 @@ def test_two_scans_of_a_patient_may_be_on_one_side() -> None:
 def test_a_path_outside_the_root_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"leaves the root"):
         check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
+
+
+@pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", "/a", "..", ".", ""])
+def test_an_id_that_names_no_file_of_its_own_is_refused(id: str) -> None:
+    with pytest.raises(UserError, match=r"m.json: the case id .* names files; expected one without / and"):
+        check(Manifest("lpba40", (Case(id, "a", {"t1": "t1.nii"}, None),)), "m.json")
+    written = {"format": 1, "dataset": "lpba40", "cases": [{"id": id, "patient": "a", "images": {"t1": "t1.nii"}}]}
+    assert not schema_accepts(written)
+    written["cases"][0]["id"] = "..a.b c"
+    assert schema_accepts(written)
 
 
 def test_a_duplicate_id_is_refused() -> None:
@@ -109,7 +120,8 @@ def test_the_committed_lpba40_manifest_holds_the_draw_it_says() -> None:
     check(committed, path)
     assert [case.id for case in committed.cases] == [f"S{n:02d}" for n in range(1, 41)]
     bare = Manifest("lpba40", committed.cases)
-    assert committed.splits["paper"] == draw_split(bare, scheme="paper", seed=0, paper=(5, 0))
+    assert committed.splits == {"committed": draw_split(bare, scheme="paper", seed=0, paper=(5, 0))}
+    assert draw_split(committed, scheme="paper", seed=1) == draw_split(bare, scheme="paper", seed=1)
 
 
 def test_a_split_may_name_a_case_that_was_excluded(root: Path) -> None:
@@ -132,7 +144,7 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_reading_refuses(roo
     label = {"left": "a/seg.nii", "right": "b/seg.nii"}
     cases = (Case("a", "a", {"t1": "a/t1.nii"}, label, "c/seg.nii"), Case("b", "b", {"t1": "b/t1.nii"}, None))
     splits = {"mine": Split(("a",), (), ("b",))}
-    write_manifest(Manifest("x", cases, splits, {"c": "empty"}, {"seed": 1}), root / "manifest.json")
+    write_manifest(Manifest("x", cases, splits, {"c": "empty"}, ("c",), {"seed": 1}), root / "manifest.json")
     written = json.loads((root / "manifest.json").read_text())
     assert schema_accepts(written) and schema_accepts(json.loads((MANIFESTS / "lpba40.json").read_text()))
     for wrong in ("/etc/passwd", "../t1.nii", "a/../../t1.nii", "a\\t1.nii"):

@@ -147,6 +147,42 @@ def test_a_persons_reason_outlives_a_missing_file(root: Path) -> None:
         assert prepare_data(config(root)).excluded == {"S03": "moved"}
 
 
+@pytest.mark.parametrize("lost", ["report", "place"])
+def test_the_findings_of_a_check_stay_its_own_without_its_report(root: Path, tmp_path: Path, lost: str) -> None:
+    voxels = files(root, "S02", "skullstripped")[1]
+    sound = voxels.read_bytes()
+    damage(root, "S02")
+    first = prepare_data(config(root)).without({"S03": "moved"})
+    write_manifest(first, root / "manifest.json")
+    if lost == "report":
+        (root / "check_report.json").unlink()
+    output = None if lost == "report" else str(tmp_path / "elsewhere")
+    again = prepare_data(config(root, output=output))
+    assert again == first == read_manifest(root / "manifest.json", root) and again.by_check == ("S02",)
+    voxels.write_bytes(sound)
+    assert prepare_data(config(root, output=output)).excluded == {"S03": "moved"}
+
+
+def test_a_finding_that_a_person_makes_their_own_stays(root: Path) -> None:
+    voxels = files(root, "S02", "skullstripped")[1]
+    sound = voxels.read_bytes()
+    damage(root, "S02")
+    found = prepare_data(config(root))
+    write_manifest(replace(found, by_check=()), root / "manifest.json")
+    voxels.write_bytes(sound)
+    again = prepare_data(config(root))
+    assert again.excluded == found.excluded and [case.id for case in again.cases] == ["S01", "S03"]
+
+
+def test_what_a_given_manifest_leaves_out_by_a_check_is_not_called_a_persons(root: Path, tmp_path: Path) -> None:
+    damage(root, "S02")
+    first = prepare_data(config(root)).without({"S03": "moved"})
+    write_manifest(first, tmp_path / "given.json")
+    assert prepare_data(config(root, dataset={"manifest": str(tmp_path / "given.json")})) == first
+    report = json.loads((root / "check_report.json").read_text())
+    assert report["by_hand"] == {"S03": "moved"} and list(report["left_out"]) == ["S02"]
+
+
 def test_a_check_that_was_interrupted_does_not_make_its_findings_a_persons(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

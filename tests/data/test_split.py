@@ -55,8 +55,9 @@ def test_the_papers_sizes() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10])
-def test_shares_leave_someone_to_train_on_and_someone_to_test(n: int) -> None:
-    split = draw_split(cohort(n), paper=(1000 / 1251, 125 / 1251))
+@pytest.mark.parametrize("paper", [(1000 / 1251, 125 / 1251), (0.1, 0), (0.8, 0)])
+def test_shares_leave_someone_to_train_on_and_someone_to_test(paper: tuple[float, float], n: int) -> None:
+    split = draw_split(cohort(n), paper=paper)
     assert split.train and split.test
 
 

@@ -37,6 +37,7 @@ class SegmentationDataset(ABC):
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
         paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        own_split: the name of the lists that may come with the files; None where none do.
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
         shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
         crosswalk: the file that says which, if the user gave it.
@@ -51,6 +52,7 @@ class SegmentationDataset(ABC):
     known_labels: frozenset[int]
     all_modalities: tuple[str, ...]
     paper_split: ClassVar[tuple[float, float]]
+    own_split: ClassVar[str | None] = None
     extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
     shares_patients_with: ClassVar[str | None] = None
     crosswalk: str | None = None
@@ -78,6 +80,12 @@ class SegmentationDataset(ABC):
         self.preparation = preparation
         self.manifest_path = manifest
         self._manifest: Manifest | None = None
+        self._headers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+
+    @property
+    def cohort(self) -> str:
+        """What a network that was trained on these images notes as their origin, see `leakage`."""
+        return self.name
 
     @abstractmethod
     def find_cases(self) -> Found:
@@ -155,7 +163,7 @@ class SegmentationDataset(ABC):
             raise UserError(f"{self.name}: nothing under dataset.root={place} like {self.layout}. {self._advice()}")
         if manifest.simulated is None and (self.root / SIMULATED).is_file():
             manifest = replace(manifest, simulated={"marker": SIMULATED})  # whatever became of its own manifest
-        self._manifest = manifest
+        self._manifest, self._headers = manifest, {}
 
     def split(
         self,
@@ -168,7 +176,13 @@ class SegmentationDataset(ABC):
         validation: int = 0,
         leave_out: int | None = None,
     ) -> Split:
-        """Divide this cohort; see `draw_split`."""
+        """Divide this cohort; see `draw_split`. Lists that came with the files are not passed over in silence."""
+        lists = self.manifest().splits
+        if scheme == "paper" and "paper" not in lists and self.own_split in lists:
+            log.warning(
+                "%s: split.scheme=paper draws the test cases; split.scheme=%s takes the lists that came with the files",
+                self.name, self.own_split,
+            )  # fmt: skip
         return draw_split(
             self.manifest(),
             scheme=scheme,
@@ -181,17 +195,26 @@ class SegmentationDataset(ABC):
             paper=self.paper_split,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """All that a prepared case depends on besides its files: every argument but where they lie."""
+        places = ("root", "manifest_path", "crosswalk")
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in places}
+
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Compare the shapes of every case's files by their headers; give shape and voxel size by case.
+
+        Every header is read once: during a long training the files may go away.
 
         Raises:
             UserError: an image and a label of different shape, or a file that cannot be read.
         """
         from tcurlora_seg.data.volume import read_header
 
-        headers = {}
+        ids, manifest = list(ids), self.manifest()
         for id in ids:
-            case = self.manifest().case(id)
+            if id in self._headers:
+                continue
+            case = manifest.case(id)
             paths = self._used_paths(case)
             found = {path: read_header(self.root / path) for path in paths}
             first = paths[0]
@@ -201,8 +224,8 @@ class SegmentationDataset(ABC):
                         f"case {id}: {first} has the shape {found[first][0]}, but {path} has {found[path][0]}; "
                         "images and label of a case share one grid"
                     )
-            headers[id] = found[first]
-        return headers
+            self._headers[id] = found[first]
+        return {id: self._headers[id] for id in ids}
 
     def prepare(self, id: str) -> dict[str, Any]:
         """Read and prepare one case.

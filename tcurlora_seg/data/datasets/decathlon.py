@@ -84,6 +84,11 @@ class Decathlon(SegmentationDataset):
                 "dataset.preparation.intensity=window dataset.preparation.limits=[low,high] in Hounsfield units"
             )
 
+    @property
+    def cohort(self) -> str:
+        """Its ten tasks show other people."""
+        return f"{self.name}/{self.task.name}"
+
     def find_cases(self) -> Found:
         cases, left_out = [], {}
         for entry in self._list["training"]:

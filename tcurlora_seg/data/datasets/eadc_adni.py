@@ -50,6 +50,7 @@ class EADCADNI(SegmentationDataset):
     known_labels = frozenset({0, _LEFT, _RIGHT, _EITHER})
     all_modalities = ("t1",)
     paper_split = (5, 0)
+    own_split = "published"
     grid_hint = "; if their voxels correspond one by one whatever the headers say, dataset.label_grid=image"
 
     def __init__(
@@ -207,7 +208,7 @@ class EADCADNI(SegmentationDataset):
                 cases.append(Case(id, id, {"t1": image}, label))
         known = {case.id for case in cases}
         split = Split(*(tuple(id for id in lists[name] if id in known) for name in _LISTS))
-        return Found(tuple(cases), left_out, {}, {"published": split} if split.train and split.test else {})
+        return Found(tuple(cases), left_out, {}, {self.own_split: split} if split.train and split.test else {})
 
 
 def _side(path: str) -> str:

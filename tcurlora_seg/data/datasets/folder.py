@@ -23,6 +23,7 @@ class Folder(SegmentationDataset):
     name = "folder"
     source = "your own."
     paper_split = (0.8, 0)
+    own_split = "datalist"
     extent_mm = None  # it need not be a head
 
     def __init__(
@@ -100,7 +101,7 @@ class Folder(SegmentationDataset):
                 cases.append(Case(entry.id, whose, entry.images, entry.label))
                 sides[entry.side].append(entry.id)
         split = Split(*(tuple(ids) for ids in sides.values()))
-        lists = {"datalist": split} if split.val or split.test else {}
+        lists = {self.own_split: split} if split.val or split.test else {}
         return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped, lists)
 
     def label_hint(self, strange: Sequence[float]) -> str:

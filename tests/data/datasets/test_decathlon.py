@@ -77,6 +77,7 @@ def test_the_channels_of_one_file_are_read_by_name(write: Callable[..., Path], m
     assert found.modalities == tuple(modalities or names)
     found.manifest()
     found.check_headers(["case_001"])
+    assert found.cohort == f"decathlon/{found.task.name}"
     image, label = arrays(4, 4)
     item = found.prepare("case_001")
     assert item["image"].shape == (len(found.modalities), *SIZE)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.datasets.folder import Folder
+from tcurlora_seg.data.manifest import write_manifest
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.prepare import check_folder
 from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
@@ -105,6 +107,33 @@ def test_a_datalist_of_monai_is_read_with_its_split(write: Callable[..., Path]) 
     assert (split.train, split.val, split.test) == ((named["a"], "second"), (named["c"],), (named["d"],))
     assert found.find_cases().skipped.keys() == {"scans/x.nii", "scans/y.nii"}
     check_case(found, "second", ("t1", "t2"))
+
+
+def test_a_draw_that_passes_over_the_datalists_own_test_cases_says_so(
+    write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write(*(f"{folder}/{id}_t1.nii" for folder in ("images", "labels") for id in "abc"))
+    entries = [{"image": f"images/{id}_t1.nii", "label": f"labels/{id}_t1.nii"} for id in "abc"]
+    (root / "list.json").write_text(json.dumps({"training": entries[:2], "test": entries[2:]}))
+    (root / "plain.json").write_text(json.dumps({"training": entries}))
+    dataset(root, datalist="plain.json").split()
+    found = dataset(root, datalist="list.json")
+    assert found.split(scheme="datalist").test == ("c_t1",)
+    assert len(found.split(scheme="shots", shots=1).train) == 1
+    assert not caplog.text
+    assert len(found.split().train) == 2
+    assert "split.scheme=datalist takes the lists that came with the files" in caplog.text
+
+
+def test_a_datalist_that_was_edited_counts_when_the_folder_is_checked_again(write: Callable[..., Path]) -> None:
+    root = write(*(f"{folder}/{id}_t1.nii" for folder in ("images", "labels") for id in "abc"))
+    pairs = {id: {"image": f"images/{id}_t1.nii", "label": f"labels/{id}_t1.nii"} for id in "abc"}
+    for test in "cab":
+        lists = {"training": [pairs[id] for id in "abc" if id != test], "test": [pairs[test]]}
+        (root / "list.json").write_text(json.dumps(lists))
+        _, manifest = check_folder(dataset(root, datalist="list.json"), root)
+        assert manifest.splits["datalist"].test == (f"{test}_t1",)
+        write_manifest(manifest, root / "manifest.json")
 
 
 def test_one_path_in_a_datalist_is_a_file_of_all_modalities(write: Callable[..., Path]) -> None:
