@@ -328,7 +328,7 @@ def _take_best(directory: Path, module: SegmentationModule) -> None:
 
 
 def _metadata(config: DictConfig, dataset: SegmentationDataset, split: Split, seen: list[str]) -> dict[str, Any]:
-    real = [dataset.name] if dataset.manifest().simulated is None else []
+    real = [dataset.cohort] if dataset.manifest().simulated is None else []
     sizes = [size for _, size in dataset.check_headers(split.train).values()]
     return {
         "trained_on": sorted({*seen, *real}),
