@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -14,7 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.spacing import TrainingSpacing, ras_spacing
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import centred_affine, turn_to
 from tcurlora_seg.errors import UserError
@@ -35,8 +35,7 @@ class Ensemble:
         task: the meaning of the classes.
         modalities: image channels, in order.
         preparation: what is done to an image.
-        spacing: voxel sizes of the training images; where the preparation leaves the grid alone, an image of other
-            voxel sizes is brought to their median.
+        spacing: voxel sizes of the training images, see `fitting`.
         analyze_axes: see `read_volume`.
         minimum_ml: see `remove_small`.
     """
@@ -80,7 +79,7 @@ class Ensemble:
         if mask is not None:
             brain = arrays.pop() > 0
             arrays = [array * brain for array in arrays]
-        preparation = self._preparation(affine)
+        preparation = fitting(self.preparation, self.spacing, affine)
         stacked = torch.from_numpy(np.stack(arrays))
         prepared = preparation(MetaTensor(stacked, affine=torch.from_numpy(affine)), None, source)["image"]
         native, _, found = segment(self.predictors, prepared, preparation, keep=probabilities)
@@ -106,7 +105,8 @@ class Ensemble:
 
     def _read(self, channels: Sequence[SpatialImage], source: str) -> tuple[NDArray[np.float64], list[NDArray]]:
         """The affine of the first channel, and all of them with their axes along its own."""
-        first, arrays = self._affine(channels[0]), []
+        arrays: list[NDArray] = []
+        first = self._affine(channels[0])
         if abs(np.linalg.det(first[:3, :3])) < 1e-9:
             raise UserError(f"{source}: its affine flattens the volume; the header needs repair")
         for channel in channels:
@@ -126,14 +126,6 @@ class Ensemble:
         if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
             return centred_affine(image.shape[:3], image.header.get_zooms()[:3], self.analyze_axes)
         return np.asarray(image.affine, dtype=np.float64)
-
-    def _preparation(self, affine: NDArray[np.float64]) -> Preparation:
-        """The run's, with the training images' voxel size where the image has another."""
-        foreign = self.spacing is not None and not self.spacing.covers(ras_spacing(affine).tolist())
-        if self.preparation.spacing is not None or not foreign:
-            return self.preparation
-        assert self.spacing is not None
-        return replace(self.preparation, spacing=list(self.spacing.median))
 
 
 def volumes(image: SpatialImage) -> list[SpatialImage]:
