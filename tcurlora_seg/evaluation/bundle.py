@@ -105,7 +105,7 @@ def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(run: Run) -> str:
-    """Every image of the input folder, or the input itself; a case is a file a channel, by their names, or else one file."""
+    """Every image of the folder, or the input itself; a case is a file a channel, by their names, or else one file."""
     first, *others = run.dataset.modalities
     whole = "(sorted(glob.glob(@input + '/*.nii*')) if os.path.isdir(@input) else [@input])"
     if not others:

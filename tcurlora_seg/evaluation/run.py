@@ -21,6 +21,7 @@ from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.prediction import Channels, Ensemble
+from tcurlora_seg.evaluation.stored import stored_dataset
 from tcurlora_seg.files import read_json
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
@@ -110,14 +111,12 @@ def load_run(
     directory = Path(directory)
     config = load_config(directory / "config.yaml")
     check_trusted(config, directory / "config.yaml")
-    if root is not None:
-        config.dataset.root = root
     if pretrained is not None:
         config.pretrained = pretrained
     for key, value in (("overlap", overlap), ("mirror", mirror)):
         if value is not None:
             config.inference[key] = value
-    dataset = instantiate(config.dataset)
+    dataset = stored_dataset(config, directory / "config.yaml", root)
     network = build_network(config, dataset)
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
     adapt_from_config(network, config.adapter, seed=config.seed)

@@ -140,7 +140,8 @@ def _announce(
     config: DictConfig, dataset: SegmentationDataset, split: Split, directory: Path, sizes: dict[str, int], device: str
 ) -> None:
     """Note what the run is made from, in its directory and on the terminal."""
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    stored = OmegaConf.merge(config, {"dataset": dict(dataset.remembered)})
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
     write_json(directory / "environment.json", environment(device))
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())

@@ -10,10 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hydra.errors import HydraException
+from monai.apps import DecathlonDataset
 from monai.bundle import ConfigParser
+from omegaconf import OmegaConf
 from programs import TINY, run_script
 
 from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.export import export_run
 from tcurlora_seg.evaluation.run import load_run
 
@@ -94,11 +98,35 @@ def test_a_bundle_reads_a_file_of_all_channels(
     export_run(checkpoint=str(prostate_run), output=str(tmp_path / "bundle"), format="bundle")
     parser = ConfigParser()
     parser.read_config(tmp_path / "bundle" / "configs" / "inference.json")
-    parser.update({"bundle_root": str(tmp_path / "bundle"), "input": str(images), "output_dir": str(tmp_path / "theirs"),
-                   "device": "$torch.device('cpu')"})  # fmt: skip
+    parser.update({"bundle_root": str(tmp_path / "bundle"), "input": str(images),
+                   "output_dir": str(tmp_path / "theirs"), "device": "$torch.device('cpu')"})  # fmt: skip
     parser.get_parsed_content("run")
     ours = upright(predicted(prostate_run, images) / "prostate_01.nii.gz")
     assert np.mean(upright(tmp_path / "theirs" / "prostate_01.nii.gz") != ours) < 1e-4  # ties that rounding decides
+
+
+def test_a_run_predicts_and_exports_where_its_training_data_are_not_and_fetches_nothing(
+    prostate: Path, prostate_run: Path, tmp_path: Path, predicted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it was trained with dataset.download=true."""
+    image = prostate / "imagesTr" / "prostate_01.nii.gz"
+    expected = load_run(prostate_run, device="cpu").predict(nib.load(image))
+    moved = Path(shutil.copytree(prostate_run, tmp_path / "moved"))
+    config = OmegaConf.load(moved / "config.yaml")
+    config.dataset.root, config.dataset.download = str(tmp_path / "gone"), True
+    OmegaConf.save(config, moved / "config.yaml")
+    monkeypatch.setitem(DecathlonDataset.resource, "Task05_Prostate", (tmp_path / "none.tar").as_uri())
+    out = predicted(moved, image)
+    np.testing.assert_array_equal(np.asanyarray(nib.load(out / image.name).dataobj), np.asanyarray(expected.dataobj))
+    assert json.loads((out / "labels.json").read_text())["structures"] == {"gland": [1]}
+    export_run(checkpoint=str(moved), output=str(tmp_path / "unetr.safetensors"))
+    with pytest.raises(UserError, match=r"dataset.root=.*gone/Task05_Prostate does not exist"):
+        load_run(moved, device="cpu").cases("test")
+    del config.dataset.contents
+    OmegaConf.save(config, moved / "config.yaml")
+    with pytest.raises(HydraException, match=r"there is no .*Task05_Prostate/dataset.json"):
+        load_run(moved, device="cpu")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_an_image_of_other_channels_is_named(

@@ -155,7 +155,7 @@ def test_monai_accepts_the_bundles_shapes_and_every_field_of_its_specification_i
         assert (tmp_path / "bundle" / name).stat().st_size > 100
 
 
-def test_a_bundle_says_that_its_cohort_was_simulated_when_the_data_are_gone(trained: list[Path], tmp_path: Path) -> None:
+def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: list[Path], tmp_path: Path) -> None:
     """The first run has scores, the second one none."""
     for number, run in enumerate(trained):
         moved = Path(shutil.copytree(run, tmp_path / f"run{number}"))

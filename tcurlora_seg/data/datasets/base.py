@@ -43,6 +43,7 @@ class SegmentationDataset(ABC):
         crosswalk: the file that says which, if the user gave it.
         grid_hint: what to say of images and labels on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
+        remembered: arguments that a run adds to its configuration, so that this can be built without its files.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,7 @@ class SegmentationDataset(ABC):
     crosswalk: str | None = None
     grid_hint: ClassVar[str] = ""
     analyze_axes: str = "LAS"
+    remembered: Mapping[str, Any] = {}
 
     def __init__(
         self,

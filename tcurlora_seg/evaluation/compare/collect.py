@@ -154,7 +154,7 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
     "seed", "split.seed", "split.fold", "resume", "output", "outputs", "sweep", "test", "dataset.root",
-    "dataset.manifest", "data.num_workers", "data.cache", "trainer.log_every_n_steps",
+    "dataset.manifest", "dataset.download", "data.num_workers", "data.cache", "trainer.log_every_n_steps",
 )  # fmt: skip
 
 

@@ -11,9 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from PIL import Image
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -21,6 +19,7 @@ from tcurlora_seg.data.volume import read_volume, turn_to
 from tcurlora_seg.entry import explain, load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.compare.methods import ALL, Method
+from tcurlora_seg.evaluation.stored import stored_dataset
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _MOST_SLICES = 16
@@ -73,11 +72,9 @@ def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
 
 
 def _dataset(directory: Path, root: str | None) -> SegmentationDataset:
-    config: DictConfig = load_config(directory / "config.yaml")
-    if root is not None:
-        config.dataset.root = root
+    path = directory / "config.yaml"
     try:
-        return instantiate(config.dataset)
+        return stored_dataset(load_config(path), path, root)
     except HydraException as error:
         raise UserError(explain(error)) from error
 
