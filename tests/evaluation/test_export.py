@@ -25,7 +25,7 @@ from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.evaluation.bundle import _preprocessing, bundle_metadata
 from tcurlora_seg.evaluation.export import export_run, unetr_arguments
 from tcurlora_seg.evaluation.run import load_run
-from tcurlora_seg.models.unetr import with_whole_biases
+from tcurlora_seg.models.injection import merge
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,14 @@ def test_biases_of_some_blocks_become_biases_of_all(run: Path) -> None:
     here = load_run(run, device="cpu")
     qkv = here.network.get_submodule("vit.blocks.3.attn.qkv")
     qkv.bias = nn.Parameter(torch.randn(qkv.out_features))  # type: ignore[union-attr, arg-type]
-    assert unetr_arguments(here)["qkv_bias"] is True
-    plain = UNETR(**unetr_arguments(here)).eval()
-    plain.load_state_dict(with_whole_biases(here.network), strict=True)
     window = torch.randn(1, 1, 32, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(plain(window), here.network(window), atol=1e-5, rtol=1e-5)
+        expected = here.network(window)
+    whole = replace(here, network=merge(here.network))
+    plain = UNETR(**unetr_arguments(whole)).eval()
+    plain.load_state_dict(whole.network.state_dict(), strict=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(window), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
