@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from tcurlora_seg.data.preparation import Preparation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,20 @@ class TrainingSpacing:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: np.ndarray) -> Preparation:
+    """The preparation for an image: where it leaves the grid alone, and the image's voxel size is not among those of
+    the training images, it resamples to their median.
+
+    Args:
+        preparation: of the training images.
+        spacing: of the training images; None where nobody knows.
+        affine: the image's, from voxels to RAS mm.
+    """
+    if preparation.spacing is not None or spacing is None or spacing.covers(ras_spacing(affine).tolist()):
+        return preparation
+    return replace(preparation, spacing=list(spacing.median))
 
 
 def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:

@@ -70,7 +70,7 @@ def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
               "nearest_interp": not resampled, "to_tensor": True}  # fmt: skip
     choose = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
     return {
-        "imports": ["$import glob", "$import os", "$import torch"],
+        "imports": ["$import glob", "$import numpy", "$import os", "$import torch"],
         "bundle_root": ".",
         "input": "$@bundle_root + '/input'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -105,12 +105,13 @@ def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(run: Run) -> str:
-    """Every image of the input folder, or the input itself; with several channels by the names of the first one's."""
+    """Every image of the folder, or the input itself; a case is a file a channel, by their names, or else one file."""
     first, *others = run.dataset.modalities
+    whole = "(sorted(glob.glob(@input + '/*.nii*')) if os.path.isdir(@input) else [@input])"
     if not others:
-        return "$sorted(glob.glob(@input + '/*.nii*')) if os.path.isdir(@input) else [@input]"
+        return f"${whole}"
     names = ", ".join(f"f.replace('_{first}.', '_{other}.')" for other in others)
-    return f"$[[f, {names}] for f in sorted(glob.glob(@input + '/*_{first}.nii*'))]"
+    return f"$[[f, {names}] for f in sorted(glob.glob(@input + '/*_{first}.nii*'))] or {whole}"
 
 
 def _preprocessing(run: Run) -> list[dict[str, Any]]:
@@ -135,8 +136,8 @@ def _preprocessing(run: Run) -> list[dict[str, Any]]:
         "window": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, "b_min": 0.0,
                     "b_max": 1.0, "clip": True}],
         "percentiles": [{"_target_": "Lambdad", "keys": "image", "func":
-            "$lambda x: torch.stack([((c - q[0]) / (q[1] - q[0]).clamp(min=1e-8)).clamp(0, 1) for c in x for q in "
-            f"[torch.quantile(c[c > 0], torch.tensor([{low / 100}, {high / 100}]))]])"}],
+            "$lambda x: torch.stack([((c - low) / max(high - low, 1e-8)).clamp(0, 1) for c in x for low, high in "
+            f"[numpy.percentile(c[c > 0].cpu().numpy(), [{low}, {high}]).tolist()]])"}],
     }  # fmt: skip
     return [*steps, *scaling[preparation.intensity]]
 
@@ -156,9 +157,9 @@ def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """`configs/metadata.json` with the fields that MONAI's bundle specification asks for."""
     task, modalities = run.dataset.task, run.dataset.modalities
     names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
-    image = {"type": "image", "modality": "MR", "spatial_shape": arguments["img_size"], "dtype": "float32",
-             "is_patch_data": True}  # fmt: skip
-    simulated = run.dataset.root.is_dir() and run.dataset.manifest().simulated
+    tomography = "ct" in modalities
+    image = {"type": "image", "modality": "CT" if tomography else "MR", "spatial_shape": arguments["img_size"],
+             "dtype": "float32", "is_patch_data": True}  # fmt: skip
     spacing = None if run.spacing is None else run.spacing.as_dict()
     return {
         "schema": SCHEMA,
@@ -171,14 +172,15 @@ def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "name": f"UNETR {run.dataset.name} {task.name}",
         "task": f"Segmentation of {', '.join(task.structures)}",
         "description": f"MONAI UNETR, fine-tuned with {run.config.adapter.name} on {run.dataset.name}, weights merged."
-        + (" Trained on a simulated cohort: not for real patients." if simulated else ""),
+        + (" Trained on a simulated cohort: not for real patients." if run.simulated else ""),
         "authors": "the authors of the run",
         "copyright": "see LICENSE and the terms of the training data",
         "intended_use": "research; not a medical device",
         "data_type": "nifti",
         "training_voxel_size_mm": spacing,
         "network_data_format": {
-            "inputs": {"image": {**image, "format": "magnitude", "num_channels": len(modalities), "value_range": [],
+            "inputs": {"image": {**image, "format": "hounsfield" if tomography else "magnitude",
+                                 "num_channels": len(modalities), "value_range": [],
                                  "channel_def": {str(i): name for i, name in enumerate(modalities)}}},
             "outputs": {"pred": {**image, "format": "segmentation", "num_channels": task.out_channels,
                                  "value_range": [0, 1],
@@ -195,6 +197,8 @@ def _readme(run: Run, name: str) -> str:
     )
     size = "any voxel size" if run.spacing is None else f"voxels of about {list(run.spacing.median)} mm"
     images = ", ".join(run.dataset.modalities)
+    if len(run.dataset.modalities) > 1:
+        images += " (a file each, <case>_<name>.nii.gz; or in this order on the fourth axis of one file)"
     return f"""# {name}
 
 MONAI UNETR for {task.name}, fine-tuned with {run.config.adapter.name} on {run.dataset.name}; the adapters are merged.

@@ -10,8 +10,10 @@ from typing import Any
 
 import nibabel as nib
 import pandas as pd
+from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.native import minimum_volumes, remove_small, segment
@@ -46,7 +48,7 @@ def evaluate_run(
     metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(
         predictor_for(run.network, run.config, run.dataset), run.dataset, run.cases(split), folder,
-        adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+        spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         min_component_ml=run.minimum_ml if min_component_ml is None else min_component_ml,
         surface_tolerance_mm=surface_tolerance_mm,
     )  # fmt: skip
@@ -61,6 +63,7 @@ def evaluate(
     cases: Sequence[str],
     folder: Path,
     *,
+    spacing: TrainingSpacing | None,
     adapter: str,
     trainable_parameters: int,
     min_component_ml: float | Mapping[str, float] | None = None,
@@ -77,6 +80,7 @@ def evaluate(
         dataset: where the cases are.
         cases: their ids.
         folder: for the files.
+        spacing: voxel sizes of the training images, see `fitting`.
         adapter: its name, for the summary.
         trainable_parameters: for the summary.
         min_component_ml: see `remove_small`.
@@ -88,14 +92,14 @@ def evaluate(
     minimum_volumes(dataset.task, min_component_ml)  # a mistake in it is told before the first case is computed
     records = []
     for case in share(cases):
-        item = dataset.prepare(case)
-        spacing = nib.affines.voxel_sizes(item["affine"])
+        item = dataset.prepare(case, spacing)
+        preparation, sizes = fitting(dataset.preparation, spacing, item["affine"]), voxel_sizes(item["affine"])
         started = time.perf_counter()
-        native, prepared, _ = segment([predictor], item["image"], dataset.preparation)
-        native = remove_small(native, dataset.task, spacing, min_component_ml, case)
+        native, prepared, _ = segment([predictor], item["image"], preparation)
+        native = remove_small(native, dataset.task, sizes, min_component_ml, case)
         seconds = time.perf_counter() - started
         scores = score_structures(
-            native, item["native_label"].numpy(), dataset.task.structures, spacing,
+            native, item["native_label"].numpy(), dataset.task.structures, sizes,
             surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
         for name, result in scores.items():
@@ -106,7 +110,8 @@ def evaluate(
         dices = [result.dice for result in scores.values() if result.dice is not None]
         title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
         image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
-        save_figure(overlay_figure(image, label, prepared, title=title), folder / "overlays" / f"{case}.png")
+        figure = overlay_figure(image, label, prepared, title=title, spacing=voxel_sizes(item["image"].affine.numpy()))
+        save_figure(figure, folder / "overlays" / f"{case}.png")
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = {

@@ -14,7 +14,6 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.bundle import write_bundle
 from tcurlora_seg.evaluation.run import Run, load_run
 from tcurlora_seg.files import atomic_path, write_json
-from tcurlora_seg.models.unetr import with_whole_biases
 
 _ENDINGS = {"state_dict": (".safetensors", ".pt"), "torchscript": (".ts", ".pt"), "bundle": ("",)}
 
@@ -56,7 +55,7 @@ def export_run(
     if dtype != "float32" and format != "state_dict":
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
     run = load_run(checkpoint, device="cpu", pretrained=pretrained, overlap=overlap, mirror=mirror)
-    state, arguments = with_whole_biases(run.network), unetr_arguments(run)
+    state, arguments = run.network.state_dict(), unetr_arguments(run)
     if format == "bundle":
         write_bundle(run, path, state, arguments)
         size = path / "models" / "model.pt"

@@ -19,21 +19,25 @@ class Input:
 
     Attributes:
         name: of the case, for messages.
-        files: modality -> path; a modality that is not there is missing.
+        files: modality -> path; a modality that is not there is missing. Those with the same path are the volumes of
+            that one file, in this order.
         target: file name of the label map.
+        mask: brain mask of images that still have their skull, or None.
     """
 
     name: str
     files: Mapping[str, Path]
     target: str
+    mask: Path | None = None
 
 
 def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) -> list[Input]:
     """The images under `path`, in the order of their names.
 
     With one modality: an image file, or every image of a folder. With several, and with one where a folder has no
-    images of its own: `<case>_<modality>.nii.gz`, in the folder or in a folder a case. In either case a manifest,
-    whose paths are relative to `root` or to where it lies.
+    images of its own: `<case>_<modality>.nii.gz`, in the folder or in a folder a case. With several and no such names
+    each file holds all of them, as it does where a single one is given. In every case a manifest, whose paths are
+    relative to `root` or to where it lies.
 
     Raises:
         UserError: nothing there, or two label maps of one name.
@@ -43,7 +47,7 @@ def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) 
     if path.is_dir():
         found = _folder(path, modalities)
     elif path.suffix == ".json":
-        found = _manifest(path, modalities, root)
+        found = _manifest(path, root)
     else:
         found = _file(path, modalities)
     if not found:
@@ -60,12 +64,7 @@ def _file(path: Path, modalities: Sequence[str]) -> list[Input]:
         path = path.with_name(path.name.removesuffix(".gz").removesuffix(".img") + ".hdr")
     if not _ending(path):
         raise UserError(f"input={path}: expected a file that ends in {', '.join(_ENDINGS)}, or a manifest.json")
-    if len(modalities) > 1:
-        raise UserError(
-            f"input={path} is one image, and the network sees {len(modalities)} ({', '.join(modalities)}): give a "
-            f"folder with {_layout(modalities)}, or a manifest.json"
-        )
-    return [Input(path.name, {modalities[0]: path}, _target(path))]
+    return [Input(path.name, dict.fromkeys(modalities, path), _target(path))]
 
 
 def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
@@ -75,7 +74,7 @@ def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
     found = list(_named(images, modalities))
     for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         found += _named(_images(inner), modalities, case=inner.name)
-    return found
+    return found or [Input(path.name, dict.fromkeys(modalities, path), _target(path)) for path in images]
 
 
 def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = None) -> Iterator[Input]:
@@ -91,11 +90,16 @@ def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = 
         yield Input(name, files, f"{name}.nii.gz")
 
 
-def _manifest(path: Path, modalities: Sequence[str], root: str | None) -> list[Input]:
+def _manifest(path: Path, root: str | None) -> list[Input]:
     manifest, base = load_manifest(path), Path(root).expanduser() if root else path.parent
     check(manifest, path)
     return [
-        Input(case.id, {m: base / case.images[m] for m in modalities if m in case.images}, f"{case.id}.nii.gz")
+        Input(
+            case.id,
+            {modality: base / place for modality, place in case.images.items()},
+            f"{case.id}.nii.gz",
+            base / case.mask if case.mask else None,
+        )
         for case in manifest.cases
     ]
 
@@ -117,4 +121,5 @@ def _target(path: Path) -> str:
 def _layout(modalities: Sequence[str]) -> str:
     if len(modalities) == 1:
         return f"<case>.nii.gz (or a folder a case with <case>_{modalities[0]}.nii.gz)"
-    return f"<case>_{modalities[0]}.nii.gz to <case>_{modalities[-1]}.nii.gz, all in it or in a folder a case"
+    names = f"<case>_{modalities[0]}.nii.gz to <case>_{modalities[-1]}.nii.gz"
+    return f"{names}, all in it or in a folder a case; or <case>.nii.gz that holds them all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def overlay_figure(
     prediction: NDArray[np.integer],
     *,
     title: str,
-    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    spacing: Sequence[float],
 ) -> Figure:
     """Draw a volume with the outlines of the reference (green) and the prediction (orange).
 

@@ -17,7 +17,7 @@ from tcurlora_seg.entry import explain
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inputs import Input, find_inputs
 from tcurlora_seg.evaluation.native import minimum_volumes
-from tcurlora_seg.evaluation.prediction import Ensemble, describe_labels
+from tcurlora_seg.evaluation.prediction import Ensemble, describe_labels, volumes
 from tcurlora_seg.evaluation.run import ensemble, load_run
 from tcurlora_seg.files import atomic_path, read_json, write_json
 
@@ -88,13 +88,32 @@ def _segment(network: Ensemble, item: Input, folder: Path, probabilities: bool) 
     for modality in network.modalities:
         if modality not in item.files:
             raise UserError(f"its {modality} image is missing; the network sees {', '.join(network.modalities)}")
-    images = {modality: open_volume(item.files[modality]) for modality in network.modalities}
+    mask = open_volume(item.mask) if item.mask else None
     source = str(item.files[network.modalities[0]])
-    label, classes = network.run(images, source, probabilities=probabilities)
+    label, classes = network.run(_channels(network, item), source, mask=mask, probabilities=probabilities)
     if classes is not None:
         _save(classes, folder / "probabilities" / item.target)
     _save(label, folder / item.target)
     return f"{time.perf_counter() - started:.1f} s{_volumes(label, network)}"
+
+
+def _channels(network: Ensemble, item: Input) -> dict[str, SpatialImage]:
+    """The images of a case by modality.
+
+    Raises:
+        UserError: a file that cannot be read, or with more or fewer volumes than modalities.
+    """
+    opened = {path: volumes(open_volume(path)) for path in {item.files[m] for m in network.modalities}}
+    channels = {}
+    for modality in network.modalities:
+        path = item.files[modality]
+        held = [other for other, place in item.files.items() if place == path]
+        if len(opened[path]) != len(held):
+            raise UserError(
+                f"{path} holds {len(opened[path])} volume(s); expected {len(held)} ({', '.join(held)}), or a file each"
+            )
+        channels[modality] = opened[path][held.index(modality)]
+    return channels
 
 
 def _volumes(label: SpatialImage, network: Ensemble) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -14,15 +14,16 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.spacing import TrainingSpacing, ras_spacing
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.data.volume import centred_affine
+from tcurlora_seg.data.volume import centred_affine, turn_to
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.native import native_probabilities, remove_small, segment
 
 Channels = SpatialImage | Sequence[SpatialImage] | Mapping[str, SpatialImage]
-"""An image; with several channels one a modality, in their order or by their names."""
+"""An image, whose fourth axis holds the channels where there are several; or one image a channel, in their order or by
+their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,7 @@ class Ensemble:
         task: the meaning of the classes.
         modalities: image channels, in order.
         preparation: what is done to an image.
-        spacing: voxel sizes of the training images; where the preparation leaves the grid alone, an image of other
-            voxel sizes is brought to their median.
+        spacing: voxel sizes of the training images, see `fitting`.
         analyze_axes: see `read_volume`.
         minimum_ml: see `remove_small`.
     """
@@ -63,12 +63,23 @@ class Ensemble:
         return self.run(image, source)[0]
 
     def run(
-        self, image: Channels, source: str = "the image", *, probabilities: bool = False
+        self,
+        image: Channels,
+        source: str = "the image",
+        *,
+        mask: SpatialImage | None = None,
+        probabilities: bool = False,
     ) -> tuple[SpatialImage, SpatialImage | None]:
-        """As `predict`, and where asked for the probabilities (X, Y, Z, K) float32, background first."""
+        """As `predict`, and where asked for the probabilities (X, Y, Z, K) float32, background first.
+
+        What is 0 in `mask`, as a skull may be, is cut out of the channels, as in training.
+        """
         channels = self._channels(image, source)
-        affine, arrays = self._read(channels, source)
-        preparation = self._preparation(affine)
+        affine, arrays = self._read([*channels, *([] if mask is None else [mask])], source)
+        if mask is not None:
+            brain = arrays.pop() > 0
+            arrays = [array * brain for array in arrays]
+        preparation = fitting(self.preparation, self.spacing, affine)
         stacked = torch.from_numpy(np.stack(arrays))
         prepared = preparation(MetaTensor(stacked, affine=torch.from_numpy(affine)), None, source)["image"]
         native, _, found = segment(self.predictors, prepared, preparation, keep=probabilities)
@@ -87,27 +98,28 @@ class Ensemble:
             if missing:
                 raise UserError(f"{source} has no {missing[0]}; the network sees {wanted}")
             return [image[m] for m in self.modalities]
-        channels = [image] if isinstance(image, SpatialImage) else list(image)
+        channels = volumes(image) if isinstance(image, SpatialImage) else list(image)
         if len(channels) != len(self.modalities):
             raise UserError(f"{source}: {len(channels)} image(s) given; the network sees {wanted}, one image each")
         return channels
 
     def _read(self, channels: Sequence[SpatialImage], source: str) -> tuple[NDArray[np.float64], list[NDArray]]:
-        arrays, affines = [], []
+        """The affine of the first channel, and all of them with their axes along its own."""
+        arrays: list[NDArray] = []
+        first = self._affine(channels[0])
+        if abs(np.linalg.det(first[:3, :3])) < 1e-9:
+            raise UserError(f"{source}: its affine flattens the volume; the header needs repair")
         for channel in channels:
             array = np.asanyarray(channel.dataobj)
             while array.ndim > 3 and array.shape[-1] == 1:
                 array = array[..., 0]
             if array.ndim != 3:
                 raise UserError(f"{source} has the shape {array.shape}; expected a volume with three axes")
-            arrays.append(array.astype(np.float32))
-            affines.append(self._affine(channel))
-        for array, affine in zip(arrays, affines, strict=True):
-            if array.shape != arrays[0].shape or not np.allclose(affine, affines[0], atol=0.01):
+            array, affine = turn_to(array, self._affine(channel), first)
+            if arrays and (array.shape != arrays[0].shape or not np.allclose(affine, first, atol=0.01)):
                 raise UserError(f"{source}: its images lie on different grids (shape or affine differ)")
-        if abs(np.linalg.det(affines[0][:3, :3])) < 1e-9:
-            raise UserError(f"{source}: its affine flattens the volume; the header needs repair")
-        return affines[0], arrays
+            arrays.append(array.astype(np.float32))
+        return first, arrays
 
     def _affine(self, image: SpatialImage) -> NDArray[np.float64]:
         """To RAS mm; Analyze does not say where its axes run."""
@@ -115,13 +127,14 @@ class Ensemble:
             return centred_affine(image.shape[:3], image.header.get_zooms()[:3], self.analyze_axes)
         return np.asarray(image.affine, dtype=np.float64)
 
-    def _preparation(self, affine: NDArray[np.float64]) -> Preparation:
-        """The run's, with the training images' voxel size where the image has another."""
-        foreign = self.spacing is not None and not self.spacing.covers(ras_spacing(affine).tolist())
-        if self.preparation.spacing is not None or not foreign:
-            return self.preparation
-        assert self.spacing is not None
-        return replace(self.preparation, spacing=list(self.spacing.median))
+
+def volumes(image: SpatialImage) -> list[SpatialImage]:
+    """The volumes (X, Y, Z) of an image, in their order: several where its file holds channels on a fourth axis."""
+    array = np.asanyarray(image.dataobj)
+    if array.ndim <= 3:
+        return [image]
+    array = array.reshape(*array.shape[:3], -1)
+    return [type(image)(array[..., i], image.affine, image.header) for i in range(array.shape[3])]
 
 
 def label_values(task: Task) -> dict[int, int]:

@@ -14,13 +14,14 @@ from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
 from torch import nn
 
-from tcurlora_seg.checkpoint import load_model
+from tcurlora_seg.checkpoint import load_model, trained_on
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.prediction import Channels, Ensemble
+from tcurlora_seg.evaluation.stored import stored_dataset
 from tcurlora_seg.files import read_json
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
@@ -50,13 +51,34 @@ class Run:
         """The run's own `min_component_ml`; None in a configuration from before there was one."""
         return self.config.inference.get("min_component_ml")
 
+    @property
+    def simulated(self) -> bool:
+        """Whether it was trained on a simulated cohort, as the run itself noted it."""
+        scores = read_json(self.directory / "metrics.json")["scores"]
+        if scores is not None:
+            return scores["simulated"] is not None
+        return self.dataset.name not in trained_on(str(self.directory / "model.safetensors"))
+
     def cases(self, split: str) -> list[str]:
-        """The case ids that the run drew as `train`, `val` or `test`."""
+        """The case ids that the run drew as `train`, `val` or `test`.
+
+        Raises:
+            UserError: no such split, or a case that has left the data set since.
+        """
         drawn = read_json(self.directory / "split.json")
         if split not in drawn:
             raise UserError(f"split={split}: choose train, val or test")
         if not drawn[split]:
             raise UserError(f"split={split}: {self.directory} drew no such cases")
+        manifest = self.dataset.manifest()
+        known = {case.id for case in manifest.cases}
+        gone = [case for case in drawn[split] if case not in known]
+        if gone:
+            reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
+            raise UserError(
+                f"split={split}: the case {gone[0]} of {self.directory} is no longer in {self.dataset.root}{reason}; "
+                "put it back, or the manifest that lists it, or train again"
+            )
         return list(drawn[split])
 
     def predict(self, image: Channels) -> SpatialImage:
@@ -89,14 +111,12 @@ def load_run(
     directory = Path(directory)
     config = load_config(directory / "config.yaml")
     check_trusted(config, directory / "config.yaml")
-    if root is not None:
-        config.dataset.root = root
     if pretrained is not None:
         config.pretrained = pretrained
     for key, value in (("overlap", overlap), ("mirror", mirror)):
         if value is not None:
             config.inference[key] = value
-    dataset = instantiate(config.dataset)
+    dataset = stored_dataset(config, directory / "config.yaml", root)
     network = build_network(config, dataset)
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
     adapt_from_config(network, config.adapter, seed=config.seed)

@@ -198,18 +198,3 @@ def stacked_weights(model: nn.Module, stack: Stack) -> torch.Tensor:
     rows = [model.get_parameter(f"{s.linear}.weight").detach()[s.first : s.last] for s in stack.slots]
     weights = torch.stack(rows)
     return weights.to(torch.promote_types(weights.dtype, torch.float32))
-
-
-def with_whole_biases(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, with zeros where some blocks' `attn.qkv` have a bias and others have none.
-
-    MONAI gives a bias to all of them (`qkv_bias=True`) or to none; a method that shifts a few gives one to those.
-    """
-    import torch
-
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if any(name.endswith("attn.qkv.bias") for name in state):
-        for name in [name for name in state if name.endswith("attn.qkv.weight")]:
-            bias = f"{name.removesuffix('weight')}bias"
-            state.setdefault(bias, torch.zeros(len(state[name]), dtype=state[name].dtype))
-    return state

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.evaluation.inference import Predictor, labels
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.models.pretrained import LoadReport
 
@@ -83,7 +83,7 @@ class SegmentationModule(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
         """Score one whole volume; returns its label map for pictures."""
-        prediction = self.predictor(batch["image"]).argmax(0).cpu().numpy()
+        prediction = labels([self.predictor], batch["image"]).numpy()
         reference = batch["label"][0].cpu().numpy()
         scores = []
         for name, classes in self.structures.items():

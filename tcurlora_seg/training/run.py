@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     }
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        _score(config, dataset, network, split.sides[config.test], directory, metrics, trainer)
+        _score(config, dataset, network, split, directory, metrics, trainer)
     if leads:
         log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)
@@ -178,7 +177,8 @@ def _announce(
     config: DictConfig, dataset: SegmentationDataset, split: Split, directory: Path, sizes: dict[str, int], device: str
 ) -> None:
     """Note what the run is made from, in its directory and on the terminal."""
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    stored = OmegaConf.merge(config, {"dataset": dict(dataset.remembered)})
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
     write_json(directory / "environment.json", environment(device))
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
@@ -191,16 +191,17 @@ def _score(
     config: DictConfig,
     dataset: SegmentationDataset,
     network: UNETR,
-    cases: Sequence[str],
+    split: Split,
     directory: Path,
     metrics: dict[str, Any],
     trainer: lightning.Trainer,
 ) -> None:
     """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
     folder = directory / "evaluation" / config.test
+    spacing = training_spacing(size for _, size in dataset.check_headers(split.train).values())
     with merged(network):
         metrics["scores"], rows = evaluate(
-            predictor_for(network, config, dataset), dataset, cases, folder,
+            predictor_for(network, config, dataset), dataset, split.sides[config.test], folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
             min_component_ml=config.inference.min_component_ml,
         )  # fmt: skip

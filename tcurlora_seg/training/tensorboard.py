@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.image import imread
+from nibabel.affines import voxel_sizes
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -27,7 +28,10 @@ class ValidationOverlays(Callback):
             return
         case = batch["case"]
         image, reference = (batch[key][0].cpu().numpy() for key in ("image", "label"))
-        figure = overlay_figure(image, reference, outputs["prediction"], title=f"{case}, step {trainer.global_step}")
+        figure = overlay_figure(
+            image, reference, outputs["prediction"], title=f"{case}, step {trainer.global_step}",
+            spacing=voxel_sizes(batch["image"].affine.cpu().numpy()),
+        )  # fmt: skip
         trainer.logger.experiment.add_image(
             f"val/{case}", figure_to_array(figure), trainer.global_step, dataformats="HWC"
         )

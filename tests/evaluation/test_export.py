@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tcurlora_seg.data.volume import read_volume
+from tcurlora_seg.evaluation.bundle import _preprocessing, bundle_metadata
 from tcurlora_seg.evaluation.export import export_run, unetr_arguments
 from tcurlora_seg.evaluation.run import load_run
-from tcurlora_seg.models.unetr import with_whole_biases
+from tcurlora_seg.models.injection import merge
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,14 @@ def test_biases_of_some_blocks_become_biases_of_all(run: Path) -> None:
     here = load_run(run, device="cpu")
     qkv = here.network.get_submodule("vit.blocks.3.attn.qkv")
     qkv.bias = nn.Parameter(torch.randn(qkv.out_features))  # type: ignore[union-attr, arg-type]
-    assert unetr_arguments(here)["qkv_bias"] is True
-    plain = UNETR(**unetr_arguments(here)).eval()
-    plain.load_state_dict(with_whole_biases(here.network), strict=True)
     window = torch.randn(1, 1, 32, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(plain(window), here.network(window), atol=1e-5, rtol=1e-5)
+        expected = here.network(window)
+    whole = replace(here, network=merge(here.network))
+    plain = UNETR(**unetr_arguments(whole)).eval()
+    plain.load_state_dict(whole.network.state_dict(), strict=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(window), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,32 @@ def test_monai_accepts_the_bundles_shapes_and_every_field_of_its_specification_i
     assert "simulated" in metadata["description"]
     for name in ("models/model.pt", "docs/README.md", "LICENSE"):
         assert (tmp_path / "bundle" / name).stat().st_size > 100
+
+
+def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: list[Path], tmp_path: Path) -> None:
+    """The first run has scores, the second one none."""
+    for number, run in enumerate(trained):
+        moved = Path(shutil.copytree(run, tmp_path / f"run{number}"))
+        config = OmegaConf.load(moved / "config.yaml")
+        config.dataset.root = str(tmp_path / "gone")
+        OmegaConf.save(config, moved / "config.yaml")
+        assert "simulated" in bundle_metadata(load_run(moved, device="cpu"), {"img_size": [32] * 3})["description"]
+    scores = json.loads((tmp_path / "run0" / "metrics.json").read_text())
+    scores["scores"]["simulated"] = None
+    (tmp_path / "run0" / "metrics.json").write_text(json.dumps(scores))
+    again = bundle_metadata(load_run(tmp_path / "run0", device="cpu"), {"img_size": [32] * 3})
+    assert "simulated" not in again["description"]
+
+
+def test_a_bundle_takes_percentiles_of_large_volumes(run: Path, tmp_path: Path) -> None:
+    """More than 2^24 voxels, where `torch.quantile` gives up."""
+    here = load_run(variant(run, tmp_path / "run", intensity="percentiles", limits=[25.0, 75.0]), device="cpu")
+    parser = ConfigParser({"imports": ["$import numpy", "$import torch"], "scale": _preprocessing(here)[-1]})
+    parser.get_parsed_content("imports")
+    image = torch.arange(2.0**24 + 1)[None, :, None, None] + 1
+    scaled = parser.get_parsed_content("scale")({"image": image})["image"]
+    expected = ((image / len(image[0]) - 0.25) / 0.5).clamp(0, 1)
+    torch.testing.assert_close(scaled, expected, atol=1e-5, rtol=0)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_one_broken_file_is_reported_and_the_others_are_done(
     out = tmp_path / "out"
     code, _, err = predict(f"checkpoint={run}", f"input={folder}", f"output={out}", "probabilities=true")
     assert code == 1
-    assert "broken.nii.gz cannot be read as an image" in err and "empty.nii" in err and "is it empty?" in err
+    assert "broken.nii.gz cannot be read as an image" in err and "empty.nii has no two different intensities" in err
     assert "2 of 4 image(s) could not be segmented: broken.nii.gz, empty.nii" in err and "Traceback" not in err
     assert sorted(p.name for p in out.iterdir()) == ["labels.json", "one.nii", "probabilities", "two.nii.gz"]
     for name in ("one.nii", "two.nii.gz"):
@@ -169,9 +169,10 @@ def test_one_modality_takes_every_image_of_the_folder_and_analyze_becomes_nifti(
         find_inputs(tmp_path, ("t1",))
 
 
-def test_one_image_for_a_network_that_sees_several_is_explained(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii")
-    with pytest.raises(UserError, match=r"the network sees 2 \(t1, t2\): give a folder with <case>_t1"):
-        find_inputs(tmp_path / "a.nii", ("t1", "t2"))
+def test_files_without_a_modality_in_their_names_hold_all_of_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no image like <case>_t1\.nii\.gz to <case>_t2\.nii\.gz"):
         find_inputs(tmp_path, ("t1", "t2"))
+    touch(tmp_path, "a.nii", "b.nii.gz")
+    assert names(tmp_path, "t1", "t2") == {"a.nii": ["a.nii"] * 2, "b.nii.gz": ["b.nii.gz"] * 2}
+    (single,) = find_inputs(tmp_path / "a.nii", ("t1", "t2"))
+    assert list(single.files.values()) == [tmp_path / "a.nii"] * 2

@@ -62,6 +62,16 @@ def test_a_checkpoint_keeps_what_trains_and_the_adapters_alone(tiny: nn.Module) 
     assert not any(name.startswith(("vit.", "encoder")) for name in kept)
 
 
+def test_validation_gives_the_label_map_without_whole_probabilities(tiny: nn.Module) -> None:
+    """Its map is made slab by slab, as bytes: of 56 classes in a whole head, eight-byte classes alone are 64 MB."""
+    image = torch.rand(1, 40, 36, 33, generator=torch.Generator().manual_seed(0))
+    wrapped = module(tiny)
+    found = wrapped.validation_step({"image": image, "label": torch.zeros(1, 40, 36, 33)}, 0)["prediction"]
+    expected = wrapped.predictor(image).argmax(0)
+    assert str(found.dtype) == "uint8" and torch.equal(torch.from_numpy(found).long(), expected)
+    assert 0 < expected.float().mean() < 1
+
+
 @pytest.mark.parametrize("loss", ["dice_ce", "dice"])
 def test_the_loss_is_least_for_the_truth(tiny: nn.Module, loss: Any) -> None:
     criterion = module(tiny, loss=loss).criterion

@@ -13,6 +13,7 @@ from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, read_manifest
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.data.split import draw_split
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
@@ -43,6 +44,7 @@ class SegmentationDataset(ABC):
         crosswalk: the file that says which, if the user gave it.
         grid_hint: what to say of images and labels on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
+        remembered: arguments that a run adds to its configuration, so that this can be built without its files.
     """
 
     name: ClassVar[str]
@@ -58,6 +60,7 @@ class SegmentationDataset(ABC):
     crosswalk: str | None = None
     grid_hint: ClassVar[str] = ""
     analyze_axes: str = "LAS"
+    remembered: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -227,8 +230,12 @@ class SegmentationDataset(ABC):
             self._headers[id] = found[first]
         return {id: self._headers[id] for id in ids}
 
-    def prepare(self, id: str) -> dict[str, Any]:
+    def prepare(self, id: str, spacing: TrainingSpacing | None = None) -> dict[str, Any]:
         """Read and prepare one case.
+
+        Args:
+            id: of the case.
+            spacing: voxel sizes that a network was trained on, for a case that it did not see; see `fitting`.
 
         Returns:
             image: (C, X, Y, Z) float32 MetaTensor that remembers how to go back to the file's grid;
@@ -266,7 +273,7 @@ class SegmentationDataset(ABC):
         image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
         label = MetaTensor(native[None], affine=torch.from_numpy(affine))
         return {
-            **self.preparation(image, label, case.images[self.modalities[0]]),
+            **fitting(self.preparation, spacing, affine)(image, label, case.images[self.modalities[0]]),
             "native_label": native,
             "affine": affine,
             "case": case.id,

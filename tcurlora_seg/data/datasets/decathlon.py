@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
@@ -44,6 +45,7 @@ class Decathlon(SegmentationDataset):
         manifest: str | None = None,
         modalities: Sequence[str] | None = None,
         download: bool = False,
+        contents: Mapping[str, Mapping[str, str]] | None = None,
         preparation: Preparation,
     ) -> None:
         """Read dataset.json, after downloading it and its images if asked to.
@@ -52,6 +54,7 @@ class Decathlon(SegmentationDataset):
             root: the folder that holds the task's folder, or that folder itself.
             modalities: a choice of those in dataset.json; None takes all.
             download: fetch a task that is not there, by MONAI's own path.
+            contents: `modality` and `labels` of its dataset.json; with them a run predicts where there is no such file.
 
         Raises:
             UserError: an unknown task or modality; no such folder; a dataset.json that cannot be used; CT with a
@@ -61,21 +64,26 @@ class Decathlon(SegmentationDataset):
             raise UserError(f"dataset.task={task} is not a task of {self.name}; expected one of {', '.join(_TASKS)}")
         top = Path(root).expanduser()
         folder = top if top.name == task else top / task
-        if download and not (folder / "dataset.json").is_file():
-            _download(task, folder.parent)
-        if not (folder / "dataset.json").is_file():
-            raise UserError(
-                f"{self.name}: there is no {folder.absolute() / 'dataset.json'}. dataset.download=true fetches "
-                f"{task}; or unpack its archive in dataset.root: {self.source}"
-            )
-        self._list = _read_list(folder / "dataset.json")
+        path = folder / "dataset.json"
+        if contents is None:
+            if download and not path.is_file():
+                _download(task, folder.parent)
+            if not path.is_file():
+                raise UserError(
+                    f"{self.name}: there is no {path.absolute()}. dataset.download=true fetches "
+                    f"{task}; or unpack its archive in dataset.root: {self.source}"
+                )
+            contents = read_json(path)
+        with _readable(path):
+            self.all_modalities = tuple(name for _, name in sorted(_by_number(contents["modality"]).items()))
+            self._labels = dict(sorted(_by_number(contents["labels"]).items()))
+            self.remembered = {"contents": {key: dict(contents[key]) for key in ("modality", "labels")}}
         self.layout = f"{task}/dataset.json, imagesTr and labelsTr"
-        self.all_modalities = tuple(self._list["modality"])
-        made = Task.of_classes(task, {name: (value,) for value, name in self._list["labels"].items() if value})
+        made = Task.of_classes(task, {name: (value,) for value, name in self._labels.items() if value})
         if task == "Task01_BrainTumour":
             made = replace(made, structures={**made.structures, **_REGIONS})
         self.tasks = {task: made}
-        self.known_labels = frozenset({0, *self._list["labels"]})
+        self.known_labels = frozenset({0, *self._labels})
         chosen = self.all_modalities if modalities is None else modalities
         super().__init__(root=str(folder), task=task, manifest=manifest, modalities=chosen, preparation=preparation)
         if "ct" in self.modalities and preparation.intensity == "zscore":
@@ -90,52 +98,47 @@ class Decathlon(SegmentationDataset):
         return f"{self.name}/{self.task.name}"
 
     def find_cases(self) -> Found:
+        path = self.root / "dataset.json"
+        with _readable(path):
+            listed = [[str(entry[key]).removeprefix("./") for key in ("image", "label")]
+                      for entry in read_json(path)["training"]]  # fmt: skip
         cases, left_out = [], {}
-        for entry in self._list["training"]:
-            image, label = (entry[key].removeprefix("./") for key in ("image", "label"))
+        for image, label in listed:
             id = re.sub(r"\.nii(\.gz)?$", "", Path(image).name)
             missing = [path for path in (image, label) if not (self.root / path).is_file()]
             if missing:
                 left_out[id] = f"dataset.json lists {missing[0]}, which is not there"
             else:
                 cases.append(Case(id, id, dict.fromkeys(self.all_modalities, image), label))
-        listed = {path for case in cases for path in case.paths}
+        taken = {path for case in cases for path in case.paths}
         skipped = {}
         for place, reason in (("imagesTs", "a test image, which has no label"), ("imagesTr", "not in dataset.json")):
             for path in sorted((self.root / place).glob("*.nii*")):
                 name = path.relative_to(self.root).as_posix()
-                if name not in listed and not path.name.startswith("._"):
+                if name not in taken and not path.name.startswith("._"):
                     skipped[name] = reason
         return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped)
 
     def label_hint(self, strange: Sequence[float]) -> str:
-        return "its dataset.json has " + ", ".join(f"{value} {name}" for value, name in self._list["labels"].items())
+        return "its dataset.json has " + ", ".join(f"{value} {name}" for value, name in self._labels.items())
 
     def _advice(self) -> str:
         return f"dataset.download=true fetches it; or unpack its archive in dataset.root: {self.source}"
 
 
-def _read_list(path: Path) -> dict[str, Any]:
-    """The dataset.json with modalities in the order of the channels and labels by number, both with plain names.
-
-    Raises:
-        UserError: it lacks something.
-    """
-    raw = read_json(path)
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a dataset.json that lacks something raises into one line that names it."""
     try:
-        return {
-            "modality": [name for _, name in sorted((int(i), _plain(name)) for i, name in raw["modality"].items())],
-            "labels": dict(sorted((int(value), _plain(name)) for value, name in raw["labels"].items())),
-            "training": [{"image": str(entry["image"]), "label": str(entry["label"])} for entry in raw["training"]],
-        }
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is not the dataset.json of a Decathlon task ({reason})") from error
 
 
-def _plain(name: str) -> str:
-    """'non-enhancing tumor' as non_enhancing_tumor: what a key, a column and a file name can be."""
-    return re.sub(r"\W+", "_", name.strip().lower())
+def _by_number(names: Mapping[str, str]) -> dict[int, str]:
+    """{"2": "non-enhancing tumor"} as {2: "non_enhancing_tumor"}: what a key, a column and a file name can be."""
+    return {int(number): re.sub(r"\W+", "_", name.strip().lower()) for number, name in names.items()}
 
 
 def _download(task: str, folder: Path) -> None:
@@ -151,9 +154,13 @@ def _download(task: str, folder: Path) -> None:
     archive = folder / f"{task}.tar"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        download_url(DecathlonDataset.resource[task], archive, DecathlonDataset.md5[task], "md5")
-        with tempfile.TemporaryDirectory(dir=folder) as unpacked:  # so that no half of it is taken for the whole
-            extractall(archive, unpacked)
-            (Path(unpacked) / task).replace(folder / task)
+        with (folder / f".{task}.lock").open("w") as lock:  # several devices of one run come here, and need it once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / task / "dataset.json").is_file():
+                return
+            download_url(DecathlonDataset.resource[task], archive, DecathlonDataset.md5[task], "md5")
+            with tempfile.TemporaryDirectory(dir=folder) as unpacked:  # so that no half of it is taken for the whole
+                extractall(archive, unpacked)
+                (Path(unpacked) / task).replace(folder / task)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{task} could not be downloaded to {folder}: {str(error).splitlines()[0]}") from error

@@ -154,7 +154,8 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
     "seed", "split.seed", "split.fold", "split.leave_out", "resume", "output", "outputs", "sweep", "test",
-    "dataset.root", "dataset.manifest", "data.num_workers", "data.cache", "trainer.log_every_n_steps",
+    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache",
+    "trainer.log_every_n_steps",
 )  # fmt: skip
 
 

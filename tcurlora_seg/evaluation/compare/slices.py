@@ -11,16 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from PIL import Image
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.volume import read_volume
+from tcurlora_seg.data.volume import read_volume, turn_to
 from tcurlora_seg.entry import explain, load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.compare.methods import ALL, Method
+from tcurlora_seg.evaluation.stored import stored_dataset
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _MOST_SLICES = 16
@@ -73,11 +72,9 @@ def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
 
 
 def _dataset(directory: Path, root: str | None) -> SegmentationDataset:
-    config: DictConfig = load_config(directory / "config.yaml")
-    if root is not None:
-        config.dataset.root = root
+    path = directory / "config.yaml"
     try:
-        return instantiate(config.dataset)
+        return stored_dataset(load_config(path), path, root)
     except HydraException as error:
         raise UserError(explain(error)) from error
 
@@ -92,8 +89,9 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
     entry = next((c for c in manifest.cases if c.id == case), None)
     if entry is None or entry.label is None:
         raise UserError(f"{dataset.root} has no labelled case {case}")
-    image, affine = read_volume(dataset.root / entry.images[dataset.modalities[0]], dataset.analyze_axes)
-    raw, _ = dataset.read_label(entry)
+    raw, affine = dataset.read_label(entry)
+    _, stored, other = next(dataset._read_images(entry))
+    image, _ = turn_to(stored, other, affine)  # the two may run along other axes: MINC beside NIfTI, LAS beside RAS
     volumes = {"image": image.astype(np.float32), "truth": dataset.task.class_indices(raw)}
     for i, folder in enumerate(folders):
         volumes[str(i)], _ = read_volume(folder / "predictions" / f"{case}.nii.gz")

@@ -47,6 +47,7 @@ def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
     return pd.DataFrame(records).reindex(columns=_COLUMNS).astype(whole)
 
 
+_SCORING = ("overlap", "mirror_axes", "min_component_ml", "surface_tolerance_mm")  # of summary.json
 _COLUMNS = (
     "method", "adapter", "rank", "structure",
     *(f"{measure}_{part}" for measure in MEASURES for part in ("mean", "sd_cases", "sd_seeds")),
@@ -100,6 +101,9 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
     if differing:
         shown = ", ".join(differing[:6]) + (" ..." if len(differing) > 6 else "")
         words.append(f"Outside their adapters the methods differ in {shown}: their scores may differ by that.")
+    scored = [key for key in _SCORING if len({str(run.summary.get(key)) for m in methods for run in m.runs}) > 1]
+    if scored:
+        words.append(f"The runs were not scored alike: their evaluations differ in {', '.join(scored)}.")
     return words + ([test_note(tests)] if len(tests) else [])
 
 

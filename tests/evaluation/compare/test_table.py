@@ -22,6 +22,7 @@ from tcurlora_seg.evaluation.compare.table import (
     summarise_methods,
     test_note,
 )
+from tcurlora_seg.files import read_json, write_json
 
 test_note.__test__ = False  # a function of the table, though its name begins like a test's
 
@@ -101,6 +102,16 @@ def test_the_notes_tell_of_settings_that_differ_beside_the_adapter(make_run: Cal
     methods = group_methods([read_run(run, "test") for run in runs])
     text = " ".join(notes(methods, summarise_methods(methods, "test"), pd.DataFrame()))
     assert "differ in inference.mirror: " in text
+
+
+def test_the_notes_tell_of_runs_that_were_scored_in_different_ways(make_run: Callable[..., Path]) -> None:
+    runs = [make_run([0.8]), make_run([0.8], adapter="full")]
+    for run, overlap in zip(runs, (0.5, 0.25), strict=True):
+        path = run / "evaluation" / "test" / "summary.json"
+        write_json(path, {**read_json(path), "overlap": overlap, "mirror_axes": [0], "surface_tolerance_mm": 1.0})
+    methods = group_methods([read_run(run, "test") for run in runs])
+    text = " ".join(notes(methods, summarise_methods(methods, "test"), pd.DataFrame()))
+    assert "not scored alike: their evaluations differ in overlap." in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""What is scored is what `predict` gives, for cases that are there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from programs import run_script
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.evaluate import evaluate_run
+from tcurlora_seg.evaluation.run import load_run
+
+
+def trained_on_voxels_of(size: float, run: Path, folder: Path) -> Path:
+    """The run as if its training images had had voxels of that size."""
+    moved = Path(shutil.copytree(run, folder))
+    path = moved / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        (key, notes), = file.metadata().items()
+    spacing = {name: [size] * 3 for name in ("smallest", "median", "largest")}
+    save_file(load_file(path), path, metadata={key: json.dumps({**json.loads(notes), "spacing": spacing})})
+    return moved
+
+
+@pytest.mark.parametrize("size", [6.0, 4.5])
+def test_label_maps_are_those_of_predict_whatever_voxels_were_trained_on(
+    run: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    other = trained_on_voxels_of(size, run, tmp_path / "run")
+    evaluate_run(checkpoint=str(other), device="cpu", output=str(tmp_path / "scored"))
+    assert run_script("predict", f"checkpoint={other}", f"input={cohort / 'manifest.json'}",
+                      f"output={tmp_path / 'predicted'}", "device=cpu", monkeypatch=monkeypatch) == 0  # fmt: skip
+    changed = 0
+    for path in sorted((tmp_path / "scored" / "predictions").iterdir()):
+        scored, predicted = (np.asanyarray(nib.load(p).dataobj) for p in (path, tmp_path / "predicted" / path.name))
+        np.testing.assert_array_equal(np.array([0, 165, 166])[scored], predicted)
+        before = np.asanyarray(nib.load(run / "evaluation" / "test" / "predictions" / path.name).dataobj)
+        changed += int((scored != before).sum())
+    assert (changed > 0) == (size != 6.0)
+
+
+def test_a_case_that_has_left_the_data_set_is_named(run: Path, cohort: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(cohort, tmp_path / "data"))
+    case = json.loads((run / "split.json").read_text())["test"][0]
+    listed = json.loads((data / "manifest.json").read_text())
+    listed["cases"] = [entry for entry in listed["cases"] if entry["id"] != case]
+    listed["splits"], listed["excluded"] = {}, {case: "it moved"}
+    (data / "manifest.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=rf"split=test: the case {case} of .* is no longer in .*data \(it moved\); put"):
+        load_run(run, device="cpu", root=str(data)).cases("test")
