@@ -106,7 +106,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error}") from error
     except UserError:
         raise
-    except Exception as error:  # parsers of damaged bytes raise anything: struct.error, OverflowError, RuntimeError, ...
+    except Exception as error:  # parsers of damaged bytes raise anything: struct.error, OverflowError, RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as an image ({reason}); copy or download it again") from error
 
@@ -147,7 +147,7 @@ def _check_header(image: Any, path: Path) -> None:
     if dtype.kind not in "biuf":
         kind = {"c": "complex numbers", "V": "colours"}.get(dtype.kind, str(dtype))
         raise UserError(f"{path} holds {kind}; expected one real number a voxel: convert it first")
-    file = Path(image.file_map["image"].filename)
+    file = Path(image.file_map["image"].filename or path)
     promised, size = math.prod(shape) * dtype.itemsize, file.stat().st_size
     if promised > size * (_EXPANSION if file.suffix in (".gz", ".mnc") else 1):
         raise UserError(
