@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.schema import flatten
+from tcurlora_seg.trust import check_trusted
 
 _MAY_CHANGE = ("trainer.", "data.num_workers", "data.cache", "dataset.root", "inference.", "logger.", "test", "outputs",
                "output", "resume", "pretrained")  # fmt: skip
@@ -21,7 +22,7 @@ def resumed(config: DictConfig) -> DictConfig:
     A longer `trainer.max_steps` is taken over; whatever else the command line sets must be as it was.
 
     Raises:
-        UserError: no run directory, or another setting than the run was started with.
+        UserError: no run directory, one that names code to run, or another setting than the run was started with.
     """
     if not config.resume:
         return config
@@ -31,6 +32,7 @@ def resumed(config: DictConfig) -> DictConfig:
             return config  # killed before it wrote anything
         raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
     stored = load_config(path)
+    check_trusted(stored, path, given=config)
     before, now = flatten(stored), flatten(config)
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":
