@@ -13,6 +13,7 @@ from tcurlora_seg.errors import UserError
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
 os.umask(_UMASK)
+_LARGEST = 100_000_000  # bytes of JSON: a manifest takes some 300 a case
 
 
 @contextmanager
@@ -53,11 +54,16 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing, unreadable or not JSON; the text names it.
+        UserError: the file is missing, unreadable, huge or not JSON; the text names it.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > _LARGEST:
+            raise UserError(f"{path} has {size:,} bytes: too many for what is read from JSON here ({_LARGEST:,})")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
