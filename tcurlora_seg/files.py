@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tcurlora_seg.errors import UserError
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
@@ -32,8 +34,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_UMASK)  # some writers open their files for the owner alone
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}; nothing was changed") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
