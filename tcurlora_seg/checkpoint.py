@@ -57,12 +57,18 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} was trained on the base {notes.get('base')}, but this network's base is {here}")
     if notes.get("stacks") != _orders(model):
         raise UserError(f"{path} has the stacks {notes.get('stacks')}, but this network has {_orders(model)}")
-    with safe_open(path, framework="pt") as file:
-        given = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wanted = _kept(model)
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is surplus" for name in given if name not in wanted]
-    faults += [fault for name in wanted if name in given for fault in _compare(name, given[name], wanted[name])]
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        faults = [f"{name} is missing" for name in wanted if name not in shapes]
+        faults += [f"{name} is surplus" for name in shapes if name not in wanted]
+        faults += [
+            f"{name} has shape {shapes[name]} instead of {list(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in shapes and shapes[name] != list(tensor.shape)
+        ]
+        given = {} if faults else {name: file.get_tensor(name) for name in wanted}  # what does not fit is not read
+    faults += [fault for name in given for fault in _compare(name, given[name], wanted[name])]
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(f"{path} does not fit the network: {'; '.join(faults[:3])}{more}")
@@ -88,7 +94,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             notes = json.loads((file.metadata() or {}).get(_KEY, "null"))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         notes = None
     if not isinstance(notes, dict):
         raise UserError(f"{path} is no model file of this package: its metadata has no valid '{_KEY}'")
@@ -139,8 +145,6 @@ def _orders(model: Any) -> dict[str, Any]:
 
 
 def _compare(name: str, given: Tensor, wanted: Tensor) -> list[str]:
-    if given.shape != wanted.shape:
-        return [f"{name} has shape {list(given.shape)} instead of {list(wanted.shape)}"]
     if given.dtype != wanted.dtype:
         return [f"{name} is {given.dtype} instead of {wanted.dtype}"]
     if given.is_floating_point() and not torch.isfinite(given).all():

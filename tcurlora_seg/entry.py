@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -211,10 +212,16 @@ def load_config(path: str | Path) -> DictConfig:
     """Read a YAML file that a run has written.
 
     Raises:
-        UserError: it is missing or not YAML.
+        UserError: it is missing, not YAML, or has YAML's aliases, which a run never writes and by which a few lines
+            can stand for billions.
     """
     try:
+        text = Path(path).read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path} is not the configuration of a run: it has aliases (*name)")
         loaded = OmegaConf.load(Path(path))
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: is the folder a finished run?") from error
     except Exception as error:

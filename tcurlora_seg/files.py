@@ -9,10 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tcurlora_seg.errors import UserError
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
 os.umask(_UMASK)
+_LARGEST = 100_000_000  # bytes of JSON: a manifest takes some 300 a case
 
 
 @contextmanager
@@ -31,8 +34,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_UMASK)  # some writers open their files for the owner alone
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}; nothing was changed") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -53,11 +57,16 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing, unreadable or not JSON; the text names it.
+        UserError: the file is missing, unreadable, huge or not JSON; the text names it.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > _LARGEST:
+            raise UserError(f"{path} has {size:,} bytes: too many for what is read from JSON here ({_LARGEST:,})")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error

@@ -50,3 +50,26 @@ def test_whatever_else_a_stored_configuration_names_is_refused(key: str, value: 
     OmegaConf.update(stored, key, value, force_add=True)
     with pytest.raises(UserError, match=r"config\.yaml: .*_target_=.* is no part of tcurlora_seg"):
         check_trusted(stored, "config.yaml")
+
+
+def test_a_reference_to_another_section_brings_nothing_in() -> None:
+    stored = config()
+    OmegaConf.update(stored, "inference.x", {"_target_": "os.getcwd"}, force_add=True)
+    OmegaConf.update(stored, "dataset.preparation", "${inference.x}")
+    with pytest.raises(UserError, match=r"dataset\.preparation\._target_=os\.getcwd is no part"):
+        check_trusted(stored, "config.yaml")
+    OmegaConf.update(stored, "dataset.preparation", "${nowhere}")
+    with pytest.raises(UserError, match=r"config\.yaml refers to something that it does not hold"):
+        check_trusted(stored, "config.yaml")
+
+
+@pytest.mark.parametrize("key", ["trainer._target_", "optimizer._target_", "logger._target_"])
+def test_going_on_with_a_run_builds_its_trainer_only_from_the_libraries_or_the_command_line(key: str) -> None:
+    given, stored = config(), config("optimizer=adam_paper")
+    check_trusted(stored, "config.yaml", given=given)
+    OmegaConf.update(stored, key, "mine.Thing")
+    check_trusted(stored, "config.yaml")  # evaluation builds none of these
+    with pytest.raises(UserError, match=rf"{key}=mine\.Thing is no part .* give it on the command line again"):
+        check_trusted(stored, "config.yaml", given=given)
+    OmegaConf.update(given, key, "mine.Thing")
+    check_trusted(stored, "config.yaml", given=given)

@@ -126,15 +126,13 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         return Manifest(
             dataset=str(raw["dataset"]),
-            cases=tuple(
-                Case(c["id"], c["patient"], dict(c["images"]), c.get("label"), c.get("mask")) for c in raw["cases"]
-            ),
+            cases=tuple(map(_case, raw["cases"])),
             splits={
-                name: Split(*(tuple(sides[side]) for side in ("train", "val", "test")))
+                name: Split(*(tuple(map(_text, sides[side])) for side in ("train", "val", "test")))
                 for name, sides in raw.get("splits", {}).items()
             },
-            excluded=raw.get("excluded", {}),
-            by_check=tuple(raw.get("by_check", ())),
+            excluded={id: _text(why) for id, why in raw.get("excluded", {}).items()},
+            by_check=tuple(map(_text, raw.get("by_check", ()))),
             simulated=raw.get("simulated"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -142,6 +140,22 @@ def load_manifest(path: str | Path) -> Manifest:
             f"{path}: a field is missing or of the wrong kind ({type(error).__name__}: {error}); "
             "data_manifests/README.md describes them"
         ) from error
+
+
+def _case(raw: Any) -> Case:
+    label, mask = raw.get("label"), raw.get("mask")
+    if isinstance(label, dict):
+        label = {part: _text(path) for part, path in label.items()}
+    elif label is not None:
+        label = _text(label)
+    images = {modality: _text(path) for modality, path in raw["images"].items()}
+    return Case(_text(raw["id"]), _text(raw["patient"]), images, label, None if mask is None else _text(mask))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} where a text is expected")
+    return value
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -160,8 +174,8 @@ def check(manifest: Manifest, name: str | Path) -> None:
     if twice:
         raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
     for case in manifest.cases:
-        if case.id in ("", ".", "..") or {*"/\\"} & {*case.id}:
-            raise UserError(f"{name}: the case id {case.id!r} names files; expected one without / and \\, not empty")
+        if not case.id or case.id.startswith(".") or {*"/\\\0"} & {*case.id}:
+            raise UserError(f"{name}: the case id {case.id!r} is no name for a file: label maps are written under it")
         for path in case.paths:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")
@@ -191,15 +205,22 @@ def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed
 
 
 def check_files(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file is there.
+    """Check that every file is there, and lies under the root when links are followed.
 
     Raises:
         UserError: the first that is not.
     """
+    place = Path(root).resolve()
     for case in cases:
         for path in case.paths:
             if not (Path(root) / path).is_file():
                 raise UserError(
                     f"{name}: {path} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
                     "or write the manifest again with scripts/prepare_data.py"
+                )
+            target = (Path(root) / path).resolve()
+            if not target.is_relative_to(place):
+                raise UserError(
+                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: "
+                    "set dataset.root to a folder that holds both, or copy the file"
                 )

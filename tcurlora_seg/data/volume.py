@@ -1,8 +1,12 @@
-"""Reading volumes from disk: NIfTI, MINC, and Analyze 7.5 whose voxels may be gzipped."""
+"""Reading volumes from disk: NIfTI, MINC, and Analyze 7.5 whose voxels may be gzipped.
+
+Any bytes may come under these names. The header is checked before a voxel is read, so that what it promises costs no
+memory, and whatever the parsers raise becomes one line.
+"""
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +18,10 @@ from nibabel.fileholders import FileHolder
 
 from tcurlora_seg.errors import UserError
 
-_NIBABEL_ERRORS = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.spatialimages.ImageDataError,
-    nib.wrapstruct.WrapStructError,
-)
+_ENDINGS = (".nii", ".nii.gz", ".hdr", ".mnc")
+_EXPANSION = 1032
+"""Deflate, which packs .gz and MINC, writes at least 2 bits for 258 bytes: no packed file holds more than this times
+its own size."""
 
 
 def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +31,8 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     volume is the origin. nibabel opens .hdr + .img.gz once both are named; by the name of one it does not.
 
     Raises:
-        UserError: the file is missing, truncated or no image.
+        UserError: the file is missing, truncated or no image; or its header says what no volume can be: see
+            `_check_header`.
     """
     series, affine = read_series(path, analyze_axes)
     if series.shape[3] != 1:
@@ -101,22 +104,67 @@ def _readable(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    except (OSError, EOFError, KeyError, ValueError, zlib.error, *_NIBABEL_ERRORS) as error:
+    except UserError:
+        raise
+    except Exception as error:  # parsers of damaged bytes raise anything: struct.error, OverflowError, RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as an image ({reason}); copy or download it again") from error
 
 
 def _open(path: Path) -> Any:
+    """The nibabel image, its header checked, no voxel read."""
     if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    if path.suffix != ".hdr":
-        return nib.load(path)
+        raise FileNotFoundError("it is a folder, not a file" if path.is_dir() else "there is no such file")
+    if not path.name.endswith(_ENDINGS):
+        raise UserError(f"{path} is none of the images that are read: {', '.join(_ENDINGS)}")
+    with nib.imageglobals.LoggingOutputSuppressor():  # what it would mend silently is refused below
+        image = nib.load(path) if path.suffix != ".hdr" else _pair(path)
+    _check_header(image, path)
+    return image
+
+
+def _pair(path: Path) -> Any:
     voxels = next((v for v in (path.with_suffix(".img"), path.with_suffix(".img.gz")) if v.is_file()), None)
     if voxels is None:
         raise FileNotFoundError("its .img or .img.gz is missing")
     parts = {"header": FileHolder(str(path)), "image": FileHolder(str(voxels))}
     kind = nib.Nifti1Pair if path.read_bytes()[344:347] == b"ni1" else nib.AnalyzeImage
     return kind.from_file_map(parts)
+
+
+def _check_header(image: Any, path: Path) -> None:
+    """Check what a header says before anything is allocated by it.
+
+    Raises:
+        UserError: no image in space; an axis of length 0; voxels that are no real numbers; more of them than the file
+            can hold; a voxel size that is not above 0; an affine that is not finite or flattens the volume.
+    """
+    if not isinstance(image, nib.spatialimages.SpatialImage):
+        raise UserError(f"{path} holds no volume but a {type(image).__name__}")
+    shape, dtype = image.shape, image.get_data_dtype()
+    if len(shape) < 3 or min(shape) < 1:
+        raise UserError(f"{path} has the shape {shape}; expected three axes, each of at least one voxel")
+    if dtype.kind not in "biuf":
+        kind = {"c": "complex numbers", "V": "colours"}.get(dtype.kind, str(dtype))
+        raise UserError(f"{path} holds {kind}; expected one real number a voxel: convert it first")
+    file = Path(image.file_map["image"].filename or path)
+    promised, size = math.prod(shape) * dtype.itemsize, file.stat().st_size
+    if promised > size * (_EXPANSION if file.suffix in (".gz", ".mnc") else 1):
+        raise UserError(
+            f"{path}: its header promises {promised:,} bytes of voxels, more than {file.name} can hold in {size:,}; "
+            "copy or download it again"
+        )
+    if isinstance(image, nib.AnalyzeImage):  # what nibabel has made positive by now
+        with image.file_map["header" if "header" in image.file_map else "image"].get_prepare_fileobj("rb") as opened:
+            sizes = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4].tolist()
+        if not all(0 < size < math.inf for size in sizes):
+            shown = " x ".join(f"{size:g}" for size in sizes)
+            raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")
+    axes = image.affine[:3, :3]
+    if not np.isfinite(image.affine).all():
+        raise UserError(f"{path}: its affine holds NaN or infinite values: mend the header")
+    if abs(np.linalg.det(axes)) <= 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
+        raise UserError(f"{path}: its affine flattens the volume: mend the header")
 
 
 def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:

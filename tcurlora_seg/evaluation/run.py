@@ -27,6 +27,9 @@ from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
 from tcurlora_seg.trust import check_trusted
 
+_NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
+           "seed")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Run:
@@ -65,7 +68,10 @@ class Run:
         Raises:
             UserError: no such split, or a case that has left the data set since.
         """
-        drawn = read_json(self.directory / "split.json")
+        path = self.directory / "split.json"
+        drawn = read_json(path)
+        if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
+            raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
         if split not in drawn:
             raise UserError(f"split={split}: choose train, val or test")
         if not drawn[split]:
@@ -110,6 +116,9 @@ def load_run(
     """
     directory = Path(directory)
     config = load_config(directory / "config.yaml")
+    lacking = [key for key in _NEEDED if key not in config]
+    if lacking:
+        raise UserError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {lacking[0]}")
     check_trusted(config, directory / "config.yaml")
     if pretrained is not None:
         config.pretrained = pretrained
@@ -121,8 +130,12 @@ def load_run(
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
     adapt_from_config(network, config.adapter, seed=config.seed)
     notes = load_model(network, directory / "model.safetensors")
+    try:
+        spacing = read_spacing(notes.get("spacing"))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
     plain = merge(network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, plain, read_spacing(notes.get("spacing")))
+    return Run(directory, config, dataset, plain, spacing)
 
 
 def build_network(config: DictConfig, dataset: SegmentationDataset) -> UNETR:

@@ -150,10 +150,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"pretrained={path}: a .safetensors, .pt or .pth file is needed")
     if any(name.startswith("adapters.") for name in content):
         raise UserError(f"pretrained={path} is the file of a run: merge it with scripts/export.py first")
-    for name, tensor in content.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+    tensors = {name: tensor.float() for name, tensor in content.items() if tensor.is_floating_point()}
+    for name in content:
+        if name not in tensors or not torch.isfinite(tensors[name]).all():
             raise UserError(f"pretrained={path}: {name} holds values that are not finite numbers")
-    return {name: tensor.float() for name, tensor in content.items()}
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -172,10 +173,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise UserError(f"pretrained={path} is damaged or holds more than tensors: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, dict) or not content or not all(map(_is_stored, content, content.values())):
         raise UserError(f"pretrained={path} holds no state dict: a mapping from names to tensors is needed")
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def _is_stored(name: object, tensor: object) -> bool:
+    """Whether this is a named tensor whose every element lies in the file.
+
+    One that is sparse, or repeats an element by a stride of 0, would be written out by whatever is computed from it:
+    a file of a kilobyte could ask for terabytes.
+    """
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _fit(name: str, given: Tensor, model: UNETR, inflate: bool) -> Tensor | None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcurlora_seg.entry import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.schema import flatten
+from tcurlora_seg.trust import check_trusted
 
 _MAY_CHANGE = (
     "trainer.max_steps", "trainer.accelerator", "trainer.log_every_n_steps", "data.num_workers", "data.cache",
@@ -24,7 +25,7 @@ def resumed(config: DictConfig) -> DictConfig:
     A longer `trainer.max_steps` is taken over; whatever else the command line sets must be as it was.
 
     Raises:
-        UserError: no run directory, or another setting than the run was started with.
+        UserError: no run directory, one that names code to run, or another setting than the run was started with.
     """
     if not config.resume:
         return config
@@ -34,6 +35,7 @@ def resumed(config: DictConfig) -> DictConfig:
             return config  # killed before it wrote anything
         raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
     stored = load_config(path)
+    check_trusted(stored, path, given=config)
     before, now = flatten(stored), flatten(config)
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -234,9 +233,12 @@ def _readable_checkpoint(folder: Path) -> str | None:
     found = [path for path in (folder / "last.ckpt", folder / "previous.ckpt") if path.exists()]
     for path in found:
         try:
-            torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            warnings.warn(f"{path} is damaged ({str(error).splitlines()[0]}): it is passed over", stacklevel=2)
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            if not isinstance(state, dict) or not {"state_dict", "optimizer_states", "global_step"} <= state.keys():
+                raise ValueError("it is no checkpoint of a run")
+        except Exception as error:  # torch.load raises what unpickling any bytes may raise
+            reason = str(error).split("\n")[0] or type(error).__name__
+            warnings.warn(f"{path} is damaged ({reason}): it is passed over", stacklevel=2)
             continue
         return str(path)
     if found:

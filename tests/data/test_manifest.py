@@ -65,14 +65,23 @@ def test_a_path_outside_the_root_is_refused(path: str) -> None:
         check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
 
 
-@pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", "/a", "..", ".", ""])
-def test_an_id_that_names_no_file_of_its_own_is_refused(id: str) -> None:
-    with pytest.raises(UserError, match=r"m.json: the case id .* names files; expected one without / and"):
-        check(Manifest("lpba40", (Case(id, "a", {"t1": "t1.nii"}, None),)), "m.json")
-    written = {"format": 1, "dataset": "lpba40", "cases": [{"id": id, "patient": "a", "images": {"t1": "t1.nii"}}]}
-    assert not schema_accepts(written)
-    written["cases"][0]["id"] = "..a.b c"
-    assert schema_accepts(written)
+@pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", ".a", "", "a\0"])
+def test_an_id_that_would_write_a_label_map_elsewhere_is_refused(id: str) -> None:
+    with pytest.raises(UserError, match=r"m.json: the case id .* is no name for a file"):
+        check(Manifest("lpba40", (Case(id, "a", {}, None),)), "m.json")
+    assert not schema_accepts({"format": 1, "dataset": "x", "cases": [{"id": id, "patient": "a", "images": {}}]})
+
+
+def test_a_link_is_followed_within_the_root_and_not_out_of_it(root: Path, tmp_path: Path) -> None:
+    write_manifest(manifest(*"abc"), root / "manifest.json")
+    (root / "b/seg.nii").unlink()
+    (root / "b/seg.nii").symlink_to(root / "a/seg.nii")
+    read_manifest(root / "manifest.json", root)
+    inner = root / "a"
+    write_manifest(Manifest("x", (Case("a", "a", {"t1": "link.nii"}, None),)), inner / "manifest.json")
+    (inner / "link.nii").symlink_to(root / "c/t1.nii")
+    with pytest.raises(UserError, match=r"link.nii of case a is a link to .*c/t1.nii, which is not under"):
+        read_manifest(inner / "manifest.json", inner)
 
 
 def test_a_duplicate_id_is_refused() -> None:
@@ -101,6 +110,10 @@ def test_a_file_that_has_moved_is_named(root: Path) -> None:
         (json.dumps({"format": 1, "dataset": "x"}), "missing or of the wrong kind"),
         (json.dumps({"format": 1, "dataset": "x", "cases": [{"id": "a"}]}), "missing or of the wrong kind"),
         (json.dumps({"format": 1, "dataset": "x", "cases": [], "splits": {"p": ["a"]}}), "of the wrong kind"),
+        (json.dumps({"format": 1, "dataset": "x", "cases": [{"id": 5, "patient": "a", "images": {}}]}), "'5' where a"),
+        (json.dumps({"format": 1, "dataset": "x", "cases": [{"id": "a", "patient": "a", "images": {"t1": []}}]}),
+         "wrong kind"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_what_is_no_manifest_is_named(tmp_path: Path, content: str, words: str) -> None:

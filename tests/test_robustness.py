@@ -1,0 +1,32 @@
+"""Every bad input ends in one clear line and exit code 1, harms nothing, and stands in docs/robustness.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from robustness import ENTRIES, VOLUMES, Entry, Lab, Volume
+
+LIST = Path(__file__).resolve().parent.parent / "docs" / "robustness.md"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab").resolve())
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.group}: {entry.title}")
+def test_a_bad_input_is_one_clear_line(lab: Lab, entry: Entry) -> None:
+    assert lab.try_out(entry).startswith("error: ")
+
+
+@pytest.mark.parametrize("volume", VOLUMES, ids=lambda volume: volume.name)
+def test_a_bad_volume_among_sound_ones_is_named(lab: Lab, volume: Volume) -> None:
+    assert re.search(volume.words, lab.volumes[volume.name]) and volume.name in lab.volumes[volume.name]
+
+
+def test_the_list_has_these_entries() -> None:
+    listed = re.findall(r"^- (.*)$", LIST.read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == [entry.title for entry in [*ENTRIES, *VOLUMES]]
+    assert len(listed) >= 60
