@@ -39,6 +39,7 @@ from safetensors.torch import load_file, save_file
 
 from tcurlora_seg.data.simulate import simulate
 
+HERE = Path(__file__).resolve().parent.parent
 LORA = "tcurlora_seg.adapters.lora.LoRA"
 IMAGE = "LPBA40/delineation_space/S01/S01.delineation.skullstripped"
 LABEL = "LPBA40/delineation_space/S01/S01.delineation.structure.label"
@@ -145,6 +146,7 @@ class Lab:
 
     def _anonymous(self, line: str) -> str:
         line = re.sub(rf"{re.escape(str(self.root))}(/\d+)?", "DIR", line)
+        line = re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", "TIME", line.replace(f"{HERE}/", ""))
         return re.sub(r"\b[0-9a-f]{64}\b", "HASH", re.sub(r"process \d+", "process N", line))
 
 
