@@ -157,6 +157,8 @@ def _check_header(image: Any, path: Path) -> None:
     if isinstance(image, nib.AnalyzeImage):  # what nibabel has made positive by now
         with image.file_map["header" if "header" in image.file_map else "image"].get_prepare_fileobj("rb") as opened:
             sizes = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4].tolist()
+        if not isinstance(image, nib.Nifti1Pair):  # SPM marks a mirrored axis so; `analyze_axes` says where it runs
+            sizes = [abs(size) for size in sizes]
         if not all(0 < size < math.inf for size in sizes):
             shown = " x ".join(f"{size:g}" for size in sizes)
             raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")

@@ -119,3 +119,13 @@ def test_headers_of_turned_files_agree(tmp_path: Path) -> None:
              tmp_path / "b.nii")  # fmt: skip
     assert nib.load(tmp_path / "b.nii").shape == (6, 7, 5)
     assert read_header(tmp_path / "a.nii") == read_header(tmp_path / "b.nii") == ((5, 6, 7), (1, 2, 3))
+
+
+def test_a_negative_voxel_size_of_an_analyze_header_is_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdr"
+    write_analyze(path, np.arange(24, dtype=np.int16).reshape(2, 3, 4), 2.0)
+    header = bytearray(path.read_bytes())
+    header[80:84] = np.float32(-2.0).tobytes()  # pixdim[1]
+    path.write_bytes(header)
+    voxels, affine = read_volume(path)
+    assert voxels.shape == (2, 3, 4) and abs(affine[0, 0]) == 2.0
