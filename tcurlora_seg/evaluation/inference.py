@@ -10,8 +10,6 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from tcurlora_seg.evaluation.window import brain_box
-
 _SLAB_BYTES = 2**30
 
 
@@ -102,22 +100,19 @@ class Predictor:
 def probabilities(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
     """The mean of several networks' probabilities (classes, X, Y, Z), float32 in main memory."""
     result: Tensor | None = None
-    box = brain_box(image)
-    for rows, values in _slabs(predictors, image[:, *box]):
+    for rows, values in _slabs(predictors, image):
         if result is None:
-            result = torch.zeros((len(values), *image.shape[1:]))
-            result[0] = 1  # outside the brain's box nothing is computed
-        result[:, *box][:, rows] = values.cpu()
+            result = torch.empty((len(values), *image.shape[1:]))
+        result[:, rows] = values.cpu()
     assert result is not None
     return result
 
 
 def labels(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
     """The most probable class of every voxel, uint8 (X, Y, Z); no more than a slab's probabilities are ever held."""
-    result = torch.zeros(tuple(image.shape[1:]), dtype=torch.uint8)
-    box = brain_box(image)
-    for rows, values in _slabs(predictors, image[:, *box]):
-        result[box][rows] = values.argmax(0).to(torch.uint8).cpu()
+    result = torch.empty(tuple(image.shape[1:]), dtype=torch.uint8)
+    for rows, values in _slabs(predictors, image):
+        result[rows] = values.argmax(0).to(torch.uint8).cpu()
     return result
 
 
