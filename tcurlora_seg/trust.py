@@ -2,12 +2,11 @@
 
 On the command line a configuration is one's own and may name any class. The `config.yaml` of a run directory travels
 with it: `_target_: os.system` in it must not be called by whoever evaluates that run or goes on with it.
+Nothing is imported to find that out.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.schema import constructor
 
 _PARTS = {  # where the key `_target_` may stand -> which modules hold what may stand there
     r"dataset\._target_": r"tcurlora_seg\.data\.datasets\.\w+",
@@ -72,9 +72,12 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _own(target: str, modules: str) -> bool:
-    """Whether `target` is a name that a module of this package matching `modules` defines itself."""
+    """Whether `target` is a public name that a module of this package matching `modules` defines itself."""
     module, _, name = target.rpartition(".")
-    if not re.fullmatch(modules, module) or name.startswith("_") or importlib.util.find_spec(module) is None:
+    if not re.fullmatch(modules, module) or name.startswith("_"):
         return False
-    found = getattr(importlib.import_module(module), name, None)
-    return callable(found) and found.__module__ == module
+    try:
+        constructor(target)
+    except UserError:
+        return False
+    return True
