@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -10,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
-from tcurlora_seg.adapters.stacks import Stack, check_rank
+from tcurlora_seg.adapters.lora import LoRA
+from tcurlora_seg.adapters.stacks import Stack
 from tcurlora_seg.errors import UserError
 
 
-class ARENA(Adapter):
+class ARENA(LoRA):
     """Adaptive rank by an l1 penalty on singular values: delta = (alpha / r) B diag(E) A.
 
     A (r, in) starts Kaiming-uniform within 1 / sqrt(in), B (out, r) at zero, E (r) at one. The penalty
@@ -54,18 +53,12 @@ class ARENA(Adapter):
         sparsity: float = 2.0,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
-        check_rank(rank, stack.shape, stack.roles)
+        super().__init__(stack, weights, rank=rank, alpha=alpha, generator=generator)
         if sparsity < 0:
             raise UserError(f"sparsity={sparsity} must be at least 0")
-        slices, out, inner = weights.shape
-        self.scale, self.sparsity = 1.0 if alpha is None else alpha / rank, sparsity
-        bound = 1 / math.sqrt(inner)
-        starts = torch.empty(slices, rank, inner).uniform_(-bound, bound, generator=generator).to(weights)
-        self.A = nn.ParameterList(start.clone() for start in starts)
-        self.B = nn.ParameterList(weights.new_zeros(out, rank) for _ in range(slices))
-        self.E = nn.ParameterList(weights.new_ones(rank) for _ in range(slices))
-        self.register_buffer("alive", torch.ones(slices, rank, dtype=torch.bool, device=weights.device))
+        self.sparsity = sparsity
+        self.E = nn.ParameterList(weights.new_ones(rank) for _ in weights)
+        self.register_buffer("alive", torch.ones(len(weights), rank, dtype=torch.bool, device=weights.device))
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
         """(alpha / r) B diag(E) A over the ranks that are alive."""
