@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from tcurlora_seg.data.cache import available_memory
 from tcurlora_seg.errors import UserError
 
 _REMEDIES = (
@@ -56,13 +56,9 @@ def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tu
     return total, int(counter.get_total_flops() * (2 + share / 2))
 
 
-def available_memory(device: torch.device) -> int | None:
+def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on the device; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
 def speed(device: torch.device, *, bf16: bool) -> float:
@@ -97,7 +93,7 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
     size, operations = estimate_step(network, shape, bf16=bf16)
     minutes = steps * operations / (0.25 * speed(device, bf16=bf16)) / 60  # convolutions reach about a quarter of it
     line = f"expected: {size / 1e9:.1f} GB for a step, roughly {max(1, round(minutes))} min for {steps} steps"
-    free = available_memory(device)
+    free = free_memory(device)
     if free is not None and size > free:
         line += f"; only {free / 1e9:.1f} GB are free. What helps: {_REMEDIES}"
     return line

@@ -43,7 +43,7 @@ def test_estimating_leaves_the_network_as_it_was(build):
 
 
 def test_a_step_that_does_not_fit_is_told_with_what_helps(build, monkeypatch):
-    monkeypatch.setattr("tcurlora_seg.training.estimate.available_memory", lambda device: 1)
+    monkeypatch.setattr("tcurlora_seg.training.estimate.free_memory", lambda device: 1)
     line = describe_step(build(), SHAPE, torch.device("cpu"), bf16=False, steps=10)
     assert "10 steps" in line and "speed.checkpointing=true" in line
 

@@ -257,7 +257,7 @@ class SegmentationDataset(ABC):
         self._used_paths(case)
         raw, affine = self.read_label(case)
         channels = []
-        for path, stored, other in self._read_images(case):
+        for path, stored, other in self.read_images(case):
             voxels, other = turn_to(stored, other, affine)
             if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
                 pair = f"{path} and {case.label_paths[0]}"
@@ -280,7 +280,7 @@ class SegmentationDataset(ABC):
             "patient": case.patient,
         }
 
-    def _read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.
 
         Modalities with the same path are the volumes of that one file, in the order of `case.images`.

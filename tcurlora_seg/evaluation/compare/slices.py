@@ -90,7 +90,7 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
     if entry is None or entry.label is None:
         raise UserError(f"{dataset.root} has no labelled case {case}")
     raw, affine = dataset.read_label(entry)
-    _, stored, other = next(dataset._read_images(entry))
+    _, stored, other = next(dataset.read_images(entry))
     image, _ = turn_to(stored, other, affine)  # the two may run along other axes: MINC beside NIfTI, LAS beside RAS
     volumes = {"image": image.astype(np.float32), "truth": dataset.task.class_indices(raw)}
     for i, folder in enumerate(folders):
