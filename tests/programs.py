@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import runpy
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,32 @@ def run_script(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> i
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def start_script(name: str, log: Path, *arguments: str) -> BaseProcess:
+    """Run `scripts/<name>.py` in a process of its own, which may be killed; what it prints goes to `log`.
+
+    The process is forked from one that has imported everything and computed nothing: a fork of a process in which
+    PyTorch has started its threads may fail, and a new interpreter would spend its time on imports.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tcurlora_seg.training.run", "programs"])
+    process = context.Process(target=_script, args=(name, str(log), *arguments))
+    process.start()
+    return process
+
+
+def finish_script(name: str, log: Path, *arguments: str) -> None:
+    """Run it to its end, which must be a good one."""
+    process = start_script(name, log, *arguments)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+
+
+def _script(name: str, log: str, *arguments: str) -> None:
+    with Path(log).open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    with pytest.MonkeyPatch.context() as patch:
+        code = run_script(name, *arguments, monkeypatch=patch)
+    sys.exit(code)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from programs import TINY, run_script
+from programs import TINY, finish_script, run_script, start_script
 
 from tcurlora_seg.data.simulate import simulate
 
@@ -21,10 +19,10 @@ def test_an_interrupted_sweep_ends_with_the_table_of_an_uninterrupted_one(
 ) -> None:
     simulate("lpba40", tmp_path / "data", subjects=8, seed=0, spacing=8.0)
 
-    def sweep(name: str) -> int:
-        return run_script("train", "-m", *TINY, f"dataset.root={tmp_path / 'data'}", f"outputs={tmp_path / name}",
-                          "adapter=tcurlora,lora", "adapter.rank=2", "seed=0,1", "trainer.max_steps=8",
-                          "data.steps_per_epoch=2", monkeypatch=monkeypatch)  # fmt: skip
+    def sweep(name: str) -> tuple[str, ...]:
+        return ("-m", *TINY, f"dataset.root={tmp_path / 'data'}", f"outputs={tmp_path / name}",
+                "adapter=tcurlora,lora", "adapter.rank=2", "seed=0,1", "trainer.max_steps=8",
+                "data.steps_per_epoch=2")  # fmt: skip
 
     def table(name: str) -> pd.DataFrame:
         output = tmp_path / f"table_{name}"
@@ -33,19 +31,18 @@ def test_an_interrupted_sweep_ends_with_the_table_of_an_uninterrupted_one(
         measured = [c for c in found if any(word in c for word in ("second", "memory", "bytes", "MB", "GiB"))]
         return found.drop(columns=measured)
 
-    assert sweep("whole") == 0
-    child = os.fork()
-    if child == 0:
-        os._exit(sweep("cut"))
+    log = tmp_path / "log"
+    finish_script("train", log, *sweep("whole"))
+    process = start_script("train", log, *sweep("cut"))
     finished: list[Path] = []
     while len(finished) < 2:  # the third job is at work
         time.sleep(0.05)
         finished = list((tmp_path / "cut").rglob("metrics.json"))
     time.sleep(0.5)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    process.kill()
+    process.join()
     untouched = {path: path.stat().st_mtime_ns for path in finished}
     assert len(list((tmp_path / "cut").rglob("metrics.json"))) < 4
-    assert sweep("cut") == 0
+    finish_script("train", log, *sweep("cut"))
     assert all(path.stat().st_mtime_ns == changed for path, changed in untouched.items())
     pd.testing.assert_frame_equal(table("cut"), table("whole"))
