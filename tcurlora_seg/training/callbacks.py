@@ -21,7 +21,27 @@ from tcurlora_seg.files import atomic_path
 from tcurlora_seg.randomness import derive
 
 
-class Checkpoints(Callback):
+class AtEpochEnd(Callback):
+    """Does something once at the end of every epoch.
+
+    Going on from a checkpoint of an epoch's end, Lightning ends that epoch again, with no batch in it and no metrics.
+    """
+
+    _batches = False
+
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        raise NotImplementedError
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._batches = True
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self._batches:
+            self._batches = False
+            self.at_epoch_end(trainer, module)
+
+
+class Checkpoints(AtEpochEnd):
     """Writes `last.ckpt` after every epoch, keeps the one before as `previous.ckpt`, and the best by validation Dice.
 
     Args:
@@ -34,25 +54,30 @@ class Checkpoints(Callback):
         self.best_dice = -1.0
         self.last_dice: float | None = None
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         dice = trainer.callback_metrics.get("val/dice")
         self.last_dice = None if dice is None else float(dice)
         improved = self.validated and self.last_dice is not None and self.last_dice > self.best_dice
         if improved:
             self.best_dice = float(dice)  # type: ignore[arg-type]
-        self.save(trainer)
-        if improved and trainer.is_global_zero:
-            with atomic_path(self.folder / "best.ckpt") as temporary:
-                temporary.write_bytes((self.folder / "last.ckpt").read_bytes())
+        self.save(trainer, best=improved)
 
-    def save(self, trainer: lightning.Trainer) -> None:
-        """Write `last.ckpt`; there is a whole checkpoint at every moment. Every process calls it, the first writes."""
+    def save(self, trainer: lightning.Trainer, *, best: bool = False) -> None:
+        """Write `last.ckpt`; there is a whole checkpoint at every moment. Every process calls it, the first writes.
+
+        Args:
+            trainer: whose state to save.
+            best: write it to `best.ckpt` first, so that a `last.ckpt` that knows of a best epoch never lacks it.
+        """
         last = self.folder / "last.ckpt"
         if not trainer.is_global_zero:
             trainer.save_checkpoint(last)
             return
         with atomic_path(last) as temporary:
             trainer.save_checkpoint(temporary)
+            if best:
+                with atomic_path(self.folder / "best.ckpt") as copy:
+                    copy.write_bytes(temporary.read_bytes())
             if last.exists():
                 os.replace(last, self.folder / "previous.ckpt")
 
@@ -101,7 +126,7 @@ class RandomState(Callback):
         random.setstate((version, tuple(internal), gauss))
 
 
-class AverageLast(Callback):
+class AverageLast(AtEpochEnd):
     """Keeps what was trained at the ends of the last `epochs` epochs; `average` puts their mean in its place.
 
     Averages only tensors that train, so that checkpoints stay small and a resumed run averages the same.
@@ -111,7 +136,7 @@ class AverageLast(Callback):
         self.epochs = epochs
         self._kept: list[dict[str, Tensor]] = []
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trained = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
         self._kept = [*self._kept, trained][-self.epochs :] if self.epochs else []
 
@@ -132,7 +157,7 @@ class AverageLast(Callback):
         self._kept = state_dict["kept"]
 
 
-class Meter(Callback):
+class Meter(AtEpochEnd):
     """Measures seconds per step (median, the first two left out as warm-up) and the peak memory of training.
 
     What was measured before an interruption travels through the checkpoint.
@@ -150,6 +175,7 @@ class Meter(Callback):
             torch.cuda.reset_peak_memory_stats(module.device)
 
     def on_train_batch_start(self, *_: Any) -> None:
+        super().on_train_batch_start()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
@@ -157,7 +183,7 @@ class Meter(Callback):
             torch.cuda.synchronize(module.device)
         self._seconds.append(time.perf_counter() - self._started)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.train_seconds = self._before + time.perf_counter() - self._begun
         self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory(module.device))
 
@@ -190,10 +216,10 @@ class EpochBar(RichProgressBar):
         return f"epoch {current_epoch + 1}"
 
 
-class EpochLine(Callback):
+class EpochLine(AtEpochEnd):
     """Prints one line at the end of each epoch, where there is no terminal for a progress bar."""
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         names = {"train/loss_epoch": "loss", "val/dice": "validation Dice"}

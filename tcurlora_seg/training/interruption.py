@@ -1,4 +1,4 @@
-"""Stopping in good order: on a signal after the step in hand, on a gradient that is no number before it does harm."""
+"""Stopping in good order: on a signal, where nothing improves any more, or before a gradient that is no number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.training.callbacks import Checkpoints
@@ -65,6 +65,16 @@ class StopOnSignal(Callback):
 
     def _anyone_asked(self, trainer: lightning.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
+
+
+class Patience(EarlyStopping):
+    """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val/dice", mode="max", patience=epochs, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class Divergence(Callback):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping
 from monai.networks.nets import UNETR
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from tcurlora_seg.checkpoint import save_model, trained_on
-from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
-from tcurlora_seg.data.spacing import training_spacing
+from tcurlora_seg.data.spacing import TrainingSpacing, training_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.processes import is_first
@@ -32,9 +29,9 @@ from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.run import build_network, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.models.injection import adapt_from_config, merged
-from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, EpochBar, EpochLine, Meter, RandomState
+from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, resolve_precision
+from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.directory import (
     ANNOUNCED,
     announced_directory,
@@ -44,10 +41,10 @@ from tcurlora_seg.training.directory import (
     run_directory,
 )
 from tcurlora_seg.training.estimate import describe_step, remedies
-from tcurlora_seg.training.interruption import Divergence, StopOnSignal, Stopped
+from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.resume import resumed
-from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays, log_evaluation, log_hyperparameters
+from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
 
 def train(config: DictConfig) -> float | None:
@@ -59,7 +56,7 @@ def train(config: DictConfig) -> float | None:
     Raises:
         UserError: whatever a user can have wrong: data, weights, ranks, folders.
     """
-    _quieten()
+    quieten()
     config = resumed(config)
     dataset = instantiate(config.dataset)
     if not is_first():
@@ -67,10 +64,10 @@ def train(config: DictConfig) -> float | None:
         return None
     directory = _directory(config, dataset.name)
     with claimed(directory):
-        if _steps_done(directory) < config.trainer.max_steps:
-            _run(config, dataset, directory)
-        else:
+        if _finished(directory, config.trainer.max_steps):
             print(f"{directory} is finished: skipped")
+        else:
+            _run(config, dataset, directory)
     return read_json(directory / "metrics.json")["validation_dice"]
 
 
@@ -80,10 +77,10 @@ def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | No
     return checkpoints.last_dice if config.training.average_last else best
 
 
-def _steps_done(directory: Path) -> int:
-    """Steps of a finished run, 0 for any other: a longer `trainer.max_steps` goes on with it."""
+def _finished(directory: Path, steps: int) -> bool:
+    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`)."""
     path = directory / "metrics.json"
-    return int(read_json(path)["steps"]) if path.exists() else 0
+    return path.exists() and read_json(path).get("max_steps", steps) >= steps
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
@@ -96,7 +93,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     lightning.seed_everything(config.seed, verbose=False)
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
-    if left_out:
+    if left_out and leads:
         print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
     split = dataset.split(**config.split)
     if config.overfit:
@@ -104,19 +101,19 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
     network = build_network(config, dataset)
-    _load_base(network, config)
+    load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     instantiate(config.speed)(network)
     meter, average = Meter(), AverageLast(config.training.average_last)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
-    trainer = _trainer(config, directory, [meter, average], checkpoints)
+    trainer = build_trainer(config, directory, [meter, average], checkpoints)
     sizes = {
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
         "total_parameters": sum(p.numel() for p in network.parameters()),
     }
     if leads:
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
-    module = _module(config, dataset, network)
+    module = build_module(config, dataset, network)
     shape = (config.data.batch_size, len(dataset.modalities), *config.model.img_size)
     bf16 = resolve_precision(config.trainer.precision) == "bf16-mixed"
     device = trainer.strategy.root_device
@@ -124,7 +121,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
     try:
         with remedies():
-            trainer.fit(module, datamodule=_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, datamodule=build_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
     except Stopped as stopped:
         print(f"{stopped}: saved after step {trainer.global_step}; resume={directory} goes on there", file=sys.stderr)
         sys.exit(128 + stopped.signal)
@@ -134,12 +131,14 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     else:
         _take_best(directory, module)
     model_file = directory / "model.safetensors"
+    spacing = training_spacing(size for _, size in dataset.check_headers(split.train).values())
     if leads:
-        save_model(network, model_file, metadata=_metadata(config, dataset, split, seen))
+        save_model(network, model_file, metadata=_metadata(config, dataset, spacing, seen))
     adapters: Any = network.adapters
     metrics = {
         "seed": config.seed,
         "steps": trainer.global_step,
+        "max_steps": config.trainer.max_steps,
         **sizes,
         "ranks": {name: ranks for name, adapter in adapters.items() if (ranks := adapter.ranks()) is not None},
         "step_seconds": meter.step_seconds,
@@ -152,7 +151,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     }
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        _score(config, dataset, network, split, directory, metrics, trainer)
+        _score(config, dataset, network, split.sides[config.test], spacing, directory, metrics, trainer)
     if leads:
         log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)
@@ -190,17 +189,17 @@ def _score(
     config: DictConfig,
     dataset: SegmentationDataset,
     network: UNETR,
-    split: Split,
+    cases: Sequence[str],
+    spacing: TrainingSpacing,
     directory: Path,
     metrics: dict[str, Any],
     trainer: lightning.Trainer,
 ) -> None:
     """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
     folder = directory / "evaluation" / config.test
-    spacing = training_spacing(size for _, size in dataset.check_headers(split.train).values())
     with merged(network):
         metrics["scores"], rows = evaluate(
-            predictor_for(network, config, dataset), dataset, split.sides[config.test], folder, spacing=spacing,
+            predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
             min_component_ml=config.inference.min_component_ml,
         )  # fmt: skip
@@ -246,82 +245,6 @@ def _readable_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _load_base(network: UNETR, config: DictConfig) -> None:
-    """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
-    if config.pretrained == "random":
-        config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
-    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
-
-
-def _module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
-    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience", "on_divergence")}
-    return SegmentationModule(
-        network=network,
-        optimizer=instantiate(config.optimizer),
-        predictor=predictor_for(network, config, dataset),
-        structures=dict(dataset.task.structures),
-        total_steps=config.trainer.max_steps,
-        **options,
-    )
-
-
-def _data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> SegmentationDataModule:
-    options = {k: v for k, v in config.data.items() if k != "augmentation"}
-    return SegmentationDataModule(
-        dataset=dataset,
-        split=split,
-        crop=list(config.model.img_size),
-        seed=config.seed,
-        augmentation=instantiate(config.data.augmentation),
-        **options,
-    )
-
-
-def _trainer(
-    config: DictConfig, directory: Path, more: list[Callback], checkpoints: Checkpoints
-) -> lightning.Trainer:
-    """Lightning's trainer with what every run has.
-
-    Raises:
-        UserError: early stopping without validation cases.
-    """
-    terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine(), Histograms()]
-    callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
-    if checkpoints.validated:
-        callbacks.append(ValidationOverlays())
-    patience = config.training.patience
-    if patience:
-        if not checkpoints.validated:
-            raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
-        callbacks.append(EarlyStopping("val/dice", mode="max", patience=patience))
-    callbacks += [checkpoints, StopOnSignal(checkpoints)]
-    logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
-    return instantiate(
-        {**config.trainer, "precision": resolve_precision(config.trainer.precision)},
-        max_epochs=-1,
-        default_root_dir=str(directory),
-        logger=logger,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=terminal,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
-
-
-def resolve_precision(precision: str | int) -> str:
-    """What `auto` stands for: bf16-mixed where the processor computes in bfloat16, else 32-true."""
-    if precision != "auto":
-        return str(precision)
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16-mixed" if native else "32-true"
-
-
 def _take_best(directory: Path, module: SegmentationModule) -> None:
     """Go back to the best epoch by validation Dice, where there was one."""
     best = directory / "checkpoints" / "best.ckpt"
@@ -330,26 +253,18 @@ def _take_best(directory: Path, module: SegmentationModule) -> None:
         module.load_state_dict(state, strict=False)
 
 
-def _metadata(config: DictConfig, dataset: SegmentationDataset, split: Split, seen: list[str]) -> dict[str, Any]:
+def _metadata(
+    config: DictConfig, dataset: SegmentationDataset, spacing: TrainingSpacing, seen: list[str]
+) -> dict[str, Any]:
     real = [dataset.cohort] if dataset.manifest().simulated is None else []
-    sizes = [size for _, size in dataset.check_headers(split.train).values()]
     return {
         "trained_on": sorted({*seen, *real}),
         "dataset": dataset.name,
         "task": dataset.task.name,
-        "spacing": training_spacing(sizes).as_dict(),
+        "spacing": spacing.as_dict(),
         "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "model": OmegaConf.to_container(config.model, resolve=True),
         "adapter": OmegaConf.to_container(config.adapter, resolve=True),
         "seed": config.seed,
         "git_commit": git_commit(),
     }
-
-
-def _quieten() -> None:
-    """Keep Lightning from saying what every run repeats; our own and the data's warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval",
-                 "dataloader is not resumable"):
-        warnings.filterwarnings("ignore", f".*{text}.*")

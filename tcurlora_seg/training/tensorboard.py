@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure
 from tcurlora_seg.schema import flatten
+from tcurlora_seg.training.callbacks import AtEpochEnd
 
 
 class ValidationOverlays(Callback):
@@ -37,13 +38,13 @@ class ValidationOverlays(Callback):
         )
 
 
-class Histograms(Callback):
+class Histograms(AtEpochEnd):
     """Adds a histogram of every trained tensor of the adapters after each epoch, under `adapters/<stack>/<tensor>`.
 
     tCURLoRA's core U starts at zero: whether and where it moves is what one wants to see.
     """
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
         for name, values in _by_tensor(module).items():

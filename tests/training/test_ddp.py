@@ -13,17 +13,8 @@ import pytest
 from programs import SCRIPTS, TINY, run_script
 from safetensors.torch import load_file
 
-from tcurlora_seg.data.simulate import simulate
-
 EXACT = ("trainer.precision=64-true", "trainer.accelerator=cpu", "model.dropout_rate=0", "trainer.max_steps=5",
          "data.steps_per_epoch=5", "training.average_last=0", "logger=none")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lpba40")
-    simulate("lpba40", folder, subjects=8, seed=0, spacing=8.0)
-    return folder
 
 
 @pytest.mark.parametrize("adapter", ["tcurlora", "lora", "full"])

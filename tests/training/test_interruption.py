@@ -10,24 +10,19 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from programs import TINY, run_script
 from safetensors.torch import load_file
 
 from tcurlora_seg.checkpoint import read_metadata
-from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.training.callbacks import Checkpoints
+from tcurlora_seg.training.interruption import StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
 
 LONG = ("trainer.max_steps=6", "data.steps_per_epoch=3", "trainer.accumulate_grad_batches=2", "model.dropout_rate=0.1",
         "training.average_last=2", "split.validation=1", "test=null")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lpba40")
-    simulate("lpba40", folder, subjects=8, seed=0, spacing=8.0)
-    return folder
 
 
 @pytest.fixture
@@ -106,6 +101,53 @@ def test_a_run_killed_after_its_last_step_ends_with_the_same_weights_and_figures
     after = load_file(tmp_path / "run/model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as SIGKILL does."""
+
+
+def killed(patch: pytest.MonkeyPatch, owner: type, method: str, step: int) -> None:
+    """Let a run end before it calls a method of something that trains with it, once it has made `step` steps."""
+    original = getattr(owner, method)
+
+    def fail(self: object, trainer: lightning.Trainer, *args: object, **options: object) -> object:
+        if trainer.global_step == step:
+            raise Killed
+        return original(self, trainer, *args, **options)
+
+    patch.setattr(owner, method, fail)
+
+
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_a_run_killed_after_an_epoch_averages_the_same_epochs(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    settings = ("data.steps_per_epoch=1", "training.average_last=3")
+    assert train(f"output={tmp_path / 'whole'}", *settings) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        killed(patch, StopOnSignal, "on_train_epoch_end", step)
+        train(f"output={tmp_path / 'cut'}", *settings)
+    assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Checkpoints, "save"), (StopOnSignal, "on_train_epoch_end")], ids=["before", "after"]
+)
+def test_patience_and_the_best_epoch_survive_a_kill(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, owner: type, method: str
+) -> None:
+    """Without a learning rate the first epoch stays the best one, and the second is the one to stop at."""
+    settings = ("data.steps_per_epoch=1", "training.average_last=0", "training.patience=1", "optimizer.lr=0")
+    assert train(f"output={tmp_path / 'whole'}", *settings) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        killed(patch, owner, method, step)
+        train(f"output={tmp_path / 'cut'}", *settings)
+    assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert json.loads((tmp_path / "cut/metrics.json").read_text())["steps"] == 2
 
 
 def test_other_settings_than_the_run_was_started_with_are_refused(
@@ -192,8 +234,6 @@ def test_another_base_is_refused_on_resuming(
     assert "was trained on the base" in capsys.readouterr().err
 
 
-
-
 def test_a_cohort_that_has_changed_is_noticed_before_a_trained_case_is_scored(
     train: Callable[..., int], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -216,3 +256,16 @@ def test_a_resumed_run_still_knows_that_a_random_base_has_seen_nobody(
     (tmp_path / "run/metrics.json").unlink()
     assert resume(tmp_path / "run", monkeypatch) == 0
     assert read_metadata(tmp_path / "run/model.safetensors")["trained_on"] == []
+
+
+def test_a_run_that_stopped_early_is_finished(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given again, the command of a sweep must not train it on."""
+    early = ("training.patience=1", "data.steps_per_epoch=1", "training.average_last=0", "optimizer.lr=0")
+    assert train(f"output={tmp_path / 'run'}", *early) == 0
+    steps = json.loads((tmp_path / "run/metrics.json").read_text())["steps"]
+    assert steps < 6
+    assert resume(tmp_path / "run", monkeypatch) == 0
+    assert "is finished: skipped" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == steps

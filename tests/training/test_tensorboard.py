@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from programs import TINY, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from tcurlora_seg.data.simulate import simulate
-
 
 @pytest.fixture(scope="module")
-def events(tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
+def events(root: Path, tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
     folder = tmp_path_factory.mktemp("run")
-    simulate("lpba40", folder / "data", subjects=7, seed=0, spacing=8.0)
-    arguments = ("logger=tensorboard", f"dataset.root={folder / 'data'}", f"output={folder / 'run'}",
+    arguments = ("logger=tensorboard", f"dataset.root={root}", f"output={folder / 'run'}",
                  f"outputs={folder}", "split.validation=1", "adapter.rank=2")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         assert run_script("train", *TINY, *arguments, monkeypatch=patch) == 0
@@ -26,7 +25,7 @@ def test_curves_pictures_and_histograms_of_the_core_are_there(events: EventAccum
     tags = events.Tags()
     assert {"train/loss_epoch", "val/dice", "test/mean_dice", "test/dice_hippocampus"} <= set(tags["scalars"])
     assert len([tag for tag in tags["images"] if tag.startswith("val/S")]) == 1
-    assert len([tag for tag in tags["images"] if tag.startswith("test/S")]) == 2
+    assert len([tag for tag in tags["images"] if tag.startswith("test/S")]) == 3
     for stack, slices in (("attention", 48), ("up", 12), ("down", 12)):
         _, last = events.Histograms(f"adapters/{stack}/core")
         assert last.step == 2 and last.histogram_value.num == slices * 4

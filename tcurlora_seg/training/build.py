@@ -1,0 +1,112 @@
+"""The parts of a training run, from its configuration: base, Lightning module, data, trainer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from monai.networks.nets import UNETR
+from omegaconf import DictConfig
+from torch import nn
+
+from tcurlora_seg.data.datamodule import SegmentationDataModule
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.run import predictor_for
+from tcurlora_seg.models.pretrained import load_pretrained, save_base
+from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
+from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
+from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
+
+
+def load_base(network: UNETR, config: DictConfig) -> None:
+    """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
+    if config.pretrained == "random":
+        config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
+    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
+
+
+def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
+    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience", "on_divergence")}
+    return SegmentationModule(
+        network=network,
+        optimizer=instantiate(config.optimizer),
+        predictor=predictor_for(network, config, dataset),
+        structures=dict(dataset.task.structures),
+        total_steps=config.trainer.max_steps,
+        **options,
+    )
+
+
+def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> SegmentationDataModule:
+    options = {k: v for k, v in config.data.items() if k != "augmentation"}
+    return SegmentationDataModule(
+        dataset=dataset,
+        split=split,
+        crop=list(config.model.img_size),
+        seed=config.seed,
+        augmentation=instantiate(config.data.augmentation),
+        **options,
+    )
+
+
+def build_trainer(
+    config: DictConfig, directory: Path, more: list[Callback], checkpoints: Checkpoints
+) -> lightning.Trainer:
+    """Lightning's trainer with what every run has.
+
+    Raises:
+        UserError: early stopping without validation cases.
+    """
+    terminal = sys.stdout.isatty()
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine(), Histograms()]
+    callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
+    if checkpoints.validated:
+        callbacks.append(ValidationOverlays())
+    patience = config.training.patience
+    if patience:
+        if not checkpoints.validated:
+            raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
+        callbacks.append(Patience(patience))
+    callbacks += [checkpoints, StopOnSignal(checkpoints)]
+    logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
+    return instantiate(
+        {**config.trainer, "precision": resolve_precision(config.trainer.precision)},
+        max_epochs=-1,
+        default_root_dir=str(directory),
+        logger=logger,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=terminal,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def resolve_precision(precision: str | int) -> str:
+    """What `auto` stands for: bf16-mixed where the processor computes in bfloat16, else 32-true."""
+    if precision != "auto":
+        return str(precision)
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16-mixed" if native else "32-true"
+
+
+def quieten() -> None:
+    """Keep Lightning from saying what every run repeats; our own and the data's warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval",
+                 "dataloader is not resumable"):  # fmt: skip
+        warnings.filterwarnings("ignore", f".*{text}.*")
