@@ -33,11 +33,12 @@ def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tu
         shape: of a batch, (images, channels, X, Y, Z).
         bf16: whether the forward pass runs in bfloat16.
     """
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, int] = {}  # storage: bytes; the graph holds the storages until all are counted
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor.detach()  # a node that kept its own output would never be freed
 
     counter = FlopCounterMode(display=False)
     with FakeTensorMode() as mode:
@@ -48,7 +49,7 @@ def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tu
                 logits = torch.func.functional_call(network, fakes, (torch.empty(*shape),))
             logits.float().softmax(1)
         own = {tensor.untyped_storage()._cdata for tensor in fakes.values()}
-    activations = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+    activations = sum(size for storage, size in kept.items() if storage not in own)
     parameters = list(network.parameters())
     trained = sum(p.nbytes for p in parameters if p.requires_grad)
     share = trained / max(1, sum(p.nbytes for p in parameters))

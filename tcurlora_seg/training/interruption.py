@@ -54,7 +54,16 @@ class StopOnSignal(Callback):
         if self._anyone_asked(trainer):
             raise Stopped(self._asked or signal.SIGTERM)
 
-    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        """Before Lightning puts back what was there before it: the other way round its handlers, and it, would stay."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

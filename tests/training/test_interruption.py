@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 from programs import TINY, run_script
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tcurlora_seg.checkpoint import read_metadata
 from tcurlora_seg.training.callbacks import Checkpoints
@@ -50,8 +52,9 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     signum: int, step: int, saved: int,
 ) -> None:  # fmt: skip
-    assert train(f"output={tmp_path / 'whole'}") == 0
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert train(f"output={tmp_path / 'whole'}") == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     with pytest.MonkeyPatch.context() as patch:
         original = SegmentationModule.on_train_batch_end
 
@@ -269,3 +272,18 @@ def test_a_run_that_stopped_early_is_finished(
     assert resume(tmp_path / "run", monkeypatch) == 0
     assert "is finished: skipped" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == steps
+
+
+@pytest.mark.parametrize("end", ["finished", "stopped"])
+def test_a_run_leaves_neither_its_network_nor_its_estimate_in_memory(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) in (lightning.Trainer, SegmentationModule, FakeTensor) for thing in gc.get_objects())
+
+    before = alive()
+    if end == "stopped":
+        monkeypatch.setattr(SegmentationModule, "training_step", spoilt(1))
+    assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=2", "split.validation=0") == (end == "stopped")
+    assert alive() == before
