@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.schema import flatten, validate
+from tcurlora_seg.schema import OWN_NAMES, flatten, validate
 
 _PACKAGE = Path(__file__).resolve().parent
 _FAILURES = "TCURLORA_SEG_FAILURES"  # a file that every process of a sweep adds its failed jobs to
@@ -157,6 +157,10 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
     misspelt = re.match(r"Could not override '(?P<key>[^']+)'", text) or re.search(r"full_key: (?P<key>\S+)", text)
     if misspelt and ("not in struct" in f"{error.__cause__}{text}" or "append to your config" in text):
         key = misspelt["key"]
+        inside = re.search(rf"full_key: ({re.escape(key)}\.\S+)", str(error.__cause__))
+        key = inside[1] if inside else key  # of key={new: ...} Hydra names the outer one
+        if key.startswith(OWN_NAMES):
+            return f"there is no key '{key}' yet: +{key}=... adds one"
         near = _nearest(key, known)
         return f"there is no key '{key}'" + (f"; did you mean '{near}'?" if near else "; --cfg job lists them")
     unknown = re.search(r"Could not find '(?P<choice>[^']+)'.*?Available options in '(?P<group>[^']+)':(?P<options>.*)",

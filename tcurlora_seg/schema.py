@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tcurlora_seg.errors import UserError
 
 _ROOT = Path(__file__).resolve().parent.parent
+OWN_NAMES = ("adapter.stacks.", "contest.contestants.")
+"""Mappings whose keys are the user's own."""
 _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -69,7 +71,7 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
 
 def _open(config: DictConfig, key: str) -> bool:
     """Whether a key may be new: in a stack or contestant of one's own, or for another package's constructor."""
-    if key.startswith(("adapter.stacks.", "contest.contestants.")):
+    if key.startswith(OWN_NAMES):
         return True
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None
     return isinstance(parent, DictConfig) and "_target_" in parent

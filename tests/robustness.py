@@ -183,6 +183,8 @@ ARGUMENTS = [
     _argument("dataset.root=/nowhere", r"/nowhere.*LONI.*prepare_data\.py dataset=lpba40 .*simulate="),
     _argument("adapter.rnk=4", r"no key 'adapter\.rnk'; did you mean 'adapter\.rank'"),
     _argument("trainer.max_step=3", r"no key 'trainer\.max_step'; did you mean 'trainer\.max_steps'"),
+    _argument("trainer={max_stps:3}", r"no key 'trainer\.max_stps'; did you mean 'trainer\.max_steps'"),
+    _argument("adapter.stacks={mine:{roles:[q]}}", r"\+adapter\.stacks\.mine=\.\.\. adds one"),
     _argument("adpter=lora", r"'adpter'; did you mean 'adapter'"),
     _argument("adapter=lra", r"adapter=lra does not exist; choose from .*lora"),
     _argument("+adapter.foo=1", r"no key 'adapter\.foo'"),

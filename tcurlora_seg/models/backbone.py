@@ -6,6 +6,7 @@ Each option swaps the class of some of MONAI's modules for a subclass here: para
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def speed_up(
         fused_attention: PyTorch's fused attention kernel, which never stores the attention matrix.
         split_skips: convolve a skip connection that needs no gradient apart from what it is joined with: no gradient
             is computed for it, and the two are never copied together.
-        checkpointing: store nothing inside the convolution blocks and compute it again in the backward pass: less
-            memory for more time.
+        checkpointing: store little inside the convolution blocks and compute it again in the backward pass: less memory
+            for more time.
     """
     if channels_last:
         for parameter in network.parameters():
@@ -80,45 +81,73 @@ class StraightInstanceNorm(nn.InstanceNorm3d):
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
-class SplitUp(UnetrUpBlock):
-    """MONAI's decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
+class PartedUp(UnetrUpBlock):
+    """MONAI's decoder block, its steps cut into three parts."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (batch, in, X, Y, Z) and the skip (batch, out, 2 X, 2 Y, 2 Z) to the skip's shape."""
+        a = self.transp_conv(x)
+        return self._last(a, skip, self._second(self._first(a, skip)))
+
+    def _first(self, a: Tensor, skip: Tensor) -> Tensor:
+        block = self.conv_block
+        return block.lrelu(block.norm1(self._joined(block.conv1, a, skip)))
+
+    def _second(self, y: Tensor) -> Tensor:
+        return self.conv_block.norm2(self.conv_block.conv2(y))
+
+    def _last(self, a: Tensor, skip: Tensor, y: Tensor) -> Tensor:
+        block = self.conv_block
+        return block.lrelu(y + block.norm3(self._joined(block.conv3, a, skip)))
+
+    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
+        return layer(torch.cat([a, skip], 1))
+
+
+class SplitUp(PartedUp):
+    """The decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
+
+    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
         if skip.requires_grad or not torch.is_grad_enabled():
-            return super().forward(x, skip)
-        a, block = self.transp_conv(x), self.conv_block
-
-        def joined(layer: Any) -> Tensor:
-            conv = layer.conv
-            ours, theirs = conv.weight.split(a.shape[1], dim=1)
-            return F.conv3d(a, ours, conv.bias, padding=conv.padding) + F.conv3d(skip, theirs, padding=conv.padding)
-
-        y = block.norm2(block.conv2(block.lrelu(block.norm1(joined(block.conv1)))))
-        return block.lrelu(y + block.norm3(joined(block.conv3)))
+            return super()._joined(layer, a, skip)
+        conv = layer.conv
+        ours, theirs = conv.weight.split(a.shape[1], dim=1)
+        return F.conv3d(a, ours, conv.bias, padding=conv.padding) + F.conv3d(skip, theirs, padding=conv.padding)
 
 
-class _Recomputed(nn.Module):
-    """Stores its inputs alone and runs again in the backward pass."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(*inputs)
-        # nothing random happens in these blocks
-        return checkpoint(super().forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The function's output; it stores its inputs alone and runs again in the backward pass."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    # nothing random happens in these blocks
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-class RecomputedBasic(_Recomputed, UnetrBasicBlock):
+class RecomputedBasic(UnetrBasicBlock):
     """MONAI's block, recomputed."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in, X, Y, Z) to (batch, out, X, Y, Z)."""
+        return _recomputed(super().forward, x)
 
-class RecomputedPrUp(_Recomputed, UnetrPrUpBlock):
+
+class RecomputedPrUp(UnetrPrUpBlock):
     """MONAI's block, recomputed."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in, X, Y, Z) to (batch, out, 2^k X, 2^k Y, 2^k Z)."""
+        return _recomputed(super().forward, x)
 
-class RecomputedUp(_Recomputed, UnetrUpBlock):
-    """MONAI's block, recomputed."""
+
+class RecomputedUp(PartedUp):
+    """The decoder block, recomputed part by part: its volumes are the largest and never there all at once."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map x and the skip to the skip's shape."""
+        y = _recomputed(lambda x, skip: self._first(self.transp_conv(x), skip), x, skip)
+        y = _recomputed(self._second, y)
+        return _recomputed(lambda x, skip, y: self._last(self.transp_conv(x), skip, y), x, skip, y)
 
 
-class RecomputedSplitUp(_Recomputed, SplitUp):
-    """The decoder block above, recomputed."""
+class RecomputedSplitUp(RecomputedUp, SplitUp):
+    """Both: recomputed, and a frozen skip convolved apart."""
