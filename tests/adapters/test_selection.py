@@ -109,6 +109,26 @@ def test_inverse_draw_keeps_duplicates_and_draws_every_batch_by_itself():
     assert (drawn[0] == 0).sum() == 50 and (drawn[1] == 2).sum() == 50
 
 
+def test_slices_of_equal_energy_do_not_share_their_draws():
+    drawn = inverse_draw(torch.ones(2, 1000), 20, generator())
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_of_equal_norms_the_first_are_chosen():
+    rows, columns = select(torch.ones(2, 300, 200), 5, "norm", generator())
+    assert rows.tolist() == columns.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_seed_draws_what_it_always_drew():
+    """Written down from this code: whoever changes the draws changes the runs that published seeds stand for."""
+    drawn = {rule: [t.tolist() for t in select(stack(), 4, rule, generator())] for rule in RULES[1:]}
+    assert drawn == {
+        "leverage": [[3, 1, 0, 8], [3, 4, 5, 6]],
+        "uniform": [[0, 3, 5, 1], [3, 4, 0, 5]],
+        "inverse": [[8, 5, 2, 7], [2, 3, 0, 0]],
+    }
+
+
 def test_inverse_draw_survives_dead_weights():
     drawn = inverse_draw(torch.tensor([1.0, 0.0, 2.0, 0.0]), 100, generator())
     assert set(drawn.tolist()) == {1, 3}

@@ -20,16 +20,27 @@ from tcurlora_seg.models.injection import adapt_from_config, read_adapter
 from tcurlora_seg.models.unetr import stacked_weights
 
 
+def stack_of(slices: int, out: int, inner: int) -> Stack:
+    slots = tuple(Slot(i, "a", f"layer{i}", 0, out) for i in range(slices))
+    return Stack(slots, tuple(range(slices)), ("a",), 1, out, inner)
+
+
 def make(slices: int, out: int = 9, inner: int = 7, rank: int = 3, seed: int = 0, **options) -> tuple:
     """An adapter on random weights with a random core, and the weights."""
     g = torch.Generator().manual_seed(seed)
     weights = torch.randn(slices, out, inner, generator=g, dtype=torch.float64)
-    slots = tuple(Slot(i, "a", f"layer{i}", 0, out) for i in range(slices))
-    stack = Stack(slots, tuple(range(slices)), ("a",), 1, out, inner)
-    adapter = TCURLoRA(stack, weights, rank=rank, generator=g, **options)
+    adapter = TCURLoRA(stack_of(slices, out, inner), weights, rank=rank, generator=g, **options)
     with torch.no_grad():
         adapter.core.copy_(torch.randn(slices, rank, rank, generator=g, dtype=torch.float64))
     return adapter, weights
+
+
+def test_the_seed_reaches_a_rule_that_draws():
+    weights = torch.randn(3, 40, 30)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    drawn = [TCURLoRA(stack_of(*weights.shape), weights, rank=5, selection="uniform", generator=g) for g in generators]
+    a, again, other = (adapter.columns.tolist() for adapter in drawn)
+    assert a == again != other
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 5, 8])

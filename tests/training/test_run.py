@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -52,6 +53,17 @@ def test_a_run_directory_is_complete(run: Path) -> None:
         assert (run / "evaluation" / "test" / "overlays" / f"{case}.png").stat().st_size > 10_000
     assert list((run / "tensorboard").glob("events*"))
     assert not list(run.rglob(".*partial*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
+def test_a_run_answers_for_its_own_memory_in_a_process_that_once_held_more(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = np.ones(2**28)  # 2 GiB
+    del held
+    settings = (*TINY, f"dataset.root={root}", f"outputs={tmp_path}", f"output={tmp_path / 'run'}", "test=null")
+    assert run_script("train", *settings, monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["peak_memory_bytes"] < 2**31
 
 
 def test_every_entry_of_the_core_has_moved(run: Path) -> None:
