@@ -148,9 +148,13 @@ def explain(error: Exception, known_keys: Callable[[], Any] | None = None) -> st
 def _user_error(error: BaseException) -> UserError | None:
     """The `UserError` that this is or was raised from: Hydra wraps what a constructor raises."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # OmegaConf closes the chain to a ring under OC_CAUSE=1
+        if isinstance(cause, UserError):
+            return cause
+        seen.add(id(cause))
         cause = cause.__cause__
-    return cause
+    return None
 
 
 def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
