@@ -47,6 +47,7 @@ def test_nothing_heavy_is_imported_for_help_configuration_or_mistakes(arguments)
 
 def test_a_mistake_is_told_while_a_debugger_or_coverage_looks_on():
     """OmegaConf then chains its errors to a ring."""
-    done = subprocess.run([sys.executable, SCRIPTS / "train.py", "trainer={max_stps:3}"], capture_output=True, text=True,
-                          timeout=60, env={**os.environ, "OC_CAUSE": "1"}, check=False)  # fmt: skip
+    command = [sys.executable, SCRIPTS / "train.py", "trainer={max_stps:3}"]
+    looked_on = {**os.environ, "OC_CAUSE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=looked_on, check=False)
     assert done.returncode == 1 and "did you mean 'trainer.max_steps'" in done.stderr

@@ -57,6 +57,12 @@ def test_dropout_falls_on_the_adapters_input_while_training_only():
     assert torch.equal(adapter.delta(0, weight), torch.full((6, 400), 4.0).double())
 
 
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_that_leaves_nothing_or_less_is_refused(dropout):
+    with pytest.raises(UserError, match=rf"dropout={dropout} must be at least 0 and below 1"):
+        make(dropout=dropout)
+
+
 def test_one_a_serves_q_k_and_v_of_the_fused_matrix(tiny):
     model = adapt(tiny, "lora", rank=4)
     assert model.adapters["qkv"].A[0].shape == (4, 24) and model.adapters["qkv"].B[0].shape == (72, 4)

@@ -75,15 +75,22 @@ def test_overlaps_follow_their_definitions(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prediction", "reference", "status", "expected_dice"),
-    [(False, True, "missed", 0.0), (True, False, "false_alarm", 0.0), (False, False, "absent", None)],
+    ("prediction", "reference", "status", "expected_dice", "sensitivity", "precision"),
+    [
+        (False, True, "missed", 0.0, 0.0, None),
+        (True, False, "false_alarm", 0.0, None, 0.0),
+        (False, False, "absent", None, None, None),
+    ],
 )
 def test_an_empty_mask_has_no_distance(
-    prediction: bool, reference: bool, status: str, expected_dice: float | None
-) -> None:
+    prediction: bool, reference: bool, status: str, expected_dice: float | None,
+    sensitivity: float | None, precision: float | None,
+) -> None:  # fmt: skip
     full, empty = ball((6, 5, 4), 3), np.zeros(SHAPE, bool)
     result = score(full if prediction else empty, full if reference else empty, (1.0, 1.0, 1.0))
     assert (result.status, result.dice) == (status, expected_dice)
+    assert (result.sensitivity, result.precision) == (sensitivity, precision)
+    assert dice(*(full if there else empty for there in (prediction, reference))) == expected_dice
     assert result.hd95_mm is result.msd_mm is result.surface_dice is None
 
 
@@ -120,7 +127,7 @@ def test_distances_agree_with_those_of_every_pair_of_surface_voxels(name: str, s
     assert (ours.hd95_mm, ours.msd_mm, ours.surface_dice) == pytest.approx(brute_force(a, b, spacing, 1.7), abs=1e-6)
 
 
-def test_fifty_six_structures_score_as_each_by_itself() -> None:
+def test_many_structures_score_as_each_by_itself() -> None:
     """Some missed, some false, some absent, some touching the border; unions as tumours have them."""
     random = np.random.default_rng(3)
     coarse = random.integers(0, 50, (6, 6, 6))
@@ -128,7 +135,8 @@ def test_fifty_six_structures_score_as_each_by_itself() -> None:
     prediction = np.roll(reference, 1, axis=0)
     prediction[prediction == 7] = 0
     prediction[0, 0, 0] = 56
-    structures = {f"s{i}": (i,) for i in range(1, 57)} | {"union": (3, 9, 55), "all": tuple(range(1, 57))}
+    prediction[3:5, 2:6, 2:7] = reference[4:6, 2:6, 2:7] = 57
+    structures = {f"s{i}": (i,) for i in range(1, 58)} | {"union": (3, 9, 55), "all": tuple(range(1, 57))}
     scores = score_structures(prediction, reference, structures, (0.9, 1.0, 1.3), surface_tolerance_mm=2.0)
     assert list(scores) == list(structures)
     for name, classes in structures.items():

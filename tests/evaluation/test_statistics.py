@@ -26,7 +26,13 @@ def test_a_missed_structure_lowers_dice_and_leaves_the_distance_alone() -> None:
 def test_an_absent_structure_is_counted_and_left_out() -> None:
     summary = summarise(rows(("a", "scored", 0.8, 2.0), ("a", "absent", None, None)))
     assert summary["structures"]["a"]["dice"]["n"] == 1
-    assert summary["structures"]["a"]["status"]["absent"] == 1
+    assert summary["structures"]["a"]["status"] == {"scored": 1, "missed": 0, "false_alarm": 0, "absent": 1}
+
+
+def test_structures_stand_in_the_order_of_the_task() -> None:
+    assert list(summarise(rows(("right", "scored", 0.8, 2.0), ("left", "scored", 0.7, 2.0)))["structures"]) == [
+        "right", "left",
+    ]  # fmt: skip
 
 
 def test_mean_dice_weighs_structures_equally_whatever_their_cases() -> None:
