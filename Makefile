@@ -1,10 +1,10 @@
 # make demo: a result from nothing; make test: green tests from nothing;
-# make test-slow: the long ones; make install: only the environment.
+# make test-slow, coverage, mutation: the long ones; make install: only the environment.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo_lpba40
 
-.PHONY: install demo test test-slow lint
+.PHONY: install demo test test-slow coverage mutation lint
 
 install: .venv/installed
 
@@ -29,3 +29,16 @@ test: lint
 # Kills at random moments, hundreds of runs in a row: about half an hour on two cores.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+.venv/quality: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,sweep,quality]'
+	touch $@
+
+coverage: .venv/quality
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov tcurlora_seg --cov-report term-missing:skip-covered
+
+# Changes one operator, number or argument at a time and looks whether a test turns red: docs/mutation.md.
+mutation: .venv/quality
+	mkdir -p mutants/tcurlora_seg  # there before Python starts, which would else forget the folder
+	PYTHONPATH=mutants OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results

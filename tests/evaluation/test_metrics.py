@@ -136,12 +136,15 @@ def test_many_structures_score_as_each_by_itself() -> None:
     prediction[prediction == 7] = 0
     prediction[0, 0, 0] = 56
     prediction[3:5, 2:6, 2:7] = reference[4:6, 2:6, 2:7] = 57
-    structures = {f"s{i}": (i,) for i in range(1, 58)} | {"union": (3, 9, 55), "all": tuple(range(1, 57))}
+    prediction[-1, -1, -1] = 58
+    structures = {f"s{i}": (i,) for i in range(1, 59)} | {"union": (3, 9, 55), "all": tuple(range(1, 59))}
     scores = score_structures(prediction, reference, structures, (0.9, 1.0, 1.3), surface_tolerance_mm=2.0)
     assert list(scores) == list(structures)
     for name, classes in structures.items():
         masks = np.isin(prediction, classes), np.isin(reference, classes)
         assert scores[name] == score(*masks, (0.9, 1.0, 1.3), surface_tolerance_mm=2.0), name
+    by_default = score_structures(prediction, reference, {"all": structures["all"]}, (0.9, 1.0, 1.3))["all"]
+    assert by_default == score(prediction > 0, reference > 0, (0.9, 1.0, 1.3))
     assert {scores[name].status for name in ("s3", "s7", "s56", "s55")} == set(POLICY)
 
 
