@@ -163,9 +163,9 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
         key = misspelt["key"]
         inside = re.search(rf"full_key: ({re.escape(key)}\.\S+)", str(error.__cause__))
         key = inside[1] if inside else key  # of key={new: ...} Hydra names the outer one
-        if key.startswith(OWN_NAMES):
+        near, parent = _nearest(key, known), key.rpartition(".")[0]
+        if key.startswith(OWN_NAMES) and (f"{parent}." in OWN_NAMES or near == parent):
             return f"there is no key '{key}' yet: +{key}=... adds one"
-        near = _nearest(key, known)
         return f"there is no key '{key}'" + (f"; did you mean '{near}'?" if near else "; --cfg job lists them")
     unknown = re.search(r"Could not find '(?P<choice>[^']+)'.*?Available options in '(?P<group>[^']+)':(?P<options>.*)",
                         text, re.DOTALL)

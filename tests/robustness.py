@@ -185,6 +185,7 @@ ARGUMENTS = [
     _argument("trainer.max_step=3", r"no key 'trainer\.max_step'; did you mean 'trainer\.max_steps'"),
     _argument("trainer={max_stps:3}", r"no key 'trainer\.max_stps'; did you mean 'trainer\.max_steps'"),
     _argument("adapter.stacks={mine:{roles:[q]}}", r"\+adapter\.stacks\.mine=\.\.\. adds one"),
+    _argument("adapter.stacks.attention.rols=[q]", r"did you mean 'adapter\.stacks\.attention\.roles'"),
     _argument("adpter=lora", r"'adpter'; did you mean 'adapter'"),
     _argument("adapter=lra", r"adapter=lra does not exist; choose from .*lora"),
     _argument("+adapter.foo=1", r"no key 'adapter\.foo'"),

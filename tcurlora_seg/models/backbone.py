@@ -107,8 +107,14 @@ class PartedUp(UnetrUpBlock):
 class SplitUp(PartedUp):
     """The decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
 
-    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map x and the skip to the skip's shape."""
         if skip.requires_grad or not torch.is_grad_enabled():
+            return UnetrUpBlock.forward(self, x, skip)  # joins the two once, not for each convolution
+        return super().forward(x, skip)
+
+    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
+        if skip.requires_grad:
             return super()._joined(layer, a, skip)
         conv = layer.conv
         ours, theirs = conv.weight.split(a.shape[1], dim=1)
@@ -144,6 +150,8 @@ class RecomputedUp(PartedUp):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map x and the skip to the skip's shape."""
+        if not torch.is_grad_enabled():
+            return UnetrUpBlock.forward(self, x, skip)
         y = _recomputed(lambda x, skip: self._first(self.transp_conv(x), skip), x, skip)
         y = _recomputed(self._second, y)
         return _recomputed(lambda x, skip, y: self._last(self.transp_conv(x), skip, y), x, skip, y)

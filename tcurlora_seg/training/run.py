@@ -80,7 +80,10 @@ def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | No
 def _finished(directory: Path, steps: int) -> bool:
     """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`)."""
     path = directory / "metrics.json"
-    return path.exists() and read_json(path).get("max_steps", steps) >= steps
+    if not path.exists():
+        return False
+    metrics = read_json(path)
+    return metrics.get("max_steps", metrics["steps"]) >= steps
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:

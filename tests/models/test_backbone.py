@@ -24,6 +24,14 @@ def _gradients(model, image):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def saved_at_full_resolution(model, image):
+    """What the forward pass keeps for the backward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        model(image)
+    return [t for t in kept if t.shape[2:] == (32, 32, 32)]
+
+
 @pytest.mark.parametrize("options", CHOICES, ids=NAMES)
 @pytest.mark.parametrize("method", ["tcurlora", "full"])
 def test_every_option_leaves_outputs_and_gradients_as_they_are(tiny, stir, image, distance, options, method):
@@ -77,14 +85,20 @@ def test_a_frozen_skip_is_never_copied_beside_what_it_is_joined_with(tiny, image
     assert not [s for s in seen if s[1:] == (width, 32, 32, 32)]
 
 
-def test_checkpointing_stores_nothing_inside_the_full_resolution_blocks(tiny, image):
-    model = speed_up(adapt(tiny, "full"), split_skips=False, checkpointing=True).train()
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        model(image)
-    whole = {t.untyped_storage().data_ptr() for t in kept if t.shape[2:] == (32, 32, 32)}
-    # what encoder1, out and the parts of decoder2 are given, the skip to two of them
-    assert len(whole) <= 5
+@pytest.mark.parametrize("split_skips", [False, True])
+@pytest.mark.parametrize("method", ["full", "tcurlora"])
+def test_checkpointing_stores_what_the_full_resolution_parts_are_given(tiny, image, method, split_skips):
+    model = speed_up(adapt(tiny, method, **({"rank": 3} if method == "tcurlora" else {})), split_skips=split_skips,
+                     checkpointing=True).train()  # fmt: skip
+    # the image, the skip, what the second and the last part of decoder2 are given, and what `out` is
+    assert len({t.untyped_storage().data_ptr() for t in saved_at_full_resolution(model, image)}) <= 5
+
+
+def test_a_skip_that_needs_a_gradient_is_joined_once(tiny, image):
+    model = speed_up(adapt(tiny, "full")).train()
+    width = 2 * model.decoder2.transp_conv.conv.out_channels
+    joined = [t for t in saved_at_full_resolution(model, image) if t.shape[1] == width]
+    assert len({t.untyped_storage().data_ptr() for t in joined}) == 1
 
 
 def test_attention_that_needs_more_than_the_kernel_gives_stays_monais():

@@ -37,6 +37,7 @@ def test_an_interrupted_sweep_ends_with_the_table_of_an_uninterrupted_one(
     finished: list[Path] = []
     while len(finished) < 2:  # the third job is at work
         time.sleep(0.05)
+        assert process.is_alive(), log.read_text()
         finished = list((tmp_path / "cut").rglob("metrics.json"))
     time.sleep(0.5)
     process.kill()

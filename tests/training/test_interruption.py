@@ -286,4 +286,4 @@ def test_a_run_leaves_neither_its_network_nor_its_estimate_in_memory(
     if end == "stopped":
         monkeypatch.setattr(SegmentationModule, "training_step", spoilt(1))
     assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=2", "split.validation=0") == (end == "stopped")
-    assert alive() == before
+    assert alive() <= before
