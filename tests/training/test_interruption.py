@@ -52,7 +52,9 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     signum: int, step: int, saved: int,
 ) -> None:  # fmt: skip
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.default_int_handler, signal.SIG_DFL]
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(number, handler)  # a shell that starts the tests with `&` has SIGINT ignored
     assert train(f"output={tmp_path / 'whole'}") == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     with pytest.MonkeyPatch.context() as patch:
