@@ -36,7 +36,7 @@ def start_script(name: str, log: Path, *arguments: str) -> BaseProcess:
     PyTorch has started its threads may fail, and a new interpreter would spend its time on imports.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tcurlora_seg.training.run", "programs"])
+    context.set_forkserver_preload(["tcurlora_seg.training.run"])
     process = context.Process(target=_script, args=(name, str(log), *arguments))
     process.start()
     return process

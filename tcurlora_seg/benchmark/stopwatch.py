@@ -1,9 +1,7 @@
-"""Seconds between marks and peak memory, on a CPU or a GPU."""
+"""Seconds between marks, on a CPU or a GPU."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
@@ -35,10 +33,3 @@ class Stopwatch:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that were allocated on a GPU, or the most that the process ever held on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -17,6 +17,7 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.memory import available_memory
 
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
@@ -116,16 +117,3 @@ def _bytes(size: float) -> str:
 def _free_disk(folder: Path) -> int:
     """Bytes left on the disk that `folder` lies or would lie on."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping, within the container's limit; None where the system does not tell."""
-    found = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit.is_file() and limit.read_text().strip() != "max":
-        found.append(int(limit.read_text()) - int(used.read_text()))
-    return min(found, default=None)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import statistics
-import sys
 import time
-from contextlib import suppress
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.memory import peak_memory, reset_peak
 from tcurlora_seg.randomness import derive
 
 
-class AtEpochEnd(Callback):
+class AtEpochEnd(Callback, ABC):
     """Does something once at the end of every epoch.
 
     Going on from a checkpoint of an epoch's end, Lightning ends that epoch again, with no batch in it and no metrics.
@@ -30,8 +29,9 @@ class AtEpochEnd(Callback):
 
     _batches = False
 
+    @abstractmethod
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        raise NotImplementedError
+        """What is done then."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._batches = True
@@ -58,9 +58,9 @@ class Checkpoints(AtEpochEnd):
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         dice = trainer.callback_metrics.get("val/dice")
         self.last_dice = None if dice is None else float(dice)
-        improved = self.validated and self.last_dice is not None and self.last_dice > self.best_dice
-        if improved:
-            self.best_dice = float(dice)  # type: ignore[arg-type]
+        improved = False
+        if self.validated and self.last_dice is not None and self.last_dice > self.best_dice:
+            self.best_dice, improved = self.last_dice, True
         self.save(trainer, best=improved)
 
     def save(self, trainer: lightning.Trainer, *, best: bool = False) -> None:
@@ -172,11 +172,7 @@ class Meter(AtEpochEnd):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._begun = time.perf_counter()
-        if module.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(module.device)
-        else:
-            with suppress(OSError):  # where there is no Linux, a sweep's jobs in one process share their peak
-                Path("/proc/self/clear_refs").write_text("5")
+        reset_peak(module.device)
 
     def on_train_batch_start(self, *_: Any) -> None:
         super().on_train_batch_start()
@@ -189,7 +185,7 @@ class Meter(AtEpochEnd):
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.train_seconds = self._before + time.perf_counter() - self._begun
-        self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory(module.device))
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(module.device))
 
     @property
     def step_seconds(self) -> float | None:
@@ -204,16 +200,6 @@ class Meter(AtEpochEnd):
         self._seconds = state_dict["seconds"].tolist()
         self.train_seconds = self._before = state_dict["train_seconds"]
         self.peak_memory_bytes = state_dict["peak_memory_bytes"]
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class EpochBar(RichProgressBar):

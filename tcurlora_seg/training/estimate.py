@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcurlora_seg.data.cache import available_memory
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.memory import available_memory
 
 _REMEDIES = (
     "smaller data.batch_size (with trainer.accumulate_grad_batches for the same mean gradient), smaller "

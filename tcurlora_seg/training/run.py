@@ -106,7 +106,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     network = build_network(config, dataset)
     load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
-    instantiate(config.speed)(network)
+    precision = resolve_precision(config.trainer.precision)
+    instantiate(config.speed)(network, half="16" in precision)
     meter, average = Meter(), AverageLast(config.training.average_last)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
     trainer = build_trainer(config, directory, [meter, average], checkpoints)
@@ -118,7 +119,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
     module = build_module(config, dataset, network)
     shape = (config.data.batch_size, len(dataset.modalities), *config.model.img_size)
-    bf16 = resolve_precision(config.trainer.precision) == "bf16-mixed"
+    bf16 = precision == "bf16-mixed"
     device = trainer.strategy.root_device
     if leads:
         print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)

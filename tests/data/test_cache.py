@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tcurlora_seg.data import cache
-from tcurlora_seg.data.cache import TrainingVolumes, available_memory, choose_place
+from tcurlora_seg.data.cache import TrainingVolumes, choose_place
 from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.memory import available_memory
 
 IDS = ["S01", "S02"]
 

@@ -155,6 +155,18 @@ def test_patience_and_the_best_epoch_survive_a_kill(
     assert json.loads((tmp_path / "cut/metrics.json").read_text())["steps"] == 2
 
 
+def test_no_checkpoint_knows_of_a_best_epoch_that_was_not_written(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, content: bytes) -> int:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "write_bytes", fail)  # best.ckpt is a copy
+        train(f"output={tmp_path / 'cut'}", "training.average_last=0")
+    assert not (tmp_path / "cut/checkpoints/last.ckpt").exists()
+
+
 def test_other_settings_than_the_run_was_started_with_are_refused(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
