@@ -13,6 +13,9 @@ from safetensors import SafetensorError
 
 from tcurlora_seg.errors import UserError
 
+TEMPORARY = ".partial."
+"""How the names of files begin that are being written."""
+
 _UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
 os.umask(_UMASK)
 _LARGEST = 100_000_000  # bytes of JSON: a manifest takes some 300 a case
@@ -28,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def available_memory() -> int | None:
@@ -41,3 +47,22 @@ def peak_memory(device: torch.device) -> int:
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_of_tensors(run: Callable[[], Any], device: torch.device) -> int:
+    """Bytes: the most that the tensors made while `run` runs held at once, by PyTorch's own count on any device.
+
+    Libraries, and the copies that they make inside an operation on a CPU, do not count.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        profiled.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    return max(accumulate(size for _, size in changes), default=0)

@@ -116,6 +116,7 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
             measured[name] = record
     for record in measured.values():
         record["memory_ratio"] = record["peak_bytes"] / measured[baseline]["peak_bytes"]
+        record["tensor_ratio"] = record["tensor_bytes"] / measured[baseline]["tensor_bytes"]
     return measured
 
 
@@ -204,10 +205,10 @@ def print_table(point: Mapping[str, Any], baseline: str) -> None:
     """Print what was measured at one size."""
     varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
     heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
-    heads += ["peak, GB", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]
+    heads += ["peak, GB", "/", "tensors", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]
     caption = (
         "medians; in brackets the quartiles of the paired ratios. processor: the ratio of processor times, in which "
-        "waiting for a busy machine does not count"
+        "waiting for a busy machine does not count; peak: memory of the process on a CPU; tensors: of PyTorch's tensors"
     )
     table = Table(*heads, title=varied or None, caption=caption)
     for name, record in point["contestants"].items():
@@ -218,7 +219,8 @@ def print_table(point: Mapping[str, Any], baseline: str) -> None:
             name, f"{record['step_seconds']['median']:.3f}",
             *ratios,
             *(f"{record[f'{part}_seconds']['median']:.3f}" for part in ("forward", "backward", "optimiser", "data")),
-            f"{record['peak_bytes'] / 1e9:.2f}", f"{record['memory_ratio']:.2f}", f"{record['trainable']:,}",
+            f"{record['peak_bytes'] / 1e9:.2f}", f"{record['memory_ratio']:.2f}",
+            f"{record['tensor_bytes'] / 1e9:.2f}", f"{record['tensor_ratio']:.2f}", f"{record['trainable']:,}",
             f"{record['file_bytes'] / 1e3:,.0f}", f"{record['startup_seconds']:.1f}", *volumes,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 200).print(table)

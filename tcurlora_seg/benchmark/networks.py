@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from tcurlora_seg.adapters.tproduct import tproduct
-from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.benchmark.setting import SPEED, Setting
 from tcurlora_seg.models.backbone import speed_up
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.linear import AdaptedLinear
@@ -38,8 +38,8 @@ def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
         _rebuild_every_step(network)
     else:
         adapt(network, setting.method, rank=setting.rank)
-    speed_up(network, channels_last=setting.channels_last, fused_attention=setting.fused_attention,
-             split_skips=setting.split_skips, checkpointing=setting.checkpointing)  # fmt: skip
+    options = {option: getattr(setting, option) for option in SPEED}
+    speed_up(network, half=setting.precision == "bf16-mixed", **options)
     return network.train()
 
 

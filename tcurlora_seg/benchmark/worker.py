@@ -26,7 +26,7 @@ from tcurlora_seg.checkpoint import save_model
 from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
 from tcurlora_seg.evaluation.inference import Predictor
 from tcurlora_seg.evaluation.run import choose_device
-from tcurlora_seg.memory import peak_memory
+from tcurlora_seg.memory import peak_memory, peak_of_tensors
 from tcurlora_seg.models.injection import merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator
@@ -89,8 +89,15 @@ class Worker:
         return times
 
     def finish(self) -> dict[str, int]:
-        """Peak memory, numbers that train, and bytes of the model file and of the adapters' part in it."""
+        """Peak memory, numbers that train, and bytes of the model file and of the adapters' part in it.
+
+        Memory is given twice: `peak_bytes` of `memory.peak_memory`, and `tensor_bytes` of all tensors at the worst
+        moment of a step, which on a CPU leaves out the libraries.
+        """
         peak = peak_memory(self.device)
+        states = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        held = sum(t.nbytes for t in (*self.network.parameters(), *self.network.buffers(), *states))
+        tensors = held + peak_of_tensors(self.step, self.device)
         trained = trainable_parameters(self.network)
         if not hasattr(self.network, "adapters"):  # PEFT's
             size = sum(p.nbytes for p in trained.values())
@@ -101,7 +108,8 @@ class Worker:
                 size = (Path(folder) / "model.safetensors").stat().st_size
             adapters = sum(t.nbytes for t in self.network.adapters.state_dict().values())
         numbers = sum(p.numel() for p in trained.values())
-        return {"peak_bytes": peak, "trainable": numbers, "file_bytes": size, "adapter_bytes": adapters}
+        return {"peak_bytes": peak, "tensor_bytes": tensors, "trainable": numbers, "file_bytes": size,
+                "adapter_bytes": adapters}  # fmt: skip
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         side = [self.setting.side] * 3

@@ -7,6 +7,7 @@ Each option swaps the class of some of MONAI's modules for a subclass here: para
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def speed_up(
     *,
     half: bool = False,
     channels_last: bool | None = None,
+    straight_norm: bool = True,
     fused_attention: bool = True,
     split_skips: bool = True,
     checkpointing: bool = False,
@@ -34,11 +36,12 @@ def speed_up(
         half: whether it will compute in 16 bits.
         channels_last: keep volumes channels-last from one convolution to the next. None: in 16 bits, where that is
             faster; in float32 processors are slower with it and lose digits.
+        straight_norm: instance normalisation that hands its volume on without copies.
         fused_attention: PyTorch's fused attention kernel, which never stores the attention matrix.
         split_skips: convolve a skip connection that needs no gradient apart from what it is joined with: no gradient
             is computed for it, and the two are never copied together.
-        checkpointing: store little inside the convolution blocks and compute it again in the backward pass: less memory
-            for more time.
+        checkpointing: store what the convolution blocks are given and no more, and compute them again in the backward
+            pass, one sample at a time: less memory for more time.
     """
     channels_last = half if channels_last is None else channels_last
     if channels_last:
@@ -46,7 +49,7 @@ def speed_up(
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     swaps: dict[type[nn.Module], type[nn.Module]] = {}
-    if channels_last:
+    if straight_norm:
         swaps[nn.InstanceNorm3d] = StraightInstanceNorm
     if fused_attention:
         swaps[SABlock] = FusedAttention
@@ -73,65 +76,54 @@ class FusedAttention(SABlock):
 
 
 class StraightInstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation that leaves channels-last volumes as they lie.
+    """Instance normalisation whose volume is handed on as it is.
 
-    PyTorch's own copies them to channels-first and the next convolution copies them back. Over a single sample
-    instance and batch normalisation are one, and the latter has a kernel for this layout. On a CPU that kernel adds
-    number by number in float32, which is off by 2e-4 over a million voxels: less than bfloat16's rounding.
+    PyTorch's own gives a view, and what follows in place (activation, sum) then copies whole volumes in the backward
+    pass. Channels-last volumes it copies to channels-first, and the next convolution copies them back: over a single
+    sample instance and batch normalisation are one, and the latter has a kernel for this layout. On a CPU that kernel
+    adds number by number in float32, which is off by 2e-4 over a million voxels: less than bfloat16's rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, X, Y, Z) to the same shape and layout."""
+        if x.is_contiguous():
+            y: Tensor = torch.ops.aten._unsafe_view(super().forward(x), x.shape)  # a view that autograd takes for none
+            return y
         normed = [F.batch_norm(s, None, None, self.weight, self.bias, True, 0.0, self.eps) for s in x.split(1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
-class PartedUp(UnetrUpBlock):
-    """MONAI's decoder block, its steps cut into three parts."""
+class SplitUp(UnetrUpBlock):
+    """MONAI's decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (batch, in, X, Y, Z) and the skip (batch, out, 2 X, 2 Y, 2 Z) to the skip's shape."""
-        a = self.transp_conv(x)
-        return self._last(a, skip, self._second(self._first(a, skip)))
-
-    def _first(self, a: Tensor, skip: Tensor) -> Tensor:
-        block = self.conv_block
-        return block.lrelu(block.norm1(self._joined(block.conv1, a, skip)))
-
-    def _second(self, y: Tensor) -> Tensor:
-        return self.conv_block.norm2(self.conv_block.conv2(y))
-
-    def _last(self, a: Tensor, skip: Tensor, y: Tensor) -> Tensor:
-        block = self.conv_block
-        return block.lrelu(y + block.norm3(self._joined(block.conv3, a, skip)))
-
-    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
-        return layer(torch.cat([a, skip], 1))
-
-
-class SplitUp(PartedUp):
-    """The decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map x and the skip to the skip's shape."""
         if skip.requires_grad or not torch.is_grad_enabled():
-            return UnetrUpBlock.forward(self, x, skip)  # joins the two once, not for each convolution
-        return super().forward(x, skip)
-
-    def _joined(self, layer: Any, a: Tensor, skip: Tensor) -> Tensor:
-        if skip.requires_grad:
-            return super()._joined(layer, a, skip)
-        conv = layer.conv
-        ours, theirs = conv.weight.split(a.shape[1], dim=1)
-        return F.conv3d(a, ours, conv.bias, padding=conv.padding) + F.conv3d(skip, theirs, padding=conv.padding)
+            return super().forward(x, skip)  # joins the two once, not for each convolution
+        block: Any = self.conv_block
+        a = self.transp_conv(x)
+        y = block.lrelu(block.norm1(_split(block.conv1, a, skip)))
+        y = block.norm2(block.conv2(y))
+        return block.lrelu(block.norm3(_split(block.conv3, a, skip)).add_(y))
 
 
-def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The function's output; it stores its inputs alone and runs again in the backward pass."""
+def _split(layer: Any, a: Tensor, skip: Tensor) -> Tensor:
+    conv = layer.conv
+    ours, theirs = conv.weight.split(a.shape[1], dim=1)
+    return F.conv3d(a, ours, conv.bias, padding=conv.padding).add_(F.conv3d(skip, theirs, padding=conv.padding))
+
+
+def _recomputed(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """The function's output for each sample, joined.
+
+    Its inputs alone are stored: in the backward pass it runs again, sample by sample, so that what it computes on its
+    way is never there for more than one.
+    """
     if not torch.is_grad_enabled():
-        return function(*inputs)
-    # nothing random happens in these blocks
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return function(*batches)
+    run = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
+    outputs = [run(*samples) for samples in zip(*(batch.split(1) for batch in batches), strict=True)]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class RecomputedBasic(UnetrBasicBlock):
@@ -150,17 +142,17 @@ class RecomputedPrUp(UnetrPrUpBlock):
         return _recomputed(super().forward, x)
 
 
-class RecomputedUp(PartedUp):
-    """The decoder block, recomputed part by part: its volumes are the largest and never there all at once."""
+class RecomputedUp(UnetrUpBlock):
+    """MONAI's decoder block, recomputed."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map x and the skip to the skip's shape."""
-        if not torch.is_grad_enabled():
-            return UnetrUpBlock.forward(self, x, skip)
-        y = _recomputed(lambda x, skip: self._first(self.transp_conv(x), skip), x, skip)
-        y = _recomputed(self._second, y)
-        return _recomputed(lambda x, skip, y: self._last(self.transp_conv(x), skip, y), x, skip, y)
+        return _recomputed(super().forward, x, skip)
 
 
-class RecomputedSplitUp(RecomputedUp, SplitUp):
-    """Both: recomputed, and a frozen skip convolved apart."""
+class RecomputedSplitUp(SplitUp):
+    """The decoder block with a frozen skip convolved apart, recomputed."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map x and the skip to the skip's shape."""
+        return _recomputed(super().forward, x, skip)

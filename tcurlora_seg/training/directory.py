@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import TEMPORARY
 
 ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
 """The environment variable by which a run tells the processes of its other devices where it writes."""
@@ -82,6 +83,9 @@ def claimed(directory: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
+        for place in (directory, directory / "checkpoints"):
+            for torn in place.glob(f"{TEMPORARY}*"):  # by a kill while the run wrote
+                torn.unlink()
         try:
             yield
         finally:

@@ -37,6 +37,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
+        compile: whether `torch.compile` translates the training steps; validation runs as it is.
 
     Raises:
         UserError: an unknown loss.
@@ -54,6 +55,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: float = 0.9,
         warmup_steps: int = 0,
         adapter_lr_factor: float = 1.0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.predictor, self.structures = network, predictor, structures
@@ -61,6 +63,7 @@ class SegmentationModule(lightning.LightningModule):
         self.decay_power, self.warmup_steps, self.adapter_lr_factor = decay_power, warmup_steps, adapter_lr_factor
         if loss not in _LOSSES:
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
+        self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
         self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
@@ -69,7 +72,7 @@ class SegmentationModule(lightning.LightningModule):
         return list(getattr(self.network, "adapters", nn.ModuleDict()).values())
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        logits = self.network(batch["image"].as_subclass(Tensor))
+        logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))

@@ -7,11 +7,12 @@ import torch
 from monai.losses import DiceCELoss
 from monai.networks.blocks.selfattention import SABlock
 
-from tcurlora_seg.models.backbone import SplitUp, StraightInstanceNorm, speed_up
+from tcurlora_seg.memory import peak_of_tensors
+from tcurlora_seg.models.backbone import SplitUp, speed_up
 from tcurlora_seg.models.injection import adapt, merge
 from tcurlora_seg.models.unetr import build_unetr
 
-OPTIONS = ("channels_last", "fused_attention", "split_skips", "checkpointing")
+OPTIONS = ("channels_last", "straight_norm", "fused_attention", "split_skips", "checkpointing")
 CHOICES = [{o: o == chosen for o in OPTIONS} for chosen in OPTIONS] + [dict.fromkeys(OPTIONS, True)]
 NAMES = [*OPTIONS, "all"]
 
@@ -51,9 +52,23 @@ def test_every_option_leaves_outputs_and_gradients_as_they_are(tiny, stir, image
 def test_volumes_are_channels_last_in_sixteen_bits_alone_where_nobody_says_otherwise(tiny, half):
     model = speed_up(tiny, half=half)
     laid = [p.is_contiguous(memory_format=torch.channels_last_3d) for p in model.parameters() if p.ndim == 5]
-    norms = {type(m) for m in model.modules() if isinstance(m, torch.nn.InstanceNorm3d)}
-    assert norms == {StraightInstanceNorm if half else torch.nn.InstanceNorm3d}
     assert all(laid) == half
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_backward_pass_copies_no_volume_for_what_was_done_in_place(tiny, image, channels_last):
+    def copies(model):
+        seen, left = set(), [model(torch.cat([image, image])).grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                left += [following for following, _ in node.next_functions]
+        return sum("CopySlices" in node.name() for node in seen)
+
+    model = adapt(tiny, "full").train()
+    assert copies(model) > 10
+    assert copies(speed_up(model, channels_last=channels_last)) == 0
 
 
 def test_the_state_dict_keeps_its_keys_and_a_copy_is_independent(tiny, image):
@@ -96,11 +111,21 @@ def test_a_frozen_skip_is_never_copied_beside_what_it_is_joined_with(tiny, image
 
 @pytest.mark.parametrize("split_skips", [False, True])
 @pytest.mark.parametrize("method", ["full", "tcurlora"])
-def test_checkpointing_stores_what_the_full_resolution_parts_are_given(tiny, image, method, split_skips):
+def test_checkpointing_stores_what_the_full_resolution_blocks_are_given(tiny, image, method, split_skips):
     model = speed_up(adapt(tiny, method, **({"rank": 3} if method == "tcurlora" else {})), split_skips=split_skips,
                      checkpointing=True).train()  # fmt: skip
-    # the image, the skip, what the second and the last part of decoder2 are given, and what `out` is
-    assert len({t.untyped_storage().data_ptr() for t in saved_at_full_resolution(model, image)}) <= 5
+    # the image, the skip, and what `out` is given
+    assert len({t.untyped_storage().data_ptr() for t in saved_at_full_resolution(model, image)}) <= 3
+
+
+def test_a_checkpointed_step_holds_the_volumes_of_one_sample_at_a_time(build):
+    def peak(*, checkpointing):
+        network = build(img_size=[64, 64, 64], feature_size=16)
+        model = speed_up(adapt(network, "tcurlora", rank=3), checkpointing=checkpointing).train()
+        images = torch.randn(2, 1, 64, 64, 64)
+        return peak_of_tensors(lambda: model(images).square().sum().backward(), torch.device("cpu"))
+
+    assert peak(checkpointing=True) < 0.6 * peak(checkpointing=False)
 
 
 def test_a_skip_that_needs_a_gradient_is_joined_once(tiny, image):

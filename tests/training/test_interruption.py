@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tcurlora_seg.checkpoint import read_metadata
+from tcurlora_seg.files import atomic_path
 from tcurlora_seg.training.callbacks import Checkpoints
 from tcurlora_seg.training.interruption import StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
@@ -182,6 +183,19 @@ def test_other_settings_than_the_run_was_started_with_are_refused(
     assert resume(tmp_path / "run", monkeypatch, "logger=none") == 0
     assert resume(tmp_path / "run", monkeypatch, "trainer.max_steps=7") == 0  # finished, and yet it goes on
     assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 7
+
+
+def test_what_a_killed_run_wrote_half_is_gone_when_it_goes_on(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(f"output={tmp_path / 'run'}", "trainer.max_steps=1") == 0
+    for name in ("metrics.json", "checkpoints/last.ckpt"):
+        with atomic_path(tmp_path / "run" / name) as temporary:
+            shutil.copy(tmp_path / "run" / name, temporary)
+            temporary.with_name(temporary.name.replace(str(os.getpid()), "4711")).write_bytes(b"half")
+    assert resume(tmp_path / "run", monkeypatch, "trainer.max_steps=2") == 0
+    left = [path.name for path in (tmp_path / "run").rglob("*") if "partial" in path.name]
+    assert left == []
 
 
 def test_two_processes_in_one_run_directory_are_refused(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from shutil import which
 from typing import Any
 
 import lightning
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tcurlora_seg
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
 from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.models.backbone import speed_up
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.unetr import stack_for
 from tcurlora_seg.training.module import SegmentationModule
@@ -49,6 +52,30 @@ def test_the_optimiser_holds_exactly_what_trains_and_adapters_have_their_own_rat
     assert len(cores) == 3
     for i, rate in held.items():
         assert rate == pytest.approx(1.5 if i in cores else 0.5)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",  # all of `torch.compile` but writing C++ and compiling it, which takes minutes
+        pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.skipif(not which("g++"), reason="no compiler")]),
+    ],
+)
+def test_compiled_steps_have_the_same_gradients(
+    tiny: nn.Module, stir: Callable[..., nn.Module], image: Tensor, distance: Callable[[Tensor, Tensor], float],
+    monkeypatch: pytest.MonkeyPatch, backend: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    stir(speed_up(tcurlora_seg.adapt(tiny.double(), "tcurlora", rank=2).train(), checkpointing=True))
+    images = torch.cat([image, image.flip(2)]).double()
+    found = []
+    for compile in (False, True):
+        wrapped = module(tiny, compile=compile)
+        wrapped.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
+        tiny.zero_grad()
+        wrapped.training_step({"image": images, "label": (images > 1).to(torch.uint8)}, 0).backward()
+        found.append(torch.cat([p.grad.flatten() for p in tiny.parameters() if p.grad is not None]))
+    assert distance(found[1], found[0]) < 1e-10
 
 
 def test_a_checkpoint_keeps_what_trains_and_the_adapters_alone(tiny: nn.Module) -> None:
