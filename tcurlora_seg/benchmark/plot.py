@@ -30,8 +30,8 @@ def plot_costs(result: Mapping[str, Any], path: Path) -> None:
             middle = [s["median"] for s in seconds]
             bars = [[s["median"] - s["low"] for s in seconds], [s["high"] - s["median"] for s in seconds]]
             time.errorbar(sizes, middle, yerr=bars, marker="o", markersize=3, capsize=2, label=name)
-            memory.plot(sizes, [record["peak_bytes"] / 1e9 for record in records], marker="o", markersize=3, label=name)
-        for axis, label in ((time, "seconds a step"), (memory, "peak memory, GB")):
+            memory.plot(sizes, [record["tensor_bytes"] / 1e9 for record in records], marker="o", markersize=3)
+        for axis, label in ((time, "seconds a step"), (memory, "tensors, GB at most")):
             axis.set(xlabel=_LABELS.get(key, key), ylabel=label, xticks=sizes, ylim=(0, None))
             if key in ("rank", "batch"):
                 axis.set_xscale("log", base=2)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.memory import available_memory
@@ -21,40 +25,72 @@ _REMEDIES = (
 _STATES = 3  # an optimiser's numbers for each that trains: Adam's two means, and amsgrad's maximum
 
 
+class _Tally(TorchDispatchMode):
+    """Counts operations, and the bytes of new tensors that are there at once.
+
+    Args:
+        known: tensors that do not count, nor do their views.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.operations = self.most = self._now = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.overloadpacket in flop_registry:
+            self.operations += flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
+
+
+class _Step(nn.Module):
+    """A forward and a backward pass; as a module it can be called with other tensors in the place of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> None:
+        logits = self.network(images)
+        logits.float().softmax(1).sum().backward()
+
+
 def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tuple[int, int]:
     """Bytes and floating-point operations of one training step, from shapes alone: nothing is computed.
 
-    The bytes are parameters, gradients, the optimiser's states and all that the forward pass keeps for the backward
-    pass, with a tenth on top for what comes and goes. Backward counts as much as forward, and half of it again for the
-    weights that train.
+    The bytes are parameters, the optimiser's states, and the most that all other tensors hold at once in the forward
+    and backward pass.
 
     Args:
         network: the network, ready to train; it is not changed.
         shape: of a batch, (images, channels, X, Y, Z).
         bf16: whether the forward pass runs in bfloat16.
     """
-    kept: dict[int, int] = {}  # storage: bytes; the graph holds the storages until all are counted
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        return tensor.detach()  # a node that kept its own output would never be freed
-
-    counter = FlopCounterMode(display=False)
+    step = _Step(network)
+    state = {**dict(step.named_parameters()), **dict(step.named_buffers())}
     with FakeTensorMode() as mode:
-        state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         fakes: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in state.items()}
-        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = torch.func.functional_call(network, fakes, (torch.empty(*shape),))
-            logits.float().softmax(1)
-        own = {tensor.untyped_storage()._cdata for tensor in fakes.values()}
-    activations = sum(size for storage, size in kept.items() if storage not in own)
-    parameters = list(network.parameters())
-    trained = sum(p.nbytes for p in parameters if p.requires_grad)
-    share = trained / max(1, sum(p.nbytes for p in parameters))
-    total = sum(p.nbytes for p in parameters) + (1 + _STATES) * trained + int(1.1 * activations)
-    return total, int(counter.get_total_flops() * (2 + share / 2))
+        with _Tally(fakes.values()) as tally, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            torch.func.functional_call(step, fakes, (torch.empty(*shape),))
+    trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
+    total = sum(tensor.nbytes for tensor in state.values()) + _STATES * trained + tally.most
+    return total, tally.operations
 
 
 def free_memory(device: torch.device) -> int | None:
