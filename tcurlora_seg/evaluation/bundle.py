@@ -22,7 +22,7 @@ import tcurlora_seg
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.prediction import label_dtype, label_values
 from tcurlora_seg.evaluation.run import Run, predictor_for
-from tcurlora_seg.files import write_json, write_text
+from tcurlora_seg.files import TEMPORARY, write_json, write_text
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _CHECKOUT = Path(tcurlora_seg.__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], arguments:
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial.", dir=folder.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as scratch:
             new = Path(scratch) / folder.name
             write_json(new / "configs" / "metadata.json", bundle_metadata(run, arguments))
             write_json(new / "configs" / "inference.json", inference_config(run, arguments))

@@ -126,33 +126,24 @@ def _recomputed(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class RecomputedBasic(UnetrBasicBlock):
+class Recomputed(nn.Module):
+    """What a block inherits first to be recomputed; its shapes stay."""
+
+    def forward(self, *batches: Tensor) -> Tensor:
+        return _recomputed(super().forward, *batches)
+
+
+class RecomputedBasic(Recomputed, UnetrBasicBlock):
     """MONAI's block, recomputed."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in, X, Y, Z) to (batch, out, X, Y, Z)."""
-        return _recomputed(super().forward, x)
 
-
-class RecomputedPrUp(UnetrPrUpBlock):
+class RecomputedPrUp(Recomputed, UnetrPrUpBlock):
     """MONAI's block, recomputed."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in, X, Y, Z) to (batch, out, 2^k X, 2^k Y, 2^k Z)."""
-        return _recomputed(super().forward, x)
 
-
-class RecomputedUp(UnetrUpBlock):
+class RecomputedUp(Recomputed, UnetrUpBlock):
     """MONAI's decoder block, recomputed."""
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map x and the skip to the skip's shape."""
-        return _recomputed(super().forward, x, skip)
 
-
-class RecomputedSplitUp(SplitUp):
+class RecomputedSplitUp(Recomputed, SplitUp):
     """The decoder block with a frozen skip convolved apart, recomputed."""
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map x and the skip to the skip's shape."""
-        return _recomputed(super().forward, x, skip)

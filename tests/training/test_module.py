@@ -11,6 +11,7 @@ import lightning
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 import tcurlora_seg
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
@@ -69,12 +70,15 @@ def test_compiled_steps_have_the_same_gradients(
     stir(speed_up(tcurlora_seg.adapt(tiny.double(), "tcurlora", rank=2).train(), checkpointing=True))
     images = torch.cat([image, image.flip(2)]).double()
     found = []
+    torch.compiler.reset()
+    counters.clear()
     for compile in (False, True):
         wrapped = module(tiny, compile=compile)
         wrapped.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
         tiny.zero_grad()
         wrapped.training_step({"image": images, "label": (images > 1).to(torch.uint8)}, 0).backward()
         found.append(torch.cat([p.grad.flatten() for p in tiny.parameters() if p.grad is not None]))
+        assert (counters["frames"]["ok"] > 0) == compile
     assert distance(found[1], found[0]) < 1e-10
 
 
