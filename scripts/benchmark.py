@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from tcurlora_seg.benchmark.contest import benchmark, check_benchmark
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.entry import program
 
 
 @program("benchmark", check=check_benchmark)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.entry import program
 
 
 @program("compare")
 def main(config: DictConfig) -> None:
-    from tcurlora_seg.evaluation.compare import compare
+    from tcurlora_seg.compare import compare
 
     compare(**{str(key): value for key, value in config.items()})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.entry import program
 
 
 @program("count_parameters")
 def main(config: DictConfig) -> None:
-    from tcurlora_seg.counting import print_counts
+    from tcurlora_seg.benchmark.counting import print_counts
 
     print_counts(config.model, as_json=config.json)
 

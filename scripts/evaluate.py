@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.checks import check_run
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.checks import check_run
+from tcurlora_seg.config.entry import program
 
 
 @program("evaluate", check=check_run)

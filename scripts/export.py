@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.checks import check_run
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.checks import check_run
+from tcurlora_seg.config.entry import program
 
 
 @program("export", check=check_run)
 def main(config: DictConfig) -> None:
-    from tcurlora_seg.evaluation.export import export_run
+    from tcurlora_seg.inference.export import export_run
 
     export_run(**{str(key): value for key, value in config.items()})
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.checks import check_prediction
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.checks import check_prediction
+from tcurlora_seg.config.entry import program
 
 
 @program("predict", check=check_prediction)
 def main(config: DictConfig) -> None:
-    from tcurlora_seg.evaluation.predict import predict_files
+    from tcurlora_seg.inference.predict import predict_files
 
     predict_files(**{str(key): value for key, value in config.items()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.entry import program
 
 
 @program("prepare_data")

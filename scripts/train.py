@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.checks import check_training
-from tcurlora_seg.entry import program
+from tcurlora_seg.config.checks import check_training
+from tcurlora_seg.config.entry import program
 
 
 @program("train", check=check_training)

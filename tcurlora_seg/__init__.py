@@ -25,15 +25,15 @@ _PUBLIC = {
     "merge": "tcurlora_seg.models.injection",
     "merged": "tcurlora_seg.models.injection",
     "load_pretrained": "tcurlora_seg.models.pretrained",
-    "Switch": "tcurlora_seg.switching",
+    "Switch": "tcurlora_seg.models.switching",
     "penalty": "tcurlora_seg.adapters.base",
     "after_step": "tcurlora_seg.adapters.base",
     "load_peft": "tcurlora_seg.models.peft_files",
     "save_peft": "tcurlora_seg.models.peft_files",
-    "save_model": "tcurlora_seg.checkpoint",
-    "load_model": "tcurlora_seg.checkpoint",
-    "load_run": "tcurlora_seg.evaluation.run",
-    "predict": "tcurlora_seg.evaluation.run",
+    "save_model": "tcurlora_seg.models.checkpoint",
+    "load_model": "tcurlora_seg.models.checkpoint",
+    "load_run": "tcurlora_seg.inference.run",
+    "predict": "tcurlora_seg.inference.run",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -1,13 +1,17 @@
-"""The tiny network that most tests run on."""
+"""The tiny network that most tests run on, and finished runs of it to evaluate, predict with and export."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
+import programs
 import pytest
 import torch
 from torch import Tensor, nn
+
+from tcurlora_seg.data.simulate import simulate
 
 TINY = {
     "in_channels": 1, "out_channels": 2, "img_size": [32, 32, 32], "feature_size": 4, "hidden_size": 24,
@@ -70,3 +74,30 @@ def distance() -> Callable[[Tensor, Tensor], float]:
         return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
 
     return relative
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lpba40")
+    simulate("lpba40", root, subjects=7, seed=0, spacing=6.0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs that tell left from right, of two seeds; after two steps they find all three classes everywhere."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    folders = [outputs / "first", outputs / "second"]
+    with pytest.MonkeyPatch.context() as patch:
+        for folder, extra in zip(folders, (["seed=0"], ["seed=1", "test=null"]), strict=True):
+            code = programs.run_script(
+                "train", *programs.TINY, f"dataset.root={cohort}", "dataset.task=hippocampus_lr", "adapter.rank=2",
+                *extra, f"outputs={outputs}", f"output={folder}", monkeypatch=patch,
+            )  # fmt: skip
+            assert code == 0
+    return folders
+
+
+@pytest.fixture(scope="session")
+def run(trained: list[Path]) -> Path:
+    return trained[0]

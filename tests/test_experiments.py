@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from programs import run_script
 
-from tcurlora_seg.entry import config_folder
-from tcurlora_seg.schema import validate
+from tcurlora_seg.config.paths import config_folder
+from tcurlora_seg.config.schema import validate
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 SWEEPS = ["table1", "rank_curve", "few_shot", "leave_one_out"]

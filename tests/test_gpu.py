@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.memory import peak_of_tensors
-from tcurlora_seg.models.backbone import speed_up
 from tcurlora_seg.models.injection import adapt
+from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.training.estimate import estimate_step
 
 DEVICE = torch.device("cuda")

@@ -17,7 +17,7 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.simulate import folder
 from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.evaluation.evaluate import evaluate
-from tcurlora_seg.evaluation.inference import Predictor
+from tcurlora_seg.inference.windows import Predictor
 
 SIZE, VOXEL = (28, 34, 26), 2.0
 LEFT, RIGHT = 1, 2

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tcurlora_seg.benchmark.setting import REFERENCES, Setting, read_settings
-from tcurlora_seg.entry import config_folder
+from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_json
 from tcurlora_seg.models.unetr import check_sizes
@@ -65,7 +65,7 @@ def check_benchmark(config: DictConfig) -> None:
         UserError: an unknown contestant or setting, or PEFT is needed and not installed.
     """
     contest: Any = OmegaConf.to_container(config.contest, resolve=True)
-    names = {path.stem for path in (config_folder() / "adapter").glob("*.yaml")} | set(REFERENCES)
+    names = set(options("adapter")) | set(REFERENCES)
     for _, common in variations(contest["common"], contest["vary"]):
         settings = read_settings(contest["contestants"], common)
         for name, setting in settings.items():

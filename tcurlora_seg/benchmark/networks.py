@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tcurlora_seg.adapters.tproduct import tproduct
 from tcurlora_seg.benchmark.setting import SPEED, Setting
-from tcurlora_seg.models.backbone import speed_up
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.linear import AdaptedLinear
+from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.models.trainable import expand
 
 _LINEARS = r"vit\.blocks\.\d+\.(attn\.(qkv|out_proj)|mlp\.linear[12])"

@@ -22,11 +22,11 @@ from torch import Tensor
 from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import Setting
 from tcurlora_seg.benchmark.stopwatch import Stopwatch
-from tcurlora_seg.checkpoint import save_model
 from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
-from tcurlora_seg.evaluation.inference import Predictor
-from tcurlora_seg.evaluation.run import choose_device
+from tcurlora_seg.inference.run import choose_device
+from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.memory import peak_memory, peak_of_tensors
+from tcurlora_seg.models.checkpoint import save_model
 from tcurlora_seg.models.injection import merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator

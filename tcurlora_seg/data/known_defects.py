@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 
+from tcurlora_seg.config.paths import shipped
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.files import read_json
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def manifests_folder() -> Path:
-    """`data_manifests/` of the checkout, or the copy inside an installed wheel."""
-    checkout = _PACKAGE.parent / "data_manifests"
-    return checkout if checkout.is_dir() else _PACKAGE / "data_manifests"
 
 
 def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
@@ -31,4 +23,4 @@ def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
 @cache
 def defect_list() -> Mapping[str, Mapping[str, str]]:
     """Data set -> case id -> what is wrong with it."""
-    return read_json(manifests_folder() / "known_defects.json")
+    return read_json(shipped("data_manifests") / "known_defects.json")

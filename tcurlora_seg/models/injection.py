@@ -16,7 +16,7 @@ from torch import nn
 
 from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
-from tcurlora_seg.entry import config_folder
+from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.linear import Adapted, AdaptedLinear, AdaptedNorm, Attached
 from tcurlora_seg.models.pretrained import describe_base
@@ -112,7 +112,7 @@ def read_adapter(method: str) -> DictConfig:
     Raises:
         UserError: there is none of that name.
     """
-    files = {path.stem: path for path in sorted((config_folder() / "adapter").glob("*.yaml"))}
+    files = options("adapter")
     if method not in files:
         raise UserError(f"unknown method '{method}': choose from {', '.join(files)}")
     # a parent, since the file refers to its own keys as ${adapter.rank}

@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.trainable import expand
 from tcurlora_seg.models.unetr import HEAD, INPUTS, POSITIONS, grid, is_stale, is_unused
 
-BUILTIN = Path(__file__).resolve().parent.parent / "assets" / "unetr_small.safetensors"
+BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.run import predictor_for
+from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY
 
@@ -125,11 +126,10 @@ def _versions() -> Mapping[str, str | None]:
 
 def git_commit() -> str | None:
     """The commit of the checkout this package runs from, with `-dirty` where files differ; None outside one."""
-    here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

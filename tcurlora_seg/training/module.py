@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.inference import Predictor, labels
 from tcurlora_seg.evaluation.metrics import dice
+from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.pretrained import LoadReport
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}

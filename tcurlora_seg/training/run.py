@@ -17,19 +17,20 @@ from hydra.utils import instantiate
 from monai.networks.nets import UNETR
 from omegaconf import DictConfig, OmegaConf
 
-from tcurlora_seg.checkpoint import save_model, trained_on
+from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import TrainingSpacing, training_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
-from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
-from tcurlora_seg.evaluation.run import build_network, predictor_for
 from tcurlora_seg.files import read_json, write_json, write_text
+from tcurlora_seg.inference.run import build_network, predictor_for
+from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
+from tcurlora_seg.processes import is_first
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, resolve_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.directory import (
@@ -43,7 +44,6 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.resume import resumed
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
 

@@ -14,8 +14,8 @@ from nibabel.affines import voxel_sizes
 from omegaconf import DictConfig
 from torch import Tensor
 
+from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure
-from tcurlora_seg.schema import flatten
 from tcurlora_seg.training.callbacks import AtEpochEnd
 
 

@@ -11,7 +11,7 @@ from monai.networks.nets import UNETR
 
 from tcurlora_seg import adapt, load_model, load_pretrained, merge, merged, save_model
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
-from tcurlora_seg.entry import config_folder
+from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import read_adapter
 from tcurlora_seg.models.linear import AdaptedLinear

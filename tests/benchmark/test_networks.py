@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import Setting
-from tcurlora_seg.entry import config_folder
+from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.models.trainable import trainable_parameters
 
 MODEL = OmegaConf.to_container(OmegaConf.load(config_folder() / "model" / "unetr_tiny.yaml"))

@@ -9,7 +9,7 @@ import pytest
 
 from tcurlora_seg.data import known_defects as defects
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
-from tcurlora_seg.data.known_defects import defect_list, known_defects, manifests_folder
+from tcurlora_seg.data.known_defects import defect_list, known_defects
 from tcurlora_seg.data.manifest import Case, load_manifest, write_manifest
 
 
@@ -38,13 +38,3 @@ def test_a_known_defect_is_left_out_of_what_lies_on_disk_but_a_manifest_that_lis
     write_manifest(replace(written, cases=written.cases[:2]), tmp_path / "mine.json")
     mended = lpba40(root=str(root), manifest=str(tmp_path / "mine.json")).manifest()
     assert [case.id for case in mended.cases] == ["S01", "S02"]
-
-
-def test_an_installed_wheel_has_its_own_copy_of_the_folder() -> None:
-    import tomllib
-
-    checkout = Path(__file__).parents[2]
-    assert manifests_folder() == checkout / "data_manifests"
-    wheel = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert "data_manifests" in wheel["include"]
-    assert wheel["sources"]["data_manifests"] == "tcurlora_seg/data_manifests"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate_run
-from tcurlora_seg.evaluation.run import load_run
+from tcurlora_seg.inference.run import load_run
 
 
 def trained_on_voxels_of(size: float, run: Path, folder: Path) -> Path:

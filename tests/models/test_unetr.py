@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from tcurlora_seg.entry import config_folder
+from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.unetr import HEAD, INPUTS, POSITIONS, grid, is_stale, is_unused
 

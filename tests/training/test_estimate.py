@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.memory import peak_of_tensors
-from tcurlora_seg.models.backbone import speed_up
 from tcurlora_seg.models.injection import adapt
+from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.training.estimate import describe_step, estimate_step, remedies
 
 SHAPE = (2, 1, 64, 64, 64)

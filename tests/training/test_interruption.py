@@ -18,8 +18,8 @@ from programs import TINY, run_script
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tcurlora_seg.checkpoint import read_metadata
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.models.checkpoint import read_metadata
 from tcurlora_seg.training.callbacks import Checkpoints
 from tcurlora_seg.training.interruption import StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule

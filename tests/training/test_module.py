@@ -15,9 +15,9 @@ from torch._dynamo.utils import counters
 
 import tcurlora_seg
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
-from tcurlora_seg.evaluation.inference import Predictor
-from tcurlora_seg.models.backbone import speed_up
+from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.injection import inject
+from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.models.unetr import stack_for
 from tcurlora_seg.training.module import SegmentationModule
 

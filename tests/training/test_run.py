@@ -15,7 +15,7 @@ from programs import TINY, run_script
 from safetensors.torch import load_file
 
 from tcurlora_seg.data.simulate import simulate
-from tcurlora_seg.evaluation.run import load_run
+from tcurlora_seg.inference.run import load_run
 
 
 @pytest.fixture(scope="module")

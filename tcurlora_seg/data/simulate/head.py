@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.data.volume import read_volume
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "head"
+FOLDER = PACKAGE / "assets" / "head"
 DESCRIPTION = "Colin27 (mean of 27 T1 scans of one man) with AAL's regions"
 
 # LPBA40 id of the left structure -> AAL numbers of its left regions; right is one more in both numberings. AAL has no

@@ -13,9 +13,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tcurlora_seg.config.messages import explain
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import write_manifest
-from tcurlora_seg.entry import explain
 from tcurlora_seg.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "dataset"

@@ -1,0 +1,176 @@
+"""Which runs are there, and what did each of them leave behind?"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tcurlora_seg.config.schema import flatten
+from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.statistics import COLUMNS
+from tcurlora_seg.files import read_json
+
+_NEEDED = {
+    "metrics.json": ("seed", "steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes"),
+    "environment.json": ("command", "device", "git_commit", "python", "platform", "packages", "time_utc"),
+    "summary.json": ("dataset", "task", "simulated", "mean_dice"),
+}
+_TEXTS = ("case", "patient", "structure", "status")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What one run directory holds for a comparison.
+
+    Attributes:
+        directory: where it lies.
+        config: its configuration as {dotted key: value}.
+        metrics, environment, summary: the JSON files of these names.
+        cases: the rows of `cases.csv`.
+        folder: the evaluation these rows come from.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    cases: pd.DataFrame
+    folder: Path
+
+    @property
+    def repeat(self) -> tuple[int, int]:
+        """What a run is repeated with: the seed of the training and the seed of the split."""
+        return self.config["seed"], self.config["split.seed"]
+
+
+def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list[str]]:
+    """Search folders for finished runs.
+
+    Args:
+        places: a folder, a pattern, or several of them.
+        split: the folder under `evaluation/` that a finished run has.
+
+    Returns:
+        The run directories, sorted, and one line for each run that is not finished.
+
+    Raises:
+        UserError: a place that does not exist, or no finished run in any.
+    """
+    places = [places] if isinstance(places, str) else list(places)
+    found: set[Path] = set()
+    for place in places:
+        matches = [Path(match) for match in glob.glob(str(Path(place).expanduser()))]
+        if not matches:
+            raise UserError(f"runs={place} does not exist: give a folder of runs, or a pattern in quotes")
+        for match in matches:
+            found.update(path.parent for path in match.rglob("config.yaml") if path.parent.name != ".hydra")
+    finished, left_out = [], []
+    for directory in sorted(found):
+        needed = ("metrics.json", f"evaluation/{split}/cases.csv")
+        missing = [name for name in needed if not (directory / name).is_file()]
+        if missing:
+            left_out.append(f"{directory} is not finished: it has no {missing[0]}")
+        else:
+            finished.append(directory)
+    if not finished:
+        searched = ", ".join(map(str, places))
+        hint = f"; {left_out[0]}" if left_out else ": a run has config.yaml and metrics.json"
+        raise UserError(f"runs={searched}: no finished run there{hint}")
+    return finished, left_out
+
+
+def read_run(directory: Path, split: str) -> FinishedRun:
+    """Read one run.
+
+    Raises:
+        UserError: a file is missing or damaged; the text names it.
+    """
+    folder = directory / "evaluation" / split
+    paths = {name: (folder if name == "summary.json" else directory) / name for name in _NEEDED}
+    records = {}
+    for name, path in paths.items():
+        records[name] = read_json(path)
+        lacking = [key for key in _NEEDED[name] if not isinstance(records[name], dict) or key not in records[name]]
+        if lacking:
+            raise UserError(f"{path} has no '{lacking[0]}': it is damaged or of another version; leave this run out")
+    config = flatten(load_config(directory / "config.yaml"))
+    lacking = [key for key in ("seed", "adapter.name", "adapter.rank", "split.seed", "split.fold") if key not in config]
+    if lacking:
+        raise UserError(f"{directory / 'config.yaml'} has no '{lacking[0]}': it is no configuration of a training run")
+    return FinishedRun(
+        directory=directory,
+        config=config,
+        metrics=records["metrics.json"],
+        environment=records["environment.json"],
+        summary=records["summary.json"],
+        cases=read_cases(folder / "cases.csv"),
+        folder=folder,
+    )
+
+
+def read_cases(path: Path) -> pd.DataFrame:
+    """Read and check a `cases.csv`.
+
+    Raises:
+        UserError: no table, columns missing, text where a number belongs, a case listed twice.
+    """
+    advice = "score the run again with scripts/evaluate.py, or leave it out"
+    numbers = [column for column in COLUMNS if column not in _TEXTS]
+    try:
+        rows = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str))
+        lacking = [column for column in COLUMNS if column not in rows]
+        if lacking:
+            raise ValueError(f"it has no column {lacking[0]}")
+        rows[numbers] = rows[numbers].astype(float)
+        if rows.empty or rows[list(_TEXTS)].isna().any(axis=None):
+            raise ValueError("it has no rows, or rows without a case")
+        if rows[["volume_ml", "reference_ml", "seconds"]].isna().any(axis=None):  # always there
+            raise ValueError("a row is cut short")
+        if rows.duplicated(["case", "structure"]).any():
+            raise ValueError("it lists a case twice")
+    except (OSError, ValueError) as error:  # what pandas raises for a damaged table is a ValueError
+        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; {advice}") from error
+    return rows
+
+
+def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """Of runs that repeat each other exactly, seed included, keep the newest, so that none counts twice."""
+    newest: dict[tuple[Any, ...], FinishedRun] = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: (run.environment["time_utc"], str(run.directory))):
+        key = (method_key(run), run.repeat, run.config["split.fold"], run.config.get("split.leave_out"))
+        if key in newest:
+            left_out.append(f"{newest[key].directory} repeats {run.directory}, which is newer")
+        newest[key] = run
+    return sorted(newest.values(), key=lambda run: str(run.directory)), left_out
+
+
+_NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
+    "seed", "split.seed", "split.fold", "split.leave_out", "resume", "output", "outputs", "sweep", "test",
+    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache",
+    "trainer.log_every_n_steps",
+)  # fmt: skip
+
+
+def method_settings(run: FinishedRun) -> dict[str, str]:
+    """The settings that make the method, as {dotted key: text}."""
+    settings = {
+        key: str(value)
+        for key, value in run.config.items()
+        if key not in _NOT_THE_METHOD and not key.startswith("logger.")
+    }
+    if Path(settings.get("pretrained", "")).parent.name == "bases":
+        settings["pretrained"] = "random"  # stored once per seed
+    return settings
+
+
+def method_key(run: FinishedRun) -> tuple[tuple[str, str], ...]:
+    """Equal for two runs exactly if they are repeats of one method."""
+    return tuple(sorted(method_settings(run).items()))

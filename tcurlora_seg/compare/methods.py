@@ -1,0 +1,192 @@
+"""From runs to methods: repeats are grouped, named apart, required to share their test cases, and averaged per case."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tcurlora_seg.compare.collect import FinishedRun, method_key, method_settings
+from tcurlora_seg.errors import UserError
+
+ALL = "mean of structures"
+"""The name under which the mean over a case's structures stands beside them."""
+AVERAGED = ("dice", "hd95_mm", "volume_ml", "reference_ml")
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in nothing but seed and fold.
+
+    Attributes:
+        label: unique name: adapter, rank, and what else tells it from the others.
+        name, rank: of the adapter.
+        extras: {dotted key: value} of that else.
+        runs: the repeats, by seed.
+        scores: `AVERAGED` by (case, structure), averaged over the repeats.
+        by_repeat: the same before averaging, by (repeat, case, structure), with `status`.
+    """
+
+    label: str
+    name: str
+    rank: int | None
+    extras: Mapping[str, str]
+    runs: tuple[FinishedRun, ...]
+    scores: pd.DataFrame
+    by_repeat: pd.DataFrame
+
+    def mean_of(self, metric: str) -> float:
+        """The mean of one entry of `metrics.json` over the runs."""
+        return float(pd.Series([run.metrics[metric] for run in self.runs], dtype=float).mean())
+
+    @property
+    def repeats(self) -> int:
+        """How many seeds there are; the folds of one seed count once."""
+        return len({run.repeat for run in self.runs})
+
+
+def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Method]:
+    """Group runs into methods, the one with the fewest trainable parameters first.
+
+    Args:
+        runs: finished runs.
+        cases: "all" requires equal test cases everywhere, "common" keeps those that every method and seed has.
+
+    Raises:
+        UserError: other data sets, tasks, test cases or references among the runs, or an unknown word for `cases`.
+    """
+    if cases not in ("all", "common"):
+        raise UserError(f"cases={cases}: choose all or common")
+    _require_one_data_set(runs)
+    groups: dict[Any, list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        groups[method_key(run)].append(run)
+    named = name_groups([tuple(sorted(g, key=lambda r: (r.repeat, str(r.directory)))) for g in groups.values()])
+    tables = {label: _by_repeat(group) for label, (group, _) in named.items()}
+    kept = _shared_cases(tables, common=cases == "common")
+    tables = {label: rows[rows["case"].isin(kept)] for label, rows in tables.items()}
+    _require_one_reference(tables)
+    methods = [
+        Method(label, group[0].config["adapter.name"], group[0].config["adapter.rank"], extras, group,
+               _average(tables[label]), tables[label])
+        for label, (group, extras) in named.items()
+    ]  # fmt: skip
+    return sorted(methods, key=lambda method: (method.mean_of("trainable_parameters"), method.label))
+
+
+def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tuple[FinishedRun, ...], dict[str, str]]]:
+    """Name groups apart with as few words as it takes.
+
+    Returns:
+        {label: (group, extras)}: adapter and rank, and where two groups share these, the settings that part them.
+    """
+    alike = defaultdict(list)
+    for group in groups:
+        config = group[0].config
+        rank = config["adapter.rank"]
+        alike[config["adapter.name"] + ("" if rank is None else f", rank {rank}")].append(group)
+    named = {}
+    for base, members in alike.items():
+        settings = [method_settings(group[0]) for group in members]
+        keys = _telling_keys(settings)
+        for group, values in zip(members, settings, strict=True):
+            extras = {key: values.get(key, "not set") for key in keys}
+            words = [f"{key.rpartition('.')[2]} {value}" for key, value in extras.items()]
+            named[", ".join([base, *words])] = (group, extras)
+    return named
+
+
+def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """A few keys whose values together tell all these settings apart; those with most values are asked first."""
+    keys = sorted(set().union(*settings))
+    variety = {key: len({values.get(key) for values in settings}) for key in keys}
+    chosen: list[str] = []
+    parts = 1
+    for key in sorted(keys, key=lambda key: (-variety[key], key.count("."), key)):
+        told = len({tuple(values.get(k) for k in [*chosen, key]) for values in settings})
+        if told > parts:
+            chosen, parts = [*chosen, key], told
+    return sorted(chosen)
+
+
+def differing_settings(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """The settings outside `adapter` in which the methods differ, as {key: value of each method}."""
+    settings = [method_settings(method.runs[0]) for method in methods]
+    keys = sorted(key for key in set().union(*settings) if not key.startswith("adapter."))
+    rows = {key: [values.get(key, "not set") for values in settings] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
+    """The rows of all runs with their repeat; a case's mean over its structures stands beside them."""
+    tables = []
+    for run in group:
+        rows = run.cases[["case", "structure", "status", *AVERAGED]]
+        if rows["structure"].nunique() > 1:
+            means = rows.groupby("case", sort=False, as_index=False)["dice"].mean()
+            rows = pd.concat([means.assign(structure=ALL, status="scored"), rows])
+        tables.append(rows.assign(repeat=str(run.repeat)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.groupby(["case", "structure"], sort=False)[list(AVERAGED)].mean()
+
+
+def _require_one_data_set(runs: Sequence[FinishedRun]) -> None:
+    for key in ("dataset", "task"):
+        places: dict[str, FinishedRun] = {}
+        for run in runs:
+            places.setdefault(run.summary[key], run)
+        if len(places) > 1:
+            found = " and ".join(f"{value} ({run.directory})" for value, run in list(places.items())[:2])
+            raise UserError(f"the runs differ in {key}: {found}; give runs of one {key}")
+
+
+def _shared_cases(tables: Mapping[str, pd.DataFrame], *, common: bool) -> set[str]:
+    """The cases that every method and repeat was scored on.
+
+    Raises:
+        UserError: they differ and `common` is not asked for, or none is shared.
+    """
+    units = {
+        (label, str(repeat)): set(zip(part["case"], part["structure"], strict=True))
+        for label, rows in tables.items()
+        for repeat, part in rows.groupby("repeat")
+    }
+    (first, expected), *others = units.items()
+    for unit, pairs in others:
+        if {s for _, s in pairs} != {s for _, s in expected}:
+            raise UserError(f"the runs differ in their structures: {_unit(first)} and {_unit(unit)}")
+        if pairs != expected and not common:
+            strange = sorted({case for case, _ in pairs ^ expected})
+            shown = ", ".join(strange[:6]) + (" ..." if len(strange) > 6 else "")
+            raise UserError(
+                f"the test cases differ: only one of {_unit(first)} and {_unit(unit)} was scored on {shown}; "
+                "give runs of one split, or cases=common"
+            )
+    shared = set.intersection(*({case for case, _ in pairs} for pairs in units.values()))
+    if not shared:
+        raise UserError("cases=common: there is no case that every run was scored on")
+    return shared
+
+
+def _unit(unit: tuple[str, str]) -> str:
+    return f"{unit[0]} with (seed, split.seed) = {unit[1]}"
+
+
+def _require_one_reference(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Equal case ids of two simulated cohorts, or of two versions of a data set, are not the same cases."""
+    rows = pd.concat([table.assign(label=label) for label, table in tables.items()])
+    volumes = rows.groupby(["case", "structure"], sort=False)["reference_ml"]
+    apart = volumes.max() - volumes.min() > 1e-6 * volumes.max().clip(lower=1)
+    if apart.any():
+        case, structure = apart.index[apart.argmax()]
+        low, high = volumes.min()[case, structure], volumes.max()[case, structure]
+        raise UserError(
+            f"the references differ: {structure} of case {case} has {low:.3f} ml in one run and {high:.3f} ml in "
+            "another; the runs were scored on different data"
+        )

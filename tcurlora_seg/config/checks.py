@@ -1,0 +1,90 @@
+"""What can be wrong with the values of a configuration, found before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+
+from tcurlora_seg.adapters.stacks import check_rank
+from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.unetr import check_sizes, role_shape
+
+
+def check_training(config: DictConfig) -> None:
+    """Check a configuration of `scripts/train.py`.
+
+    Raises:
+        UserError: files that are not there, sizes and ranks that cannot be.
+    """
+    config = resumed(config)
+    if config.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
+    if config.overfit < 0:
+        raise UserError(f"overfit={config.overfit}: a number of training cases is needed, 0 for a real run")
+    for key in ("batch_size", "steps_per_epoch"):
+        if config.data[key] < 1:
+            raise UserError(f"data.{key}={config.data[key]}: at least 1 is needed")
+    if config.data.cache not in ("auto", "memory", "disk", "none"):
+        raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
+    if config.test not in (None, "train", "val", "test"):
+        raise UserError(f"test={config.test}: choose train, val or test, or null for none")
+    if config.training.on_divergence not in ("stop", "skip"):
+        raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
+    sizes = {key: value for key, value in config.model.items() if key != "_target_"}
+    check_sizes(sizes.pop("img_size"), sizes.pop("dropout_rate"), **sizes)
+    check_adapter(config.adapter, config.model)
+    if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
+        raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
+    instantiate(config.dataset).check_root()
+
+
+def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
+    """Check ranks and roles against the sizes of the network.
+
+    Raises:
+        UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
+    """
+    for name, stack in adapter.stacks.items():
+        rank = adapter.rank if stack.get("rank") is None else stack.rank
+        if rank is not None and not isinstance(rank, int):
+            raise UserError(f"adapter.stacks.{name}.rank={rank!r} is not what was expected: a whole number")
+        for role in stack.roles:
+            shape = role_shape(role, hidden_size=model.hidden_size, mlp_dim=model.mlp_dim)
+            if rank is not None and shape[1]:
+                check_rank(rank, shape, stack.roles)
+
+
+def check_run(config: DictConfig) -> None:
+    """Check that `checkpoint` names the directory of a finished run.
+
+    Raises:
+        UserError: it does not.
+    """
+    _check_directory(config.checkpoint)
+
+
+def check_prediction(config: DictConfig) -> None:
+    """Check that `checkpoint` names the directory of a finished run, or several, and that the input is there.
+
+    Raises:
+        UserError: it does not.
+    """
+    directories = config.checkpoint if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
+    if not directories:
+        raise UserError("checkpoint=[]: give the directory of a run, or several")
+    for directory in directories:
+        _check_directory(directory)
+    if not Path(config.input).exists():
+        raise UserError(f"input={config.input} does not exist: give an image, a folder of images, or a manifest.json")
+
+
+def _check_directory(checkpoint: str) -> None:
+    directory = Path(checkpoint)
+    if not directory.is_dir():
+        raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
+    for name in ("config.yaml", "split.json", "model.safetensors"):
+        if not (directory / name).is_file():
+            raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")

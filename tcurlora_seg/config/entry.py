@@ -1,0 +1,136 @@
+"""The wrapper around every script: compose the configuration, validate it, run, and turn mistakes into one clear line.
+
+Hydra alone prints six lines for a misspelt key, a traceback for an exception, and ends a sweep at its first failing
+job. Here a mistake is one line and exit code 1; in a sweep a failed job is reported and the others go on.
+`HYDRA_FULL_ERROR=1` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+import tempfile
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.config.messages import FULL_ERROR, explain, wants_traceback
+from tcurlora_seg.config.paths import config_folder
+from tcurlora_seg.config.schema import flatten, validate
+from tcurlora_seg.config.stored import load_config
+
+_FAILURES = "TCURLORA_SEG_FAILURES"  # a file that every process of a sweep adds its failed jobs to
+
+
+def program(
+    config_name: str, *, check: Callable[[DictConfig], None] | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a composed configuration a command-line program.
+
+    Args:
+        config_name: the primary file in `configs/`.
+        check: looks at values before anything heavy is imported and raises `UserError`.
+    """
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def job(config: DictConfig) -> Any:
+            try:
+                validate(config, _defaults(config_name))
+                if check is not None:
+                    check(config)
+                return function(config)
+            except Exception as error:
+                _report(error, _job_name())
+                return float("nan")  # what an optimising sweeper takes for a failed trial
+
+        def main() -> None:
+            os.environ[FULL_ERROR] = os.environ.get("HYDRA_FULL_ERROR", "")
+            wants_help = not {"--help", "-h"}.isdisjoint(sys.argv[1:])
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here, to be told in one line
+            with tempfile.TemporaryDirectory() as folder:
+                failures = Path(folder) / "failures"
+                os.environ[_FAILURES] = str(failures)
+                try:
+                    if wants_help:
+                        print(help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")]))
+                        return
+                    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
+                except KeyboardInterrupt:
+                    sys.exit(130)
+                except Exception as error:
+                    _report(error, "", known_keys=lambda: flatten(_compose(config_name, [])))
+                failed = failures.read_text().splitlines() if failures.exists() else []
+            named = [line for line in failed if line]
+            if named:
+                print(f"error: {len(named)} job(s) failed: " + "; ".join(named), file=sys.stderr)
+            if failed:
+                sys.exit(1)
+
+        return main
+
+    return decorate
+
+
+def help_text(config_name: str, overrides: list[str]) -> str:
+    """What `--help` prints: the file's own words, the groups, and the composed configuration.
+
+    Hydra's takes seconds, since it reads all configurations again for every group.
+    """
+    path = config_folder() / f"{config_name}.yaml"
+    comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    words = [line.removeprefix("#").removeprefix(" ") for line in comment]
+    entries = [entry for entry in load_config(path).get("defaults", []) if isinstance(entry, DictConfig)]
+    groups = [
+        f"  {name}: {', '.join(sorted(option.stem for option in (path.parent / name).glob('*.yaml')))}"
+        for name in sorted(str(key) for entry in entries for key in entry)
+        if (path.parent / name).is_dir()
+    ]
+    parts = ["\n".join(words)]
+    if groups:
+        parts.append("Groups, chosen with group=option:\n" + "\n".join(groups))
+    keys = OmegaConf.to_yaml(_compose(config_name, overrides))
+    parts.append("Keys, set with key=value:\n" + textwrap.indent(keys, "  "))
+    return "\n\n".join(parts)
+
+
+def _job_name() -> str:
+    """In a sweep the overrides of the job, else nothing."""
+    settings = HydraConfig.get()
+    return " ".join(settings.overrides.task) if settings.mode == RunMode.MULTIRUN else ""
+
+
+def _report(error: Exception, job: str, known_keys: Callable[[], Any] | None = None) -> None:
+    if wants_traceback():
+        traceback.print_exception(error)
+    print(f"error: {'[' + job + '] ' if job else ''}{explain(error, known_keys)}", file=sys.stderr, flush=True)
+    with Path(os.environ[_FAILURES]).open("a", encoding="utf-8") as failures:
+        failures.write(job + "\n")
+
+
+def _defaults(config_name: str) -> DictConfig:
+    """The configuration as the YAML files give it for the chosen groups, before the values of the command line."""
+    choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if not k.startswith("hydra/") and v}
+    return _compose(config_name, [f"{group}={choice}" for group, choice in choices.items() if "@" not in group])
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            return compose(config_name, overrides=overrides)
+    finally:
+        GlobalHydra.instance().hydra = running

@@ -1,0 +1,23 @@
+"""Folders that come with the package: beside it in a checkout, inside it in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped(name: str) -> Path:
+    """The folder `name` of the checkout, or the copy inside an installed wheel."""
+    checkout = PACKAGE.parent / name
+    return checkout if checkout.is_dir() else PACKAGE / name
+
+
+def config_folder() -> Path:
+    """The folder of the YAML files."""
+    return shipped("configs")
+
+
+def options(group: str) -> dict[str, Path]:
+    """The YAML files of a config group, such as `adapter`, by name."""
+    return {path.stem: path for path in sorted((config_folder() / group).glob("*.yaml"))}

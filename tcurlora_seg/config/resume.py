@@ -1,0 +1,62 @@
+"""What `resume=RUN` goes on with: the configuration that the run was started with. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.config.schema import flatten
+from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.trust import check_trusted
+from tcurlora_seg.errors import UserError
+
+_MAY_CHANGE = (
+    "trainer.max_steps", "trainer.accelerator", "trainer.log_every_n_steps", "data.num_workers", "data.cache",
+    "data.cache_dir", "dataset.root", "dataset.manifest", "test", "outputs", "output", "resume",
+    "pretrained",
+)  # fmt: skip
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run to go on with, and of the command line what does not change the weights' course.
+
+    A longer `trainer.max_steps` is taken over; whatever else the command line sets must be as it was.
+
+    Raises:
+        UserError: no run directory, one that names code to run, or another setting than the run was started with.
+    """
+    if not config.resume:
+        return config
+    path = Path(config.resume) / "config.yaml"
+    if not path.is_file():
+        if (path.parent / ".lock").is_file():
+            return config  # killed before it wrote anything
+        raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
+    stored = load_config(path)
+    check_trusted(stored, path, given=config)
+    before, now = flatten(stored), flatten(config)
+    for key in _set_on_the_command_line(now):
+        if key == "pretrained" and now[key] == "random":
+            continue  # stored under outputs/bases when the run began, and named there
+        if key.startswith("logger"):
+            stored.logger = config.logger
+        elif key in _MAY_CHANGE or key.startswith("inference."):
+            OmegaConf.update(stored, key, now[key], force_add=True)
+        elif before.get(key) != now[key]:
+            raise UserError(
+                f"resume={config.resume}: the run was started with {key}={before.get(key)}, not {now[key]}; "
+                "leave it as it was, or start a new run"
+            )
+    return stored
+
+
+def _set_on_the_command_line(keys: dict[str, object]) -> list[str]:
+    """The keys that an override of this command sets; a config group sets all of its own, an experiment any."""
+    if not HydraConfig.initialized():
+        return list(keys)
+    named = [text.lstrip("+~").split("=", 1)[0] for text in HydraConfig.get().overrides.task]
+    if "experiment" in named:
+        return list(keys)
+    return [key for key in keys if any(key == name or key.startswith(f"{name}.") for name in named)]

@@ -1,0 +1,40 @@
+"""Configurations that a run has written, read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.errors import UserError
+
+_MOVED = {  # key -> what older runs name there, and where it is now
+    "speed._target_": ("tcurlora_seg.models.backbone.speed_up", "tcurlora_seg.models.speed.speed_up"),
+}
+
+
+def load_config(path: str | Path) -> DictConfig:
+    """Read a YAML file that a run has written.
+
+    Raises:
+        UserError: it is missing, not YAML, or has YAML's aliases, which a run never writes and by which a few lines
+            can stand for billions.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path} is not the configuration of a run: it has aliases (*name)")
+        loaded = OmegaConf.load(Path(path))
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: is the folder a finished run?") from error
+    except Exception as error:
+        raise UserError(f"{path} is not a readable configuration: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} is not a configuration: its top level is no mapping")
+    for key, (old, new) in _MOVED.items():
+        if OmegaConf.select(loaded, key, throw_on_missing=False) == old:
+            OmegaConf.update(loaded, key, new)
+    return loaded

@@ -1,0 +1,83 @@
+"""A configuration that comes with somebody else's run may choose among this package's parts, and name nothing else.
+
+On the command line a configuration is one's own and may name any class. The `config.yaml` of a run directory travels
+with it: `_target_: os.system` in it must not be called by whoever evaluates that run or goes on with it.
+Nothing is imported to find that out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tcurlora_seg.config.schema import constructor
+from tcurlora_seg.errors import UserError
+
+_PARTS = {  # where the key `_target_` may stand -> which modules hold what may stand there
+    r"dataset\._target_": r"tcurlora_seg\.data\.datasets\.\w+",
+    r"dataset\.preparation\._target_": r"tcurlora_seg\.data\.preparation",
+    r"model\._target_": r"tcurlora_seg\.models\.unetr",
+    r"adapter\.(stacks\.\w+\.)?method\._target_": r"tcurlora_seg\.adapters\.\w+",
+    r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation",
+}
+_LIBRARIES = {  # what training needs besides
+    r"trainer\._target_": r"lightning\.Trainer",
+    r"optimizer\._target_": r"torch\.optim\.[A-Z]\w+",
+    r"logger\._target_": r"lightning\.pytorch\.loggers\.[A-Z]\w+",
+}
+
+
+def check_trusted(config: DictConfig, source: object, *, given: DictConfig | None = None) -> None:
+    """Check what a stored configuration would build: dataset, model, adapter and augmentation.
+
+    Args:
+        config: the stored configuration.
+        source: its file, for messages.
+        given: the command line's, when training goes on: trainer, optimizer and logger are built, too, and what the
+            command line names itself is one's own.
+
+    Raises:
+        UserError: a `_target_` that is no public class or function defined in one of this package's own modules for
+            that part, or one in a place where none belongs.
+    """
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True)  # or `${...}` would bring one from another section
+    except OmegaConfBaseException as error:
+        raise UserError(f"{source} refers to something that it does not hold: {str(error).splitlines()[0]}") from error
+    own = dict(_targets(OmegaConf.to_container(given), "")) if given is not None else {}
+    for key, target in _targets(plain, ""):
+        if given is None and key.split(".")[0] not in ("dataset", "model", "adapter", "data"):
+            continue
+        ours = any(re.fullmatch(where, key) and _own(str(target), modules) for where, modules in _PARTS.items())
+        theirs = any(re.fullmatch(where, key) and re.fullmatch(n, str(target)) for where, n in _LIBRARIES.items())
+        if not (ours or theirs or (key in own and own[key] == target)):
+            hint = "" if given is None else "; if you chose it yourself, give it on the command line again"
+            raise UserError(
+                f"{source}: {key}={target} is no part of tcurlora_seg that belongs there, and a stored "
+                f"configuration may build nothing else: nothing was loaded{hint}"
+            )
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every `_target_` below a node, with its dotted path."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if key == "_target_":
+            yield f"{path}{key}", value
+        yield from _targets(value, f"{path}{key}.")
+
+
+def _own(target: str, modules: str) -> bool:
+    """Whether `target` is a public name that a module of this package matching `modules` defines itself."""
+    module, _, name = target.rpartition(".")
+    if not re.fullmatch(modules, module) or name.startswith("_"):
+        return False
+    try:
+        constructor(target)
+    except UserError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""From an image to its label map, with a finished run or several."""

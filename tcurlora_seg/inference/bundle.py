@@ -1,0 +1,222 @@
+"""A run as a MONAI bundle: a folder that `python -m monai.bundle run` executes with MONAI alone.
+
+The pre- and post-processing of `Preparation`, `Predictor` and `Ensemble` are written once more here, as MONAI's own
+transforms in JSON; the tests hold the label maps of both together.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tcurlora_seg.config.paths import PACKAGE
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import TEMPORARY, write_json, write_text
+from tcurlora_seg.inference.run import Run, predictor_for
+from tcurlora_seg.inference.segmenter import label_dtype, label_values
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+
+
+def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
+    """Write the bundle; it appears whole or not at all.
+
+    Args:
+        run: what is exported.
+        folder: a new folder; its name is the bundle's.
+        state: the merged weights.
+        arguments: of MONAI's UNETR.
+
+    Raises:
+        UserError: a run that clears away small pieces, which MONAI's transforms cannot do by structure.
+    """
+    if run.minimum_ml is not None:
+        raise UserError(
+            f"{run.directory} has inference.min_component_ml={run.minimum_ml}, which a bundle cannot do: take "
+            "format=state_dict, or scripts/predict.py"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as scratch:
+            new = Path(scratch) / folder.name
+            write_json(new / "configs" / "metadata.json", bundle_metadata(run, arguments))
+            write_json(new / "configs" / "inference.json", inference_config(run, arguments))
+            write_text(new / "docs" / "README.md", _readme(run, folder.name))
+            shutil.copy(_license(), new / "LICENSE")
+            (new / "models").mkdir()
+            torch.save(dict(state), new / "models" / "model.pt")
+            os.replace(new, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; nothing was changed") from error
+
+
+def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`configs/inference.json`: what happens between a file and its label map."""
+    preparation, predictor = run.dataset.preparation, predictor_for(run.network, run.config, run.dataset)
+    resampled = preparation.spacing is not None
+    values = label_values(run.dataset.task)
+    table = [0, *(values[c] for c in sorted(values))]
+    invert = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
+              "nearest_interp": not resampled, "to_tensor": True}  # fmt: skip
+    choose = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    return {
+        "imports": ["$import glob", "$import numpy", "$import os", "$import torch"],
+        "bundle_root": ".",
+        "input": "$@bundle_root + '/input'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "files": _files(run),
+        "network_def": {"_target_": "UNETR", **arguments},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(run)},
+        "dataset": {"_target_": "Dataset", "data": "$[{'image': f} for f in @files]", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "window": {"_target_": "SlidingWindowInferer", "roi_size": list(predictor.window),
+                   "sw_batch_size": predictor.batch_size, "overlap": predictor.overlap, "mode": "gaussian"},
+        "mirrors": _mirrors(predictor.mirror_axes, predictor.mirror_pairs, predictor.classes),
+        "inferer": "$lambda inputs, network, window=@window, mirrors=@mirrors, *rest, **more: sum("
+                   "torch.softmax(window(inputs.as_tensor().flip(axes), network), 1).flip(axes)[:, order] "
+                   "for axes, order in mirrors) / len(mirrors)",
+        "postprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "EnsureTyped", "keys": "pred"},  # Invertd takes nothing but a MetaTensor
+            *((invert, choose) if resampled else (choose, invert)),
+            {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: torch.tensor({table})[x.long()]"},
+            {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
+             "output_dtype": f"$'{label_dtype(values).__name__}'", "resample": False, "separate_folder": False},
+        ]},
+        "evaluator": {
+            "_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader",
+            "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
+            "val_handlers": [{"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/model.pt'",
+                              "load_dict": {"model": "@network"}}],
+        },
+        "run": ["$@evaluator.run()"],
+    }  # fmt: skip
+
+
+def _files(run: Run) -> str:
+    """Every image of the folder, or the input itself; a case is a file a channel, by their names, or else one file."""
+    first, *others = run.dataset.modalities
+    whole = "(sorted(glob.glob(@input + '/*.nii*')) if os.path.isdir(@input) else [@input])"
+    if not others:
+        return f"${whole}"
+    names = ", ".join(f"f.replace('_{first}.', '_{other}.')" for other in others)
+    return f"$[[f, {names}] for f in sorted(glob.glob(@input + '/*_{first}.nii*'))] or {whole}"
+
+
+def _preprocessing(run: Run) -> list[dict[str, Any]]:
+    """`Preparation` in MONAI's transforms."""
+    preparation = run.dataset.preparation
+    steps: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image", "image_only": True, "dtype": "$torch.float32"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+    ]
+    if preparation.crop_to_brain:
+        steps.append({"_target_": "CropForegroundd", "keys": "image", "source_key": "image"})
+    if preparation.spacing is not None:
+        spacing = list(preparation.spacing)
+        steps.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing, "mode": "bilinear"})
+    low, high = preparation.limits or (0.0, 1.0)
+    scaling: dict[str, list[dict[str, Any]]] = {
+        "zscore": [
+            {"_target_": "ThresholdIntensityd", "keys": "image", "threshold": 0.0},
+            {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},
+        ],
+        "window": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, "b_min": 0.0,
+                    "b_max": 1.0, "clip": True}],
+        "percentiles": [{"_target_": "Lambdad", "keys": "image", "func":
+            "$lambda x: torch.stack([((c - low) / max(high - low, 1e-8)).clamp(0, 1) for c in x for low, high in "
+            f"[numpy.percentile(c[c > 0].cpu().numpy(), [{low}, {high}]).tolist()]])"}],
+    }  # fmt: skip
+    return [*steps, *scaling[preparation.intensity]]
+
+
+def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes: int) -> list[list[list[int]]]:
+    """Per mirrored copy the axes of (batch, channel, X, Y, Z) and the order of the classes afterwards."""
+    result = []
+    for chosen in chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)):
+        order = list(range(classes))
+        for a, b in pairs if 0 in chosen else ():
+            order[a], order[b] = b, a
+        result.append([[axis + 2 for axis in chosen], order])
+    return result
+
+
+def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`configs/metadata.json` with the fields that MONAI's bundle specification asks for."""
+    task, modalities = run.dataset.task, run.dataset.modalities
+    names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
+    tomography = "ct" in modalities
+    image = {"type": "image", "modality": "CT" if tomography else "MR", "spatial_shape": arguments["img_size"],
+             "dtype": "float32", "is_patch_data": True}  # fmt: skip
+    spacing = None if run.spacing is None else run.spacing.as_dict()
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": "exported"},
+        "monai_version": metadata.version("monai"),
+        "pytorch_version": metadata.version("torch").split("+")[0],
+        "numpy_version": metadata.version("numpy"),
+        "required_packages_version": {name: metadata.version(name) for name in ("nibabel", "einops", "pytorch-ignite")},
+        "name": f"UNETR {run.dataset.name} {task.name}",
+        "task": f"Segmentation of {', '.join(task.structures)}",
+        "description": f"MONAI UNETR, fine-tuned with {run.config.adapter.name} on {run.dataset.name}, weights merged."
+        + (" Trained on a simulated cohort: not for real patients." if run.simulated else ""),
+        "authors": "the authors of the run",
+        "copyright": "see LICENSE and the terms of the training data",
+        "intended_use": "research; not a medical device",
+        "data_type": "nifti",
+        "training_voxel_size_mm": spacing,
+        "network_data_format": {
+            "inputs": {"image": {**image, "format": "hounsfield" if tomography else "magnitude",
+                                 "num_channels": len(modalities), "value_range": [],
+                                 "channel_def": {str(i): name for i, name in enumerate(modalities)}}},
+            "outputs": {"pred": {**image, "format": "segmentation", "num_channels": task.out_channels,
+                                 "value_range": [0, 1],
+                                 "channel_def": {"0": "background", **{str(c): names.get(c, f"class {c}")
+                                                                       for c in task.classes}}}},
+        },
+    }  # fmt: skip
+
+
+def _readme(run: Run, name: str) -> str:
+    values, task = label_values(run.dataset.task), run.dataset.task
+    meanings = "\n".join(
+        f"- {structure}: {', '.join(str(values[c]) for c in classes)}" for structure, classes in task.structures.items()
+    )
+    size = "any voxel size" if run.spacing is None else f"voxels of about {list(run.spacing.median)} mm"
+    images = ", ".join(run.dataset.modalities)
+    if len(run.dataset.modalities) > 1:
+        images += " (a file each, <case>_<name>.nii.gz; or in this order on the fourth axis of one file)"
+    return f"""# {name}
+
+MONAI UNETR for {task.name}, fine-tuned with {run.config.adapter.name} on {run.dataset.name}; the adapters are merged.
+Input: {images}, NIfTI, {size}, prepared as in training (skull-stripped where the training images were).
+The label maps keep name, grid and affine of the images. Their values:
+
+{meanings}
+
+    python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json \\
+        --bundle_root . --input IMAGE_OR_FOLDER --output_dir FOLDER
+
+It needs MONAI with nibabel, einops, fire and pytorch-ignite. Research use only.
+"""
+
+
+def _license() -> Path:
+    """The licence of this package: in the checkout, or among an installed wheel's files."""
+    checkout = PACKAGE.parent / "LICENSE"
+    if checkout.is_file():
+        return checkout
+    files = metadata.files("tcurlora-seg") or []
+    return Path(str(next(file for file in files if file.name == "LICENSE").locate()))

@@ -1,0 +1,149 @@
+"""Many files in, as many label maps out: what `scripts/predict.py` calls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+from tcurlora_seg.config.messages import explain
+from tcurlora_seg.data.volume import open_volume
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import atomic_path, read_json, write_json
+from tcurlora_seg.inference.inputs import Input, find_inputs
+from tcurlora_seg.inference.native import minimum_volumes
+from tcurlora_seg.inference.run import ensemble, load_run
+from tcurlora_seg.inference.segmenter import Ensemble, describe_labels, volumes
+
+
+def predict_files(
+    *,
+    checkpoint: str | Sequence[str],
+    input: str,
+    output: str,
+    root: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    overlap: float | None = None,
+    mirror: bool | None = None,
+    min_component_ml: float | Mapping[str, float] | None = None,
+    probabilities: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Segment images and write `<output>/<name of the image>`, `labels.json` and, on request, `probabilities/`.
+
+    An image that cannot be segmented is reported and the others are done.
+
+    Args:
+        checkpoint: a run directory, or several whose probabilities are averaged.
+        input: an image, a folder or a manifest, see `find_inputs`.
+        output: a folder.
+        root: where a manifest's paths begin, if not where it lies.
+        pretrained: base weights, if they are no longer where the runs had them.
+        device: auto, cpu, cuda, ...
+        overlap: of neighbouring windows; None for the run's own.
+        mirror: whether to average over mirrored copies; None for the run's own.
+        min_component_ml: see `remove_small`; None for the run's own.
+        probabilities: write those of every class, too.
+        overwrite: replace what is there; otherwise an image whose label map is there is skipped.
+
+    Raises:
+        UserError: nothing to segment, folders that cannot be used, or at least one image failed.
+    """
+    directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+    runs = [load_run(d, device=device, pretrained=pretrained, overlap=overlap, mirror=mirror) for d in directories]
+    network = ensemble(runs)
+    if min_component_ml is not None:
+        network = replace(network, minimum_ml=min_component_ml)
+    minimum_volumes(network.task, network.minimum_ml)
+    folder = Path(output)
+    found = find_inputs(Path(input), network.modalities, root)
+    _check_output(folder, found, network, overwrite)
+    failed, skipped = [], 0
+    for number, item in enumerate(found, start=1):
+        heading, target = f"[{number}/{len(found)}] {item.name}", folder / item.target
+        if target.exists() and not overwrite:
+            print(f"{heading}: {target} exists: skipped (overwrite=true replaces it)", flush=True)
+            skipped += 1
+            continue
+        try:
+            print(f"{heading}: {_segment(network, item, folder, probabilities)}", flush=True)
+        except Exception as error:  # one bad file among many, or one too large, ends none of the others
+            print(f"error: {heading}: {explain(error)}", file=sys.stderr, flush=True)
+            failed.append(item.name)
+    print(f"{len(found) - len(failed) - skipped} label map(s) written to {folder}, {skipped} skipped")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(found)} image(s) could not be segmented: {', '.join(failed)}")
+
+
+def _segment(network: Ensemble, item: Input, folder: Path, probabilities: bool) -> str:
+    """Segment one image, write the files, and say how long it took and what was found."""
+    started = time.perf_counter()
+    for modality in network.modalities:
+        if modality not in item.files:
+            raise UserError(f"its {modality} image is missing; the network sees {', '.join(network.modalities)}")
+    mask = open_volume(item.mask) if item.mask else None
+    source = str(item.files[network.modalities[0]])
+    label, classes = network.run(_channels(network, item), source, mask=mask, probabilities=probabilities)
+    if classes is not None:
+        _save(classes, folder / "probabilities" / item.target)
+    _save(label, folder / item.target)
+    return f"{time.perf_counter() - started:.1f} s{_volumes(label, network)}"
+
+
+def _channels(network: Ensemble, item: Input) -> dict[str, SpatialImage]:
+    """The images of a case by modality.
+
+    Raises:
+        UserError: a file that cannot be read, or with more or fewer volumes than modalities.
+    """
+    opened = {path: volumes(open_volume(path)) for path in {item.files[m] for m in network.modalities}}
+    channels = {}
+    for modality in network.modalities:
+        path = item.files[modality]
+        held = [other for other, place in item.files.items() if place == path]
+        if len(opened[path]) != len(held):
+            raise UserError(
+                f"{path} holds {len(opened[path])} volume(s); expected {len(held)} ({', '.join(held)}), or a file each"
+            )
+        channels[modality] = opened[path][held.index(modality)]
+    return channels
+
+
+def _volumes(label: SpatialImage, network: Ensemble) -> str:
+    structures = describe_labels(network.task)["structures"]
+    if len(structures) > 4:
+        return ""
+    voxel_ml, array = np.prod(nib.affines.voxel_sizes(label.affine)) / 1000, np.asanyarray(label.dataobj)
+    return "".join(f", {name} {np.isin(array, v).sum() * voxel_ml:.2f} ml" for name, v in structures.items())
+
+
+def _save(image: SpatialImage, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _check_output(folder: Path, found: Sequence[Input], network: Ensemble, overwrite: bool) -> None:
+    """Refuse to write over the images or among another task's label maps; say what the values will mean.
+
+    Raises:
+        UserError: it would.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={folder} is a file: give a folder; a label map takes the name of its image")
+    if folder.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"output={folder}: give a folder; a label map takes the name of its image")
+    for item in found:
+        for path in item.files.values():
+            if path.parent.resolve() == folder.resolve():
+                raise UserError(f"output={folder} is the folder of the images: choose another")
+    meaning, path = describe_labels(network.task), folder / "labels.json"
+    if path.exists() and not overwrite and read_json(path) != meaning:
+        raise UserError(f"{path} describes another task's label maps: choose another output, or overwrite=true")
+    write_json(path, meaning)

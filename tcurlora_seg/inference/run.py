@@ -1,0 +1,217 @@
+"""A finished run: loading it again, and segmenting images with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from monai.networks.nets import UNETR
+from nibabel.spatialimages import SpatialImage
+from omegaconf import DictConfig
+from torch import nn
+
+from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.trust import check_trusted
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json
+from tcurlora_seg.inference.segmenter import Channels, Ensemble
+from tcurlora_seg.inference.stored import stored_dataset
+from tcurlora_seg.inference.windows import Predictor
+from tcurlora_seg.models.checkpoint import load_model, trained_on
+from tcurlora_seg.models.injection import adapt_from_config, merge
+from tcurlora_seg.models.pretrained import load_pretrained
+
+_NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
+           "seed")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, ready to predict.
+
+    Attributes:
+        directory: where it lies.
+        config: its resolved configuration, with what was overridden on loading.
+        dataset: its data set, which knows task and preparation.
+        network: the merged network, a plain MONAI UNETR in evaluation mode.
+        spacing: the voxel sizes of its training images; None where an older model file says nothing.
+    """
+
+    directory: Path
+    config: DictConfig
+    dataset: SegmentationDataset
+    network: nn.Module
+    spacing: TrainingSpacing | None = None
+
+    @property
+    def minimum_ml(self) -> Any:
+        """The run's own `min_component_ml`; None in a configuration from before there was one."""
+        return self.config.inference.get("min_component_ml")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it was trained on a simulated cohort, as the run itself noted it."""
+        scores = read_json(self.directory / "metrics.json")["scores"]
+        if scores is not None:
+            return scores["simulated"] is not None
+        return self.dataset.name not in trained_on(str(self.directory / "model.safetensors"))
+
+    def cases(self, split: str) -> list[str]:
+        """The case ids that the run drew as `train`, `val` or `test`.
+
+        Raises:
+            UserError: no such split, or a case that has left the data set since.
+        """
+        path = self.directory / "split.json"
+        drawn = read_json(path)
+        if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
+            raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
+        if split not in drawn:
+            raise UserError(f"split={split}: choose train, val or test")
+        if not drawn[split]:
+            raise UserError(f"split={split}: {self.directory} drew no such cases")
+        manifest = self.dataset.manifest()
+        known = {case.id for case in manifest.cases}
+        gone = [case for case in drawn[split] if case not in known]
+        if gone:
+            reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
+            raise UserError(
+                f"split={split}: the case {gone[0]} of {self.directory} is no longer in {self.dataset.root}{reason}; "
+                "put it back, or the manifest that lists it, or train again"
+            )
+        return list(drawn[split])
+
+    def predict(self, image: Channels) -> SpatialImage:
+        """The label map of an image, in the image's own grid; see `Ensemble.predict`."""
+        return ensemble([self]).predict(image)
+
+
+def load_run(
+    directory: str | Path,
+    *,
+    device: str = "auto",
+    root: str | None = None,
+    pretrained: str | None = None,
+    overlap: float | None = None,
+    mirror: bool | None = None,
+) -> Run:
+    """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
+
+    Args:
+        directory: the run directory.
+        device: auto, cpu, cuda, ...
+        root: data folder, if it is no longer where the run had it.
+        pretrained: base weights, if they are no longer where the run had them.
+        overlap: of neighbouring windows, 0 to below 1; None for the run's own.
+        mirror: whether to average over mirrored copies; None for the run's own.
+
+    Raises:
+        UserError: files missing or damaged, another base, a device that is not there.
+    """
+    directory = Path(directory)
+    config = load_config(directory / "config.yaml")
+    lacking = [key for key in _NEEDED if key not in config]
+    if lacking:
+        raise UserError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {lacking[0]}")
+    check_trusted(config, directory / "config.yaml")
+    if pretrained is not None:
+        config.pretrained = pretrained
+    for key, value in (("overlap", overlap), ("mirror", mirror)):
+        if value is not None:
+            config.inference[key] = value
+    dataset = stored_dataset(config, directory / "config.yaml", root)
+    network = build_network(config, dataset)
+    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
+    adapt_from_config(network, config.adapter, seed=config.seed)
+    notes = load_model(network, directory / "model.safetensors")
+    try:
+        spacing = read_spacing(notes.get("spacing"))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
+    plain = merge(network).eval().to(choose_device(device))
+    return Run(directory, config, dataset, plain, spacing)
+
+
+def build_network(config: DictConfig, dataset: SegmentationDataset) -> UNETR:
+    """The network of a configuration, with the channels that the data set and its task need."""
+    return instantiate(config.model, in_channels=len(dataset.modalities), out_channels=dataset.task.out_channels)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationDataset) -> Predictor:
+    """Whole-volume inference as the configuration asks for it."""
+    return Predictor(
+        network,
+        window=list(config.model.img_size),
+        classes=dataset.task.out_channels,
+        overlap=config.inference.overlap,
+        batch_size=config.inference.batch_size,
+        mirror_axes=tuple(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
+        mirror_pairs=dataset.task.mirror_pairs,
+    )
+
+
+def ensemble(runs: Sequence[Run]) -> Ensemble:
+    """Several runs as one network: folds or seeds of the same task.
+
+    Raises:
+        UserError: runs that differ in task, image channels, preparation or training spacing.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        for what, get in _MUST_AGREE.items():
+            if get(other) != get(first):
+                raise UserError(
+                    f"{other.directory} cannot be averaged with {first.directory}: they differ in {what} "
+                    f"({get(other)} and {get(first)})"
+                )
+    if any(run.spacing is not None and first.spacing is not None and not first.spacing.covers(run.spacing.median)
+           for run in runs):  # fmt: skip
+        raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
+    return Ensemble(
+        predictors=[predictor_for(run.network, run.config, run.dataset) for run in runs],
+        task=first.dataset.task,
+        modalities=first.dataset.modalities,
+        preparation=first.dataset.preparation,
+        spacing=first.spacing,
+        analyze_axes=first.dataset.analyze_axes,
+        minimum_ml=first.minimum_ml,
+    )
+
+
+_MUST_AGREE = {
+    "data set": lambda run: run.dataset.name,
+    "task": lambda run: run.dataset.task.name,
+    "image channels": lambda run: ", ".join(run.dataset.modalities),
+    "preparation": lambda run: run.dataset.preparation,
+}
+
+
+def predict(runs: Sequence[Run], image: Channels) -> SpatialImage:
+    """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
+
+    Raises:
+        UserError: see `ensemble` and `Ensemble.predict`.
+    """
+    return ensemble(runs).predict(image)

@@ -1,0 +1,136 @@
+"""Several fine-tuned models on one base in memory: switching between them, scaling and adding their updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from monai.networks.nets import UNETR
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.checkpoint import load_model, read_metadata
+from tcurlora_seg.models.injection import adapt_from_config
+from tcurlora_seg.models.linear import Adapted, Attached
+from tcurlora_seg.models.unetr import HEAD
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What one model file adds to the base: adapters, where they act, and the base's tensors that it trained."""
+
+    adapters: dict[str, nn.Module]
+    attached: dict[str, list[Attached]]
+    tensors: dict[str, Tensor]
+
+
+class Switch:
+    """A network that turns from one fine-tuned model into another in place, in milliseconds.
+
+        switch = Switch(unetr)                                       # its base, loaded with load_pretrained
+        switch.add("hippocampus", "run_a/model.safetensors")
+        switch.use("hippocampus")                                    # unetr now segments what run_a was trained for
+
+    W = W0 + sum of scale_i delta_i; decoder, head and whatever else of the base a file trained come from one file,
+    whole. The network holds live adapters: nothing is recomputed, the base keeps its tensors, and turning back
+    gives the same bits. `merged(unetr)` or `merge(unetr)` gives the base's speed. It is for inference: nothing trains.
+
+    Args:
+        network: a MONAI UNETR with its base, without adapters; it stays the same object. Its image size is that of
+            the files, its number of classes need not be.
+
+    Raises:
+        UserError: it has adapters, or no base.
+    """
+
+    def __init__(self, network: UNETR) -> None:
+        if hasattr(network, "adapters") or not hasattr(network, "base"):
+            raise UserError("Switch needs a network without adapters whose weights load_pretrained has loaded")
+        self.network: Any = network
+        self._base = {name: parameter.data for name, parameter in network.named_parameters()}
+        self._members: dict[str, _Member] = {}
+        self.use(None)
+
+    def add(self, name: str, path: str | Path) -> None:
+        """Read a model file; the network is its plain base afterwards.
+
+        Raises:
+            UserError: a name that is taken or no word, a file without its adapter's configuration, and whatever
+                `load_model` refuses, such as another base.
+        """
+        if name in self._members or not name.isidentifier():
+            raise UserError(f"'{name}' is taken, or no single word: choose another name for {path}")
+        notes = read_metadata(path)
+        if "adapter" not in notes or "seed" not in notes:
+            raise UserError(f"{path} does not say how its adapters are made: save it from a network that adapt made")
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        self.use(None)
+        network = self.network
+        for key, parameter in network.named_parameters():
+            if key in shapes:  # the file is copied into tensors of its own; heads differ in width
+                parameter.data = parameter.new_empty(shapes[key]) if key in HEAD else parameter.detach().clone()
+        base = network.base
+        network.base = replace(base, fresh=tuple({*base.fresh, *(key for key in HEAD if key in shapes)}))
+        try:
+            adapt_from_config(network, notes["adapter"], notes["seed"])
+            load_model(network, path)
+            attached = {key: layer.attached for key, layer in self._layers()}
+            tensors = {key: p.data for key, p in network.named_parameters() if key in shapes and key in self._base}
+            self._members[name] = _Member(dict(network.adapters.items()), attached, tensors)
+        finally:
+            network.base = base
+            self.use(None)
+
+    def use(self, models: str | Mapping[str, float] | None, *, decoder: str | None = None) -> None:
+        """Turn the network into one of the models, a scaled one, a sum of several, or the plain base again.
+
+            switch.use("a")
+            switch.use({"a": 0.5})                           # half of its transformer's update, its whole decoder
+            switch.use({"a": 0.7, "b": 0.3}, decoder="a")
+            switch.use(None)
+
+        Args:
+            models: a name, factors of the transformer's updates by name, or None for the base.
+            decoder: whose decoder and head are used; needed when several are added.
+
+        Raises:
+            UserError: an unknown name, no decoder named, or a model without updates to scale or add.
+        """
+        scales = {} if models is None else {models: 1.0} if isinstance(models, str) else dict(models)
+        decoder = next(iter(scales)) if decoder is None and len(scales) == 1 else decoder
+        unknown = [name for name in (*scales, decoder) if name is not None and name not in self._members]
+        if unknown:
+            known = ", ".join(self._members) or "none was added"
+            raise UserError(f"there is no model '{unknown[0]}' to switch to: {known}")
+        if scales and decoder is None:
+            raise UserError(f"decoder= is needed: whose decoder goes with {', '.join(scales)}?")
+        for name, scale in scales.items():
+            if not self._members[name].adapters and (scale != 1 or name != decoder):
+                raise UserError(f"'{name}' has no updates to scale or add: its method trains the base's own tensors")
+        network = self.network
+        trained = {} if decoder is None else self._members[decoder].tensors
+        for key, parameter in network.named_parameters():
+            if key in self._base:
+                parameter.data = trained.get(key, self._base[key])
+                parameter.requires_grad_(False).grad = None
+        for key, layer in self._layers():
+            layer.attached = [
+                replace(item, scale=scale)
+                for name, scale in scales.items()
+                for item in self._members[name].attached.get(key, [])
+            ]
+        for attribute in ("adapters", "stacks", "recipe"):
+            if hasattr(network, attribute):
+                delattr(network, attribute)
+        if scales:
+            network.adapters = nn.ModuleDict(
+                {f"{name}_{stack}": a for name in scales for stack, a in self._members[name].adapters.items()}
+            )
+            network.adapters.train(network.training).requires_grad_(False)
+
+    def _layers(self) -> list[tuple[str, Adapted]]:
+        return [(key, layer) for key, layer in self.network.named_modules() if isinstance(layer, Adapted)]

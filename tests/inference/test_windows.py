@@ -1,0 +1,93 @@
+"""Sliding windows: they cover everything, mirroring averages what it says and swaps paired classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tcurlora_seg.inference import windows as inference
+from tcurlora_seg.inference.windows import Predictor, labels
+
+
+class Voxelwise(nn.Module):
+    """Logits that depend on the voxel alone, so that windows cannot matter."""
+
+    def __init__(self, asymmetry: float = 0.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.asymmetry = asymmetry
+
+    def forward(self, x: Tensor) -> Tensor:
+        ramp = self.asymmetry * torch.arange(x.shape[2]).view(1, 1, -1, 1, 1)
+        return torch.cat([torch.zeros_like(x), self.scale * x + ramp, -self.scale * x], 1)
+
+
+IMAGE = torch.randn(1, 19, 8, 13, generator=torch.Generator().manual_seed(0))
+
+
+def test_windows_blend_into_what_the_network_says_of_each_voxel() -> None:
+    network = Voxelwise()
+    expected = torch.softmax(network(IMAGE[None]), 1)[0]
+    for window in [(8, 8, 8), (32, 32, 32)]:  # smaller and larger than the volume
+        probabilities = Predictor(network, window=window)(IMAGE)
+        assert probabilities.shape == (3, 19, 8, 13)
+        torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mirroring_averages_over_all_combinations_of_axes_and_swaps_paired_classes() -> None:
+    network = Voxelwise(asymmetry=0.1)
+
+    def once(axes: list[int]) -> Tensor:
+        flipped = torch.softmax(network(IMAGE[None].flip([a + 2 for a in axes])), 1).flip([a + 2 for a in axes])[0]
+        return flipped[[0, 2, 1]] if 0 in axes else flipped
+
+    expected = (once([]) + once([0]) + once([1]) + once([0, 1])) / 4
+    whole = IMAGE.shape[1:]  # one window without padding, since the ramp counts from its edge
+    predictor = Predictor(network, window=whole, mirror_axes=(0, 1), mirror_pairs=((1, 2),))
+    torch.testing.assert_close(predictor(IMAGE), expected.detach(), atol=1e-5, rtol=1e-5)
+    plain = Predictor(network, window=whole)
+    assert not torch.allclose(plain(IMAGE), expected.detach(), atol=1e-3)
+
+
+def test_inference_switches_dropout_off_and_back_on() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.Dropout(0.5)).train()
+    predictor = Predictor(network, window=(8, 8, 8))
+    assert torch.equal(predictor(IMAGE), predictor(IMAGE))
+    assert network.training
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0,), (0, 2)])
+@pytest.mark.parametrize("overlap", [0.5, 0.25, 0.0])
+def test_a_volume_in_slabs_gives_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, mirror_axes: tuple[int, ...], overlap: float
+) -> None:
+    """A network that sees where in the window a voxel lies, so that another window would be noticed."""
+    image = torch.randn(1, 45, 9, 11, generator=torch.Generator().manual_seed(1))
+    predictor = Predictor(Voxelwise(asymmetry=0.1), window=(8, 8, 8), overlap=overlap, mirror_axes=mirror_axes,
+                          mirror_pairs=((1, 2),), classes=3)  # fmt: skip
+    whole = predictor(image)
+    assert torch.equal(labels([predictor], image), whole.argmax(0).to(torch.uint8))
+    monkeypatch.setattr(inference, "_SLAB_BYTES", 1)
+    calls: list[tuple[int, int]] = []
+    rows = predictor.rows
+    monkeypatch.setattr(predictor, "rows", lambda i, first, last: calls.append((first, last)) or rows(i, first, last))
+    torch.testing.assert_close(predictor(image), whole, atol=1e-6, rtol=1e-6)
+    assert torch.equal(labels([predictor], image), whole.argmax(0).to(torch.uint8))
+    assert calls[:6] == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40), (40, 45)]
+
+
+class Halves(Voxelwise):
+    """Names the half by where a voxel lies, as a network that knows left from right does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = torch.where(torch.arange(16) < 8, 9.0, -9.0).view(1, 1, 16, 1, 1).expand(x.shape)
+        return torch.cat([torch.zeros_like(x), left, -left], 1)
+
+
+def test_mirroring_does_not_blur_left_and_right_into_each_other() -> None:
+    image = torch.zeros(1, 16, 8, 8)
+    swapped = Predictor(Halves(), window=(16, 8, 8), mirror_axes=(0, 1), mirror_pairs=((1, 2),), classes=3)(image)
+    assert float(swapped[1, :8].min()) > 0.99 and float(swapped[2, 8:].min()) > 0.99
+    blurred = Predictor(Halves(), window=(16, 8, 8), mirror_axes=(0, 1), classes=3)(image)
+    assert float(blurred[1, :8].max()) < 0.51
