@@ -75,10 +75,10 @@ def test_left_stays_left_from_file_to_file(
     pairs = dataset.task.mirror_pairs
 
     item = dataset.prepare("S01")  # load, turn, crop to the brain, resample
-    label = item["label"].as_tensor()
+    label = item.label.as_tensor()
     if spacing is None:
         assert all(n < whole for n, whole in zip(label.shape[1:], SIZE, strict=True))  # cropped to the brain
-    world = item["label"].affine.numpy()
+    world = item.label.affine.numpy()
     for side, sign in ((LEFT, -1), (RIGHT, 1)):
         where = np.argwhere(label[0].numpy() == side) @ world[:3, :3].T + world[:3, 3]
         assert len(where) > 20 and (sign * where[:, 0] > 7).all()
@@ -88,7 +88,7 @@ def test_left_stays_left_from_file_to_file(
     for seed in range(8):  # a mirrored sample has the small side on the left, and calls it left
         size = [n + 3 for n in label.shape[1:]]
         g = torch.Generator().manual_seed(seed)
-        image = item["image"].as_tensor()
+        image = item.image.as_tensor()
         image, sample = mirror(image, label, foreground_spots(label), crop=size, mirror_pairs=pairs, g=g)
         left, right = (torch.nonzero(sample[0] == side)[:, 0] for side in (LEFT, RIGHT))
         assert left.max() < right.min()

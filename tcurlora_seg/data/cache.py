@@ -45,7 +45,7 @@ class TrainingVolumes:
 
     def _prepare(self, id: str) -> dict[str, Any]:
         case = self._dataset.prepare(id)
-        image, label = (case[key].as_tensor().contiguous() for key in ("image", "label"))
+        image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
         label = label.to(torch.uint8)
         return {"image": image, "label": label, "spots": foreground_spots(label)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -12,6 +13,7 @@ from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.cache import TrainingVolumes, choose_place
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
@@ -19,7 +21,7 @@ from tcurlora_seg.randomness import generator
 
 class SegmentationDataModule(LightningDataModule):
     """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and
-    test items as `SegmentationDataset.prepare` gives them, one case at a time and without a batch axis.
+    test items are a `PreparedCase` each.
 
     What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
     on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
@@ -98,6 +100,11 @@ class SegmentationDataModule(LightningDataModule):
         """Whole volumes; an empty list without validation cases, which Lightning takes as no validation."""
         return _loader(self._validation) if self.case_split.val else []
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Whole volumes stay in main memory: the predictor takes a slab at a time."""
+        whole = isinstance(batch, PreparedCase)
+        return batch if whole else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def test_dataloader(self) -> DataLoader[Any]:
         return _loader(WholeVolumes(self.dataset, self.case_split.test))
 
@@ -130,17 +137,17 @@ class RandomCrops(Dataset[dict[str, Any]]):
         return {"image": image, "label": label, "case": self.ids[sample.case]}
 
 
-class WholeVolumes(Dataset[dict[str, Any]]):
+class WholeVolumes(Dataset[PreparedCase]):
     """Prepared whole volumes, one a case; kept in memory after the first reading if `keep` is set."""
 
     def __init__(self, dataset: SegmentationDataset, ids: Sequence[str]) -> None:
         self.dataset, self.ids, self.keep = dataset, ids, False
-        self._kept: dict[int, dict[str, Any]] = {}
+        self._kept: dict[int, PreparedCase] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> PreparedCase:
         if index in self._kept:
             return self._kept[index]
         item = self.dataset.prepare(self.ids[index])
@@ -153,5 +160,5 @@ def _loader(volumes: WholeVolumes) -> DataLoader[Any]:
     return DataLoader(volumes, batch_size=1, collate_fn=_only)
 
 
-def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _only(items: list[PreparedCase]) -> PreparedCase:
     return items[0]

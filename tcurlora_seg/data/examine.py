@@ -9,10 +9,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def examine(dataset: SegmentationDataset, id: str) -> Examination:
         return Examination(f"{', '.join(case.paths)}: {type(error).__name__}: {error}")
 
 
-def _look(dataset: SegmentationDataset, case: Case, item: dict[str, Any]) -> Examination:
+def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Examination:
     import numpy as np
     from nibabel.affines import voxel_sizes
 
     paths = [case.images[modality] for modality in dataset.modalities]
     if len({*paths}) < len(paths):
         paths = [f"{path} ({modality})" for path, modality in zip(paths, dataset.modalities, strict=True)]
-    affine, native = item["affine"], item["native_label"].numpy()
+    affine, native = item.affine, item.native_label.numpy()
     sizes = voxel_sizes(affine)
     if not all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in sizes):
         shown = " x ".join(f"{size:g}" for size in sizes)
@@ -83,7 +84,7 @@ def _look(dataset: SegmentationDataset, case: Case, item: dict[str, Any]) -> Exa
     if not native.any():
         task = dataset.task.name
         raise UserError(f"{case.label_paths[0]}: the target is empty, no voxel has a label of dataset.task={task}")
-    image = item["image"]
+    image = item.image
     _check_extent(image.numpy(), voxel_sizes(image.affine.numpy()), dataset.extent_mm, paths[0])
     hashes = {path: _hash(channel.numpy()) for path, channel in zip(paths, image, strict=True)}
     twins = [path for path in paths if list(hashes.values()).count(hashes[path]) > 1]

@@ -43,26 +43,14 @@ class Preparation:
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise UserError(f"preparation.spacing={self.spacing}: expected three sizes in mm, or null")
 
-    def __call__(self, image: MetaTensor, label: MetaTensor | None, source: str) -> dict[str, MetaTensor]:
-        """Prepare an image (C, X, Y, Z) and, where there is one, its label (1, X, Y, Z).
-
-        Args:
-            source: the file, for messages.
-
-        Raises:
-            UserError: see `check`.
-        """
+    def __call__(self, image: MetaTensor, label: MetaTensor | None = None) -> tuple[MetaTensor, MetaTensor | None]:
+        """Prepare an image (C, X, Y, Z), every channel checked, and its label (1, X, Y, Z) where there is one."""
         import torch
         from monai.transforms.utils import reset_ops_id
 
-        for channel in image.as_tensor():
-            self.check(channel, source)
         case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
         reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
-        result = {"image": self._scale(case["image"])}
-        if label is not None:
-            result["label"] = case["label"].round().to(torch.uint8)
-        return result
+        return self._scale(case["image"]), None if label is None else case["label"].round().to(torch.uint8)
 
     def check(self, channel: Tensor, source: str) -> None:
         """Check that the intensities (X, Y, Z) of one channel can be scaled.

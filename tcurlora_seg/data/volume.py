@@ -57,18 +57,32 @@ def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
     Raises:
         UserError: as `read_volume`.
     """
-    with _readable(path):
-        image = _open(Path(path))
-        array = np.asanyarray(image.dataobj)
+    return series_of(open_volume(path), path, analyze_axes)
+
+
+def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
+    """The volumes (X, Y, Z, K) of a nibabel image and their affine, as `read_series` gives those of a file.
+
+    Args:
+        image: the image.
+        source: its file, for messages.
+        analyze_axes: see `read_volume`.
+
+    Raises:
+        UserError: other axes than three, or four with the channels last; an affine that flattens the volume.
+    """
+    array = np.asanyarray(image.dataobj)
     while array.ndim > 4 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4:
-        raise UserError(f"{path} has the shape {array.shape}; expected three axes, or four with the channels last")
+        raise UserError(f"{source} has the shape {array.shape}; expected three axes, or four with the channels last")
     if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
         return array, centred_affine(array.shape[:3], image.header.get_zooms()[:3], analyze_axes)
-    return array, image.affine
+    affine = np.asarray(image.affine, dtype=np.float64)
+    _check_affine(affine, source)
+    return array, affine
 
 
 def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,11 +176,20 @@ def _check_header(image: Any, path: Path) -> None:
         if not all(0 < size < math.inf for size in sizes):
             shown = " x ".join(f"{size:g}" for size in sizes)
             raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")
-    axes = image.affine[:3, :3]
-    if not np.isfinite(image.affine).all():
-        raise UserError(f"{path}: its affine holds NaN or infinite values: mend the header")
+    _check_affine(image.affine, path)
+
+
+def _check_affine(affine: np.ndarray, source: object) -> None:
+    """Check that an affine (4, 4) places a volume in space.
+
+    Raises:
+        UserError: it does not.
+    """
+    axes = affine[:3, :3]
+    if not np.isfinite(affine).all():
+        raise UserError(f"{source}: its affine holds NaN or infinite values: mend the header")
     if abs(np.linalg.det(axes)) <= 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
-        raise UserError(f"{path}: its affine flattens the volume: mend the header")
+        raise UserError(f"{source}: its affine flattens the volume: mend the header")
 
 
 def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:

@@ -13,13 +13,13 @@ import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.spacing import TrainingSpacing, fitting
+from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
-from tcurlora_seg.inference.native import minimum_volumes, remove_small, segment
+from tcurlora_seg.inference.native import minimum_volumes, segment
 from tcurlora_seg.inference.run import load_run, predictor_for
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.processes import gather, is_first, share
@@ -93,24 +93,22 @@ def evaluate(
     records = []
     for case in share(cases):
         item = dataset.prepare(case, spacing)
-        preparation, sizes = fitting(dataset.preparation, spacing, item["affine"]), voxel_sizes(item["affine"])
         started = time.perf_counter()
-        native, prepared, _ = segment([predictor], item["image"], preparation)
-        native = remove_small(native, dataset.task, sizes, min_component_ml, case)
+        found = segment([predictor], item, dataset.task, min_component_ml)
         seconds = time.perf_counter() - started
         scores = score_structures(
-            native, item["native_label"].numpy(), dataset.task.structures, sizes,
+            found.native, item.native_label.numpy(), dataset.task.structures, voxel_sizes(item.affine),
             surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
         for name, result in scores.items():
-            record = {"case": case, "patient": item["patient"], "structure": name, **asdict(result), "seconds": seconds}
+            record = {"case": case, "patient": item.patient, "structure": name, **asdict(result), "seconds": seconds}
             records.append(record)
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
-            nib.save(nib.Nifti1Image(native, item["affine"]), temporary)
+            nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
         dices = [result.dice for result in scores.values() if result.dice is not None]
         title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
-        image, label = (item[key][0].cpu().numpy() for key in ("image", "label"))
-        figure = overlay_figure(image, label, prepared, title=title, spacing=voxel_sizes(item["image"].affine.numpy()))
+        image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
+        figure = overlay_figure(image, label, found.prepared, title=title, spacing=sizes)
         save_figure(figure, folder / "overlays" / f"{case}.png")
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)

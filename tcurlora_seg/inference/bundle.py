@@ -1,6 +1,6 @@
 """A run as a MONAI bundle: a folder that `python -m monai.bundle run` executes with MONAI alone.
 
-The pre- and post-processing of `Preparation`, `Predictor` and `Ensemble` are written once more here, as MONAI's own
+The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` are written once more here, as MONAI's own
 transforms in JSON; the tests hold the label maps of both together.
 """
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.prepared import PreparedImage
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.windows import Predictor, labels, probabilities
@@ -21,24 +23,41 @@ from tcurlora_seg.inference.windows import Predictor, labels, probabilities
 _log = logging.getLogger(__name__)
 
 
+class Segmentation(NamedTuple):
+    """What networks found in one case.
+
+    Attributes:
+        native: class indices (X, Y, Z) on the file's grid, small pieces removed.
+        prepared: class indices (X, Y, Z) on the prepared grid, small pieces and all.
+        probabilities: (K, X, Y, Z) float32 on the prepared grid, or None.
+    """
+
+    native: NDArray[np.uint8]
+    prepared: NDArray[np.uint8]
+    probabilities: Tensor | None
+
+
 def segment(
-    predictors: Sequence[Predictor], image: MetaTensor, preparation: Preparation, *, keep: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor | None]:
-    """Segment a prepared image.
+    predictors: Sequence[Predictor],
+    case: PreparedImage,
+    task: Task,
+    minimum_ml: float | Mapping[str, float] | None = None,
+    *,
+    keep: bool = False,
+) -> Segmentation:
+    """Segment a prepared case.
 
     Where the preparation resamples, probabilities are brought back before the largest is taken, which keeps edges
     smooth; where it only turns and crops, the label map itself is, and probabilities are never held whole.
 
     Args:
         predictors: their probabilities are averaged.
-        image: (C, X, Y, Z), as the preparation gave it.
-        preparation: it knows the way back.
+        case: the case.
+        task: what its classes make up.
+        minimum_ml: see `remove_small`.
         keep: whether the probabilities are wanted, too.
-
-    Returns:
-        The label map on the file's grid, the one on the prepared grid, and the probabilities (K, X, Y, Z) on the
-        prepared grid or None.
     """
+    image, preparation = case.image, case.preparation
     if preparation.spacing is None and not keep:
         found, prepared = None, labels(predictors, image)
     else:
@@ -49,7 +68,8 @@ def segment(
     else:
         assert found is not None
         native = _most_probable(found, image, preparation)
-    return native.numpy(), prepared.numpy(), found if keep else None
+    cleared = remove_small(native.numpy(), task, voxel_sizes(case.affine), minimum_ml, case.case)
+    return Segmentation(cleared, prepared.numpy(), found if keep else None)
 
 
 def _most_probable(found: Tensor, image: MetaTensor, preparation: Preparation) -> Tensor:

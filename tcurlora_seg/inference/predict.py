@@ -18,8 +18,8 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.inputs import Input, find_inputs
 from tcurlora_seg.inference.native import minimum_volumes
-from tcurlora_seg.inference.run import ensemble, load_run
-from tcurlora_seg.inference.segmenter import Ensemble, describe_labels, volumes
+from tcurlora_seg.inference.run import load_run, segmenter
+from tcurlora_seg.inference.segmenter import Segmenter, describe_labels, volumes
 
 
 def predict_files(
@@ -58,7 +58,7 @@ def predict_files(
     """
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     runs = [load_run(d, device=device, pretrained=pretrained, overlap=overlap, mirror=mirror) for d in directories]
-    network = ensemble(runs)
+    network = segmenter(runs)
     if min_component_ml is not None:
         network = replace(network, minimum_ml=min_component_ml)
     minimum_volumes(network.task, network.minimum_ml)
@@ -82,7 +82,7 @@ def predict_files(
         raise UserError(f"{len(failed)} of {len(found)} image(s) could not be segmented: {', '.join(failed)}")
 
 
-def _segment(network: Ensemble, item: Input, folder: Path, probabilities: bool) -> str:
+def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool) -> str:
     """Segment one image, write the files, and say how long it took and what was found."""
     started = time.perf_counter()
     for modality in network.modalities:
@@ -97,7 +97,7 @@ def _segment(network: Ensemble, item: Input, folder: Path, probabilities: bool) 
     return f"{time.perf_counter() - started:.1f} s{_volumes(label, network)}"
 
 
-def _channels(network: Ensemble, item: Input) -> dict[str, SpatialImage]:
+def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
     """The images of a case by modality.
 
     Raises:
@@ -116,7 +116,7 @@ def _channels(network: Ensemble, item: Input) -> dict[str, SpatialImage]:
     return channels
 
 
-def _volumes(label: SpatialImage, network: Ensemble) -> str:
+def _volumes(label: SpatialImage, network: Segmenter) -> str:
     structures = describe_labels(network.task)["structures"]
     if len(structures) > 4:
         return ""
@@ -129,7 +129,7 @@ def _save(image: SpatialImage, path: Path) -> None:
         nib.save(image, temporary)
 
 
-def _check_output(folder: Path, found: Sequence[Input], network: Ensemble, overwrite: bool) -> None:
+def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, overwrite: bool) -> None:
     """Refuse to write over the images or among another task's label maps; say what the values will mean.
 
     Raises:

@@ -20,7 +20,7 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
-from tcurlora_seg.inference.segmenter import Channels, Ensemble
+from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import stored_dataset
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.checkpoint import load_model, trained_on
@@ -88,8 +88,8 @@ class Run:
         return list(drawn[split])
 
     def predict(self, image: Channels) -> SpatialImage:
-        """The label map of an image, in the image's own grid; see `Ensemble.predict`."""
-        return ensemble([self]).predict(image)
+        """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
+        return segmenter([self]).predict(image)
 
 
 def load_run(
@@ -172,8 +172,8 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     )
 
 
-def ensemble(runs: Sequence[Run]) -> Ensemble:
-    """Several runs as one network: folds or seeds of the same task.
+def segmenter(runs: Sequence[Run]) -> Segmenter:
+    """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
 
     Raises:
         UserError: runs that differ in task, image channels, preparation or training spacing.
@@ -189,7 +189,7 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
     if any(run.spacing is not None and first.spacing is not None and not first.spacing.covers(run.spacing.median)
            for run in runs):  # fmt: skip
         raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
-    return Ensemble(
+    return Segmenter(
         predictors=[predictor_for(run.network, run.config, run.dataset) for run in runs],
         task=first.dataset.task,
         modalities=first.dataset.modalities,
@@ -212,6 +212,6 @@ def predict(runs: Sequence[Run], image: Channels) -> SpatialImage:
     """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
 
     Raises:
-        UserError: see `ensemble` and `Ensemble.predict`.
+        UserError: see `segmenter` and `Segmenter.predict`.
     """
-    return ensemble(runs).predict(image)
+    return segmenter(runs).predict(image)

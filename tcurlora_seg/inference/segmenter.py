@@ -8,17 +8,16 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.spacing import TrainingSpacing, fitting
+from tcurlora_seg.data.prepared import Volume, prepare_image
+from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.data.volume import centred_affine, turn_to
+from tcurlora_seg.data.volume import series_of
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.inference.native import native_probabilities, remove_small, segment
+from tcurlora_seg.inference.native import native_probabilities, segment
 from tcurlora_seg.inference.windows import Predictor
 
 Channels = SpatialImage | Sequence[SpatialImage] | Mapping[str, SpatialImage]
@@ -27,8 +26,8 @@ their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble:
-    """One network or several, with everything that lies between a file and a label map.
+class Segmenter:
+    """One network or an ensemble, with everything that lies between an image and its label map.
 
     Attributes:
         predictors: their probabilities are averaged.
@@ -75,21 +74,25 @@ class Ensemble:
         What is 0 in `mask`, as a skull may be, is cut out of the channels, as in training.
         """
         channels = self._channels(image, source)
-        affine, arrays = self._read([*channels, *([] if mask is None else [mask])], source)
-        if mask is not None:
-            brain = arrays.pop() > 0
-            arrays = [array * brain for array in arrays]
-        preparation = fitting(self.preparation, self.spacing, affine)
-        stacked = torch.from_numpy(np.stack(arrays))
-        prepared = preparation(MetaTensor(stacked, affine=torch.from_numpy(affine)), None, source)["image"]
-        native, _, found = segment(self.predictors, prepared, preparation, keep=probabilities)
-        native = remove_small(native, self.task, nib.affines.voxel_sizes(affine), self.minimum_ml, source)
+        volumes = [self._volume(channel, source) for channel in channels]
+        case = prepare_image(
+            volumes, preparation=self.preparation, spacing=self.spacing, case=source,
+            mask=None if mask is None else self._volume(mask, source),
+        )  # fmt: skip
+        found = segment(self.predictors, case, self.task, self.minimum_ml, keep=probabilities)
         values = label_values(self.task)
         table = np.array([0, *(values[c] for c in sorted(values))], dtype=label_dtype(values))
-        label = image_like(channels[0], table[native], affine, intent="label")
-        if found is None:
+        label = image_like(channels[0], table[found.native], case.affine, intent="label")
+        if found.probabilities is None:
             return label, None
-        return label, image_like(channels[0], native_probabilities(found, prepared, preparation), affine)
+        classes = native_probabilities(found.probabilities, case.image, case.preparation)
+        return label, image_like(channels[0], classes, case.affine)
+
+    def _volume(self, image: SpatialImage, source: str) -> Volume:
+        series, affine = series_of(image, source, self.analyze_axes)
+        if series.shape[3] != 1:
+            raise UserError(f"{source} has the shape {series.shape}; expected a volume with three axes")
+        return Volume(source, series[..., 0], affine)
 
     def _channels(self, image: Channels, source: str) -> list[SpatialImage]:
         wanted = ", ".join(self.modalities)
@@ -102,30 +105,6 @@ class Ensemble:
         if len(channels) != len(self.modalities):
             raise UserError(f"{source}: {len(channels)} image(s) given; the network sees {wanted}, one image each")
         return channels
-
-    def _read(self, channels: Sequence[SpatialImage], source: str) -> tuple[NDArray[np.float64], list[NDArray]]:
-        """The affine of the first channel, and all of them with their axes along its own."""
-        arrays: list[NDArray] = []
-        first = self._affine(channels[0])
-        if abs(np.linalg.det(first[:3, :3])) < 1e-9:
-            raise UserError(f"{source}: its affine flattens the volume; the header needs repair")
-        for channel in channels:
-            array = np.asanyarray(channel.dataobj)
-            while array.ndim > 3 and array.shape[-1] == 1:
-                array = array[..., 0]
-            if array.ndim != 3:
-                raise UserError(f"{source} has the shape {array.shape}; expected a volume with three axes")
-            array, affine = turn_to(array, self._affine(channel), first)
-            if arrays and (array.shape != arrays[0].shape or not np.allclose(affine, first, atol=0.01)):
-                raise UserError(f"{source}: its images lie on different grids (shape or affine differ)")
-            arrays.append(array.astype(np.float32))
-        return first, arrays
-
-    def _affine(self, image: SpatialImage) -> NDArray[np.float64]:
-        """To RAS mm; Analyze does not say where its axes run."""
-        if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
-            return centred_affine(image.shape[:3], image.header.get_zooms()[:3], self.analyze_axes)
-        return np.asarray(image.affine, dtype=np.float64)
 
 
 def volumes(image: SpatialImage) -> list[SpatialImage]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
+from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.inference.windows import Predictor, labels
@@ -84,10 +85,10 @@ class SegmentationModule(lightning.LightningModule):
         rate = optimizer.param_groups[-1]["lr"]  # the adapters' group, where there are any
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
+    def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
         """Score one whole volume; returns its label map for pictures."""
-        prediction = labels([self.predictor], batch["image"]).numpy()
-        reference = batch["label"][0].cpu().numpy()
+        prediction = labels([self.predictor], batch.image).numpy()
+        reference = batch.label[0].numpy()
         scores = []
         for name, classes in self.structures.items():
             value = dice(_union(prediction, classes), _union(reference, classes))

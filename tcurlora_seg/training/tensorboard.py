@@ -27,14 +27,12 @@ class ValidationOverlays(Callback):
     ) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
-        case = batch["case"]
-        image, reference = (batch[key][0].cpu().numpy() for key in ("image", "label"))
         figure = overlay_figure(
-            image, reference, outputs["prediction"], title=f"{case}, step {trainer.global_step}",
-            spacing=voxel_sizes(batch["image"].affine.cpu().numpy()),
+            batch.image[0].numpy(), batch.label[0].numpy(), outputs["prediction"],
+            title=f"{batch.case}, step {trainer.global_step}", spacing=voxel_sizes(batch.image.affine.numpy()),
         )  # fmt: skip
         trainer.logger.experiment.add_image(
-            f"val/{case}", figure_to_array(figure), trainer.global_step, dataformats="HWC"
+            f"val/{batch.case}", figure_to_array(figure), trainer.global_step, dataformats="HWC"
         )
 
 

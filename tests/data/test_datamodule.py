@@ -15,6 +15,7 @@ from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.volume import read_header
 from tcurlora_seg.errors import UserError
 
@@ -82,8 +83,8 @@ class Recorder(lightning.LightningModule):
         self.seen.append(float(batch["image"].double().sum()))
         return self.weight * 1.0
 
-    def validation_step(self, batch: dict[str, Any]) -> None:
-        assert batch["case"] == "S04"
+    def validation_step(self, batch: PreparedCase) -> None:
+        assert batch.case == "S04"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -118,14 +119,14 @@ def test_a_resumed_run_sees_the_samples_of_an_uninterrupted_one(
 def test_validation_and_test_give_whole_cases_one_by_one(data: Callable[..., SegmentationDataModule]) -> None:
     module = data()
     module.setup("fit")
-    assert [item["case"] for item in module.val_dataloader()] == ["S04"]
+    assert [item.case for item in module.val_dataloader()] == ["S04"]
     items = list(module.test_dataloader())
-    assert [item["case"] for item in items] == ["S05", "S06"]
+    assert [item.case for item in items] == ["S05", "S06"]
     for item in items:
-        assert item["image"].ndim == 4 and item["label"].shape[1:] == item["image"].shape[1:]
-        assert item["native_label"].shape == (45, 54, 45) and item["native_label"].dtype == torch.uint8
-        back = module.dataset.preparation.invert(item["label"].as_tensor(), item["image"], nearest=True)
-        assert torch.equal(back[0].to(torch.uint8), item["native_label"])
+        assert item.image.ndim == 4 and item.label.shape[1:] == item.image.shape[1:]
+        assert item.native_label.shape == (45, 54, 45) and item.native_label.dtype == torch.uint8
+        back = module.dataset.preparation.invert(item.label.as_tensor(), item.image, nearest=True)
+        assert torch.equal(back[0].to(torch.uint8), item.native_label)
 
 
 def test_headers_are_read_once(

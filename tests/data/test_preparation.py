@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.prepared import Volume, prepare_image
 from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
@@ -27,7 +28,7 @@ def scan(
 def test_z_scores_are_over_the_brain_and_the_background_stays_0() -> None:
     image, label = scan()
     image[0] *= 7
-    result = Preparation(crop_to_brain=False)(image, label, "a.nii")["image"]
+    result, _ = Preparation(crop_to_brain=False)(image, label)
     for before, after in zip(image.as_tensor(), result.as_tensor(), strict=True):
         inside = before > 0
         assert not after[~inside].any()
@@ -37,18 +38,18 @@ def test_z_scores_are_over_the_brain_and_the_background_stays_0() -> None:
 
 def test_cropping_keeps_exactly_the_brain() -> None:
     image, label = scan()
-    result = Preparation()(image, label, "a.nii")
-    assert result["image"].shape == (2, 6, 8, 8) and result["label"].shape == (1, 6, 8, 8)
-    assert result["label"].dtype == torch.uint8 and int(result["label"].sum()) == int(label.sum())
+    prepared, reference = Preparation()(image, label)
+    assert prepared.shape == (2, 6, 8, 8) and reference.shape == (1, 6, 8, 8)
+    assert reference.dtype == torch.uint8 and int(reference.sum()) == int(label.sum())
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "LPS", "PIR", "SLA"])
 def test_prepared_axes_are_ras_whatever_the_file_has(axes: str) -> None:
     image, label = scan(axes)
-    result = Preparation()(image, label, "a.nii")
-    np.testing.assert_allclose(result["image"].affine[:3, :3], np.eye(3), atol=1e-9)
-    voxel = torch.nonzero(result["label"].as_tensor()[0])[0].double()
-    there = result["label"].affine @ torch.cat([voxel, torch.ones(1)])
+    prepared, reference = Preparation()(image, label)
+    np.testing.assert_allclose(prepared.affine[:3, :3], np.eye(3), atol=1e-9)
+    voxel = torch.nonzero(reference.as_tensor()[0])[0].double()
+    there = reference.affine @ torch.cat([voxel, torch.ones(1)])
     native = torch.nonzero(label.as_tensor()[0]).double()
     world = native @ label.affine[:3, :3].T + label.affine[:3, 3]
     assert float((world - there[:3]).norm(dim=1).min()) < 1e-9  # a labelled point of the body stays where it was
@@ -58,28 +59,28 @@ def test_prepared_axes_are_ras_whatever_the_file_has(axes: str) -> None:
 def test_inverting_restores_every_voxel_of_the_native_grid(axes: str, crop: bool) -> None:
     image, label = scan(axes)
     preparation = Preparation(crop_to_brain=crop)
-    result = preparation(image, label, "a.nii")
+    prepared, reference = preparation(image, label)
     for _ in range(2):  # inverting leaves the image's memory alone
-        native = preparation.invert(result["label"].as_tensor(), result["image"], nearest=True)
+        native = preparation.invert(reference.as_tensor(), prepared, nearest=True)
         assert torch.equal(native.to(torch.uint8), label.as_tensor())
 
 
 def test_another_process_can_invert() -> None:
     image, label = scan("LPS")
-    result = Preparation()(image, label, "a.nii")
-    native = Preparation().invert(result["label"].as_tensor(), result["image"], nearest=True)
+    prepared, reference = Preparation()(image, label)
+    native = Preparation().invert(reference.as_tensor(), prepared, nearest=True)
     assert torch.equal(native.to(torch.uint8), label.as_tensor())
 
 
 def test_resampling_is_inverted_to_the_native_grid() -> None:
     image, label = scan("LPS", spacing=2.0)
     preparation = Preparation(spacing=[1.0, 1.0, 1.0])
-    result = preparation(image, label, "a.nii")
-    assert result["image"].shape[1:] == (11, 15, 15)  # 1 mm apart over the centres of 6 x 8 x 8 voxels
-    native = preparation.invert(result["label"].as_tensor(), result["image"], nearest=True)
+    prepared, reference = preparation(image, label)
+    assert prepared.shape[1:] == (11, 15, 15)  # 1 mm apart over the centres of 6 x 8 x 8 voxels
+    native = preparation.invert(reference.as_tensor(), prepared, nearest=True)
     assert native.shape == label.shape
     assert torch.equal(native.to(torch.uint8), label.as_tensor())
-    probabilities = preparation.invert(result["label"].as_tensor().float(), result["image"], nearest=False)
+    probabilities = preparation.invert(reference.as_tensor().float(), prepared, nearest=False)
     assert float(probabilities.min()) >= 0 and float(probabilities.max()) <= 1.0001
     assert len(torch.unique(probabilities)) > 2
 
@@ -87,10 +88,10 @@ def test_resampling_is_inverted_to_the_native_grid() -> None:
 def test_a_window_and_percentiles_scale_to_0_1() -> None:
     image, _ = scan()
     window = Preparation(crop_to_brain=False, intensity="window", limits=[50.0, 55.0])
-    result = window(image, None, "a.nii")["image"].as_tensor()
+    result = window(image)[0].as_tensor()
     torch.testing.assert_close(result, ((image.as_tensor() - 50) / 5).clamp(0, 1))
     percentiles = Preparation(crop_to_brain=False, intensity="percentiles", limits=[5.0, 95.0])
-    result = percentiles(image, None, "a.nii")["image"].as_tensor()
+    result = percentiles(image)[0].as_tensor()
     for before, after in zip(image.as_tensor(), result, strict=True):
         inside = before > 0
         assert 0.04 < float((after[inside] == 0).float().mean()) < 0.06
@@ -113,10 +114,13 @@ def _one_channel_empty(image: MetaTensor) -> None:
     ("harm", "words"), [(_with_nan, "NaN"), (_empty, "no two different"), (_one_channel_empty, "no two different")]
 )
 def test_an_image_that_cannot_be_used_is_named(harm: object, words: str) -> None:
-    image, label = scan()
+    image, _ = scan()
     harm(image)
-    with pytest.raises(UserError, match=rf"a.nii.*{words}"):
-        Preparation()(image, label, "a.nii")
+    affine = image.affine.numpy()
+    names = ("a.nii", "b.nii")
+    channels = [Volume(n, v.numpy(), affine) for n, v in zip(names, image.as_tensor(), strict=True)]
+    with pytest.raises(UserError, match=rf"[ab].nii.*{words}"):
+        prepare_image(channels, preparation=Preparation(), spacing=None, case="a")
 
 
 @pytest.mark.parametrize(

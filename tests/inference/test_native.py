@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.prepared import Volume, prepare_image
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.native import minimum_volumes, native_probabilities, remove_small, segment
@@ -99,10 +99,12 @@ def test_a_label_map_is_the_most_probable_class_on_the_files_grid(spacing: list[
     voxels = torch.zeros(1, 14, 12, 10)
     voxels[:, 3:12, 2:11, 1:9] = 100 + 50 * torch.rand(1, 9, 9, 8, generator=torch.Generator().manual_seed(0))
     preparation = Preparation(spacing=spacing)
-    image = preparation(MetaTensor(voxels, affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))), None, "a")["image"]
+    volume = Volume("a", voxels[0].numpy(), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    case = prepare_image([volume], preparation=preparation, spacing=None, case="a")
+    image = case.image
     predictors = [Predictor(Ramp(), window=(16, 16, 16), classes=3)]
-    label, _, found = segment(predictors, image, preparation, keep=True)
-    alone, prepared, nothing = segment(predictors, image, preparation)
+    label, _, found = segment(predictors, case, TUMOUR, keep=True)
+    alone, prepared, nothing = segment(predictors, case, TUMOUR)
     np.testing.assert_array_equal(label, alone)
     assert nothing is None and found is not None and (len(np.unique(label)) == 3)
     np.testing.assert_array_equal(prepared, found.argmax(0).numpy())

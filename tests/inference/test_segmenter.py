@@ -15,7 +15,7 @@ import pytest
 import tcurlora_seg
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import open_volume
-from tcurlora_seg.inference.run import Run, ensemble, load_run
+from tcurlora_seg.inference.run import Run, load_run, segmenter
 from tcurlora_seg.inference.segmenter import describe_labels, label_dtype, label_values
 
 CODES = "RAS"
@@ -103,7 +103,7 @@ def test_another_voxel_size_is_brought_to_the_training_images(loaded: Run, head:
     """Twice as fine along one axis, stored two ways; within the training images' range nothing is resampled."""
     assert loaded.spacing is not None and loaded.spacing.median == pytest.approx((6, 6, 6), abs=0.01)
     fine = nib.Nifti1Image(np.repeat(np.asanyarray(head.dataobj), 2, axis=2), np.diag([6.0, 6.0, 3.0, 1.0]))
-    network = ensemble([loaded])
+    network = segmenter([loaded])
     label = np.asanyarray(loaded.predict(fine).dataobj)
     again = np.asanyarray(turned(loaded.predict(turned(fine, "SPL")), CODES).dataobj)
     resampled = replace(network, preparation=replace(network.preparation, spacing=[6.0, 6.0, 6.0]))
@@ -153,7 +153,7 @@ def test_several_runs_are_averaged_and_one_run_twice_changes_nothing(
     same = tcurlora_seg.predict([loaded, loaded], head)
     np.testing.assert_array_equal(np.asanyarray(same.dataobj), expected)
     probabilities = [
-        np.asanyarray(ensemble(runs).run(head, probabilities=True)[1].dataobj)  # type: ignore[union-attr]
+        np.asanyarray(segmenter(runs).run(head, probabilities=True)[1].dataobj)  # type: ignore[union-attr]
         for runs in ([loaded], [other], [loaded, other])
     ]
     np.testing.assert_allclose(probabilities[2], (probabilities[0] + probabilities[1]) / 2, atol=1e-6)

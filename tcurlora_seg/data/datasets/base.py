@@ -13,7 +13,8 @@ from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, read_manifest
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.spacing import TrainingSpacing, fitting
+from tcurlora_seg.data.prepared import PreparedCase, Volume, prepare_case
+from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.split import draw_split
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
@@ -230,55 +231,31 @@ class SegmentationDataset(ABC):
             self._headers[id] = found[first]
         return {id: self._headers[id] for id in ids}
 
-    def prepare(self, id: str, spacing: TrainingSpacing | None = None) -> dict[str, Any]:
+    def prepare(self, id: str, spacing: TrainingSpacing | None = None) -> PreparedCase:
         """Read and prepare one case.
 
         Args:
             id: of the case.
             spacing: voxel sizes that a network was trained on, for a case that it did not see; see `fitting`.
 
-        Returns:
-            image: (C, X, Y, Z) float32 MetaTensor that remembers how to go back to the file's grid;
-            label: (1, X, Y, Z) uint8 MetaTensor of class indices on the same grid;
-            native_label: (X, Y, Z) uint8 tensor of class indices on the file's grid, as stored;
-            affine: (4, 4) float64 array from the file's voxels to RAS mm;
-            case, patient: ids.
-
         Raises:
             UserError: unreadable files, other grids, unknown label values, empty images.
         """
-        import numpy as np
-        import torch
-        from monai.data import MetaTensor
-
-        from tcurlora_seg.data.volume import turn_to
-
         case = self.manifest().case(id)
         self._used_paths(case)
         raw, affine = self.read_label(case)
-        channels = []
-        for path, stored, other in self.read_images(case):
-            voxels, other = turn_to(stored, other, affine)
-            if voxels.shape != raw.shape or not np.allclose(other, affine, atol=0.01):
-                pair = f"{path} and {case.label_paths[0]}"
-                raise UserError(f"case {id}: {pair} lie on different grids (shape or affine differ){self.grid_hint}")
-            channels.append(torch.from_numpy(voxels.astype(np.float32)))
-        if case.mask:
-            brain = channels.pop() > 0
-            channels = [channel * brain for channel in channels]
-        for modality, channel in zip(self.modalities, channels, strict=True):
-            self.preparation.check(channel, case.images[modality])
         self.check_label(raw, affine, case.label_paths[0])
-        native = torch.from_numpy(self.task.class_indices(raw))
-        image = MetaTensor(torch.stack(channels), affine=torch.from_numpy(affine))
-        label = MetaTensor(native[None], affine=torch.from_numpy(affine))
-        return {
-            **fitting(self.preparation, spacing, affine)(image, label, case.images[self.modalities[0]]),
-            "native_label": native,
-            "affine": affine,
-            "case": case.id,
-            "patient": case.patient,
-        }
+        channels = [Volume(*parts) for parts in self.read_images(case)]
+        return prepare_case(
+            channels[: len(self.modalities)],
+            Volume(case.label_paths[0], self.task.class_indices(raw), affine),
+            preparation=self.preparation,
+            spacing=spacing,
+            case=case.id,
+            patient=case.patient,
+            mask=channels[-1] if case.mask else None,
+            hint=self.grid_hint,
+        )
 
     def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.

@@ -120,4 +120,4 @@ def test_a_mask_takes_everything_else_off_the_image(cohort: Callable[[int], Path
     half[:, :, 2:] = 5
     write_nifti(root / "mask.nii", half)
     found.adopt(replace(manifest, cases=(replace(manifest.cases[0], mask="mask.nii"),)))
-    assert found.prepare("0")["image"].shape == (1, 4, 4, 2)
+    assert found.prepare("0").image.shape == (1, 4, 4, 2)

@@ -43,15 +43,15 @@ def dataset(root: Path, **changes: object) -> BraTS2021:
 def check_case(found: BraTS2021, id: str) -> None:
     """Channels in the order asked for, every voxel where its world position says."""
     item, raw = found.prepare(id), volumes()
-    np.testing.assert_array_equal(item["native_label"], np.array([0, 1, 2, 0, 3])[raw["seg"]])
-    np.testing.assert_allclose(item["affine"], centred_affine(SIZE, (1, 1, 1), AXES))
-    image = item["image"].as_tensor().numpy()
+    np.testing.assert_array_equal(item.native_label, np.array([0, 1, 2, 0, 3])[raw["seg"]])
+    np.testing.assert_allclose(item.affine, centred_affine(SIZE, (1, 1, 1), AXES))
+    image = item.image.as_tensor().numpy()
     assert image.shape == (len(found.modalities), *SIZE)
     for channel, modality in zip(image, found.modalities, strict=True):
         voxels = raw[modality].astype(np.float64)
         expected = ((voxels - voxels.mean()) / voxels.std())[::-1, ::-1]  # LPS to RAS
         np.testing.assert_allclose(channel, expected, atol=1e-5)
-    np.testing.assert_array_equal(item["label"].as_tensor()[0].flip(0, 1), item["native_label"])
+    np.testing.assert_array_equal(item.label.as_tensor()[0].flip(0, 1), item.native_label)
 
 
 @pytest.mark.parametrize("above", [".", "UPENN-GBM", "BraTS2021_Training_Data"])
@@ -123,8 +123,8 @@ def test_labels_of_later_years_are_named(
 
 
 def test_the_whole_tumour_is_the_union_of_the_subregions(brats2021: Callable[..., BraTS2021]) -> None:
-    whole = brats2021().prepare("BraTS2021_00001")["native_label"]
-    parts = brats2021(task="subregions").prepare("BraTS2021_00001")["native_label"]
+    whole = brats2021().prepare("BraTS2021_00001").native_label
+    parts = brats2021(task="subregions").prepare("BraTS2021_00001").native_label
     assert torch.equal(whole > 0, parts > 0)
 
 

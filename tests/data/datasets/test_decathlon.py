@@ -63,10 +63,10 @@ def test_a_task_of_one_modality_reads_voxel_by_voxel(write: Callable[..., Path],
     assert found.task.structures == {"anterior": (1,), "posterior": (2,)} and found.task.out_channels == 3
     image, label = arrays(3, 1)
     item = found.prepare("case_004")
-    np.testing.assert_array_equal(item["native_label"], label)
-    np.testing.assert_array_equal(item["label"].as_tensor()[0], label[::-1])
+    np.testing.assert_array_equal(item.native_label, label)
+    np.testing.assert_array_equal(item.label.as_tensor()[0], label[::-1])
     expected = (image - image.mean()) / image.std()
-    np.testing.assert_allclose(item["image"].as_tensor()[0], expected[::-1], atol=1e-5)
+    np.testing.assert_allclose(item.image.as_tensor()[0], expected[::-1], atol=1e-5)
     assert found.find_cases().skipped == {"imagesTs/case_900.nii.gz": "a test image, which has no label"}
 
 
@@ -80,11 +80,11 @@ def test_the_channels_of_one_file_are_read_by_name(write: Callable[..., Path], m
     assert found.cohort == f"decathlon/{found.task.name}"
     image, label = arrays(4, 4)
     item = found.prepare("case_001")
-    assert item["image"].shape == (len(found.modalities), *SIZE)
-    for channel, name in zip(item["image"].as_tensor(), found.modalities, strict=True):
+    assert item.image.shape == (len(found.modalities), *SIZE)
+    for channel, name in zip(item.image.as_tensor(), found.modalities, strict=True):
         voxels = image[..., names.index(name)].astype(np.float64)
         np.testing.assert_allclose(channel, ((voxels - voxels.mean()) / voxels.std())[::-1], atol=1e-5)
-    assert torch.equal(item["native_label"], torch.from_numpy(label))
+    assert torch.equal(item.native_label, torch.from_numpy(label))
 
 
 def test_the_first_task_is_scored_in_regions_too(write: Callable[..., Path]) -> None:
@@ -110,7 +110,7 @@ def test_ct_is_not_scaled_by_voxels_above_0(write: Callable[..., Path]) -> None:
     window = Preparation(crop_to_brain=False, intensity="window", limits=[100, 500])
     item = dataset(root, "Task09_Spleen", preparation=window).prepare("case_001")
     expected = np.clip((arrays(2, 1)[0][::-1] - 100) / 400, 0, 1)
-    np.testing.assert_allclose(item["image"].as_tensor()[0], expected, atol=1e-6)
+    np.testing.assert_allclose(item.image.as_tensor()[0], expected, atol=1e-6)
 
 
 def test_a_listed_file_that_is_missing_leaves_its_case_out(write: Callable[..., Path]) -> None:

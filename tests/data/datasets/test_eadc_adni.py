@@ -82,12 +82,12 @@ def check_case(
 ) -> None:
     """Every voxel where its world position says, and the label's file as the native grid."""
     item = found.prepare(id)
-    np.testing.assert_array_equal(item["native_label"], turned(values, axes))
-    np.testing.assert_allclose(item["affine"], centred_affine(turned(RAW, axes).shape, (1, 1, 1), axes))
-    np.testing.assert_array_equal(item["label"].as_tensor()[0], values)
+    np.testing.assert_array_equal(item.native_label, turned(values, axes))
+    np.testing.assert_allclose(item.affine, centred_affine(turned(RAW, axes).shape, (1, 1, 1), axes))
+    np.testing.assert_array_equal(item.label.as_tensor()[0], values)
     brain = image > 0
     mean, std = image[brain].mean(), image[brain].std()
-    np.testing.assert_allclose(item["image"].as_tensor()[0], np.where(brain, (image - mean) / std, 0), atol=3e-4)
+    np.testing.assert_allclose(item.image.as_tensor()[0], np.where(brain, (image - mean) / std, 0), atol=3e-4)
 
 
 @pytest.mark.parametrize("image_axes", ["RAS", "LPS", "PIR"])
@@ -125,7 +125,7 @@ def test_odd_values_of_a_mask_are_background_and_hippocampus(
     write_loni(tmp_path, A)
     check_case(dataset(tmp_path), A)
     found = dataset(tmp_path, task="hippocampus")
-    np.testing.assert_array_equal(found.prepare(A)["native_label"], RAW > 0)
+    np.testing.assert_array_equal(found.prepare(A).native_label, RAW > 0)
     np.testing.assert_array_equal(found.read_label(found.manifest().case(A))[0], RAW)  # 1 is left, 2 is right
 
 

@@ -43,10 +43,10 @@ def write(tmp_path: Path, write_nifti: Callable[..., Path]) -> Callable[..., Pat
 
 def check_case(found: Folder, id: str, modalities: tuple[str, ...] = ("t1",)) -> None:
     item = found.prepare(id)
-    np.testing.assert_array_equal(item["native_label"], np.array([0, 1, 2, 0, 0, 0, 0, 0, 0, 3])[LABEL])
-    np.testing.assert_array_equal(item["label"].as_tensor()[0].flip(0, 1), item["native_label"])
-    assert item["image"].shape == (len(modalities), *SIZE)
-    for channel, modality in zip(item["image"].as_tensor(), modalities, strict=True):
+    np.testing.assert_array_equal(item.native_label, np.array([0, 1, 2, 0, 0, 0, 0, 0, 0, 3])[LABEL])
+    np.testing.assert_array_equal(item.label.as_tensor()[0].flip(0, 1), item.native_label)
+    assert item.image.shape == (len(modalities), *SIZE)
+    for channel, modality in zip(item.image.as_tensor(), modalities, strict=True):
         voxels = IMAGES[modality].astype(float)[::-1, ::-1]
         np.testing.assert_allclose(channel, (voxels - voxels.mean()) / voxels.std(), atol=1e-5)
 
@@ -188,7 +188,7 @@ def test_values_of_no_class_are_named_unless_they_are_background(write: Callable
     with pytest.raises(UserError, match=r"labels/a_t1.nii: label values 9 .*dataset.classes=.*dataset.background"):
         dataset(root, classes={"left": [1], "right": [2]}).prepare("a_t1")
     item = dataset(root, classes={"left": [1], "right": [2]}, background=[0, 9]).prepare("a_t1")
-    np.testing.assert_array_equal(item["native_label"], np.where(LABEL == 9, 0, LABEL))
+    np.testing.assert_array_equal(item.native_label, np.where(LABEL == 9, 0, LABEL))
 
 
 @pytest.mark.parametrize(

@@ -61,16 +61,16 @@ def check_case(found: LPBA40, axes: str) -> None:
     image, label = pair(axes)
     item = found.prepare("S02")
     affine = centred_affine(SIZE, (1, 1, 1), axes)
-    np.testing.assert_allclose(item["affine"], affine)
+    np.testing.assert_allclose(item.affine, affine)
     classes = {0: 0, **{value: index for index, (value,) in found.task.classes.items()}}
     expected = np.vectorize(classes.get)(label)
-    np.testing.assert_array_equal(item["native_label"], expected)
-    to_native = np.linalg.inv(affine) @ item["image"].affine.numpy()
+    np.testing.assert_array_equal(item.native_label, expected)
+    to_native = np.linalg.inv(affine) @ item.image.affine.numpy()
     mean, std = image.mean(dtype=float), image.std(dtype=float)
-    for index in np.ndindex(*item["image"].shape[1:]):
+    for index in np.ndindex(*item.image.shape[1:]):
         native = tuple(np.round(to_native[:3] @ [*index, 1]).astype(int))
-        assert abs(float(item["image"].as_tensor()[0][index]) - (image[native] - mean) / std) < 1e-5
-        assert int(item["label"].as_tensor()[0][index]) == expected[native]
+        assert abs(float(item.image.as_tensor()[0][index]) - (image[native] - mean) / std) < 1e-5
+        assert int(item.label.as_tensor()[0][index]) == expected[native]
 
 
 @pytest.mark.parametrize("below", ["LPBA40/delineation_space", "delineation_space", "LPBA40", "."])
@@ -98,10 +98,10 @@ def test_nifti_copies_read_voxel_by_voxel(
 
 def test_the_left_hippocampus_is_on_the_left_after_preparation(lpba40: Callable[..., LPBA40]) -> None:
     item = lpba40(task="hippocampus_lr").prepare("S01")
-    label = item["label"].as_tensor()[0]
+    label = item.label.as_tensor()[0]
     left, right = (np.argwhere(label.numpy() == index).mean(axis=0) for index in (1, 2))
     assert left[0] < right[0]  # the first axis runs to the right
-    world = item["label"].affine.numpy()
+    world = item.label.affine.numpy()
     assert (world[:3, :3] @ left + world[:3, 3])[0] < 0 < (world[:3, :3] @ right + world[:3, 3])[0]
 
 
@@ -192,9 +192,9 @@ def test_a_label_stored_with_other_axes_on_the_same_grid_is_read_where_its_affin
     write_nifti(tmp_path / "label" / "S02.delineation.structure.label.nii.gz", turned, "SRA")
     dataset(tmp_path).check_headers(["S02"])
     item = dataset(tmp_path).prepare("S02")
-    assert torch.equal(item["label"].as_tensor(), straight["label"].as_tensor())
-    assert torch.equal(item["image"].as_tensor(), straight["image"].as_tensor())
-    assert torch.equal(item["native_label"].permute(1, 2, 0).flip(0), straight["native_label"])
+    assert torch.equal(item.label.as_tensor(), straight.label.as_tensor())
+    assert torch.equal(item.image.as_tensor(), straight.image.as_tensor())
+    assert torch.equal(item.native_label.permute(1, 2, 0).flip(0), straight.native_label)
 
 
 def test_missing_and_empty_roots_say_where_data_come_from(tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ def test_every_layout_reads_voxel_by_voxel(
         ("UPENN-GBM-00611_11", "UPENN-GBM-00611"),
     ]
     item = found.prepare(id(2))
-    np.testing.assert_array_equal(item["native_label"], np.array([0, 1, 2, 0, 3])[raw["expert"]])
-    np.testing.assert_allclose(item["affine"], centred_affine(SIZE, (1, 1, 1), AXES))
-    np.testing.assert_array_equal(item["label"].as_tensor()[0].flip(0, 1), item["native_label"])
-    assert item["image"].shape == (len(modalities), *SIZE)
-    for channel, modality in zip(item["image"].as_tensor().numpy(), modalities, strict=True):
+    np.testing.assert_array_equal(item.native_label, np.array([0, 1, 2, 0, 3])[raw["expert"]])
+    np.testing.assert_allclose(item.affine, centred_affine(SIZE, (1, 1, 1), AXES))
+    np.testing.assert_array_equal(item.label.as_tensor()[0].flip(0, 1), item.native_label)
+    assert item.image.shape == (len(modalities), *SIZE)
+    for channel, modality in zip(item.image.as_tensor().numpy(), modalities, strict=True):
         voxels = raw[modality].astype(float)[::-1, ::-1]  # LPS to RAS
         np.testing.assert_allclose(channel, (voxels - voxels.mean()) / voxels.std(), atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_the_kind_of_label_is_chosen(
     write(tmp_path, id(4), ())
     found = dataset(tmp_path, labels=labels)
     assert [case.id for case in found.manifest().cases] == [id(n) for n in ids]
-    native = found.prepare(id(1))["native_label"]
+    native = found.prepare(id(1)).native_label
     expected = volumes()["expert"] if value is None else np.full(SIZE, value)
     np.testing.assert_array_equal(native, np.array([0, 1, 2, 0, 3])[expected])
     reason = found.manifest().excluded[id(4)]

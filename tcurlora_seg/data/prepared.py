@@ -1,0 +1,164 @@
+"""A prepared case: what the network sees of an image and its label, and the way back to the file's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
+from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from monai.data import MetaTensor
+    from torch import Tensor
+
+
+class Volume(NamedTuple):
+    """One volume as stored.
+
+    Attributes:
+        source: its file, for messages.
+        voxels: (X, Y, Z).
+        affine: (4, 4), from voxels to RAS mm.
+    """
+
+    source: str
+    voxels: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedImage:
+    """A prepared image.
+
+    Attributes:
+        case: id of the case, or the image's name.
+        image: (C, X, Y, Z) float32; it remembers how to go back to the file's grid.
+        affine: (4, 4) float64, from the file's voxels to RAS mm.
+        preparation: what was done to the image; it knows the way back.
+    """
+
+    case: str
+    image: MetaTensor
+    affine: np.ndarray
+    preparation: Preparation
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase(PreparedImage):
+    """A prepared image with its label.
+
+    Attributes:
+        patient: id of the patient.
+        label: (1, X, Y, Z) uint8 class indices on the prepared grid.
+        native_label: (X, Y, Z) uint8 class indices on the file's grid.
+    """
+
+    patient: str
+    label: MetaTensor
+    native_label: Tensor
+
+
+def prepare_image(
+    channels: Sequence[Volume],
+    *,
+    preparation: Preparation,
+    spacing: TrainingSpacing | None,
+    case: str,
+    mask: Volume | None = None,
+) -> PreparedImage:
+    """Prepare the channels of an image, which share the grid of the first.
+
+    Args:
+        channels: in the order of the network's channels.
+        preparation: of the training images.
+        spacing: voxel sizes of the training images, see `fitting`; None leaves the grid to the preparation.
+        case: id of the case.
+        mask: brain mask; the channels become 0 where it is 0.
+
+    Raises:
+        UserError: volumes on different grids, or intensities that cannot be scaled.
+    """
+    affine = channels[0].affine
+    fitted = fitting(preparation, spacing, affine)
+    image, _ = fitted(_stack(channels, mask, channels[0], preparation, case))
+    return PreparedImage(case=case, image=image, affine=affine, preparation=fitted)
+
+
+def prepare_case(
+    channels: Sequence[Volume],
+    label: Volume,
+    *,
+    preparation: Preparation,
+    spacing: TrainingSpacing | None,
+    case: str,
+    patient: str,
+    mask: Volume | None = None,
+    hint: str = "",
+) -> PreparedCase:
+    """Prepare an image and its label, on whose grid it lies; see `prepare_image`.
+
+    Args:
+        channels: in the order of the network's channels.
+        label: class indices, uint8.
+        preparation: of the training images.
+        spacing: voxel sizes of the training images, or None.
+        case: id of the case.
+        patient: id of the patient.
+        mask: brain mask.
+        hint: what to say besides when the grids differ.
+
+    Raises:
+        UserError: volumes on different grids, or intensities that cannot be scaled.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    native, fitted = torch.from_numpy(label.voxels), fitting(preparation, spacing, label.affine)
+    image, reference = fitted(
+        _stack(channels, mask, label, preparation, case, hint),
+        MetaTensor(native[None], affine=torch.from_numpy(label.affine)),
+    )
+    assert reference is not None
+    return PreparedCase(
+        case=case, patient=patient, image=image, label=reference, native_label=native, affine=label.affine,
+        preparation=fitted,
+    )  # fmt: skip
+
+
+def _stack(
+    channels: Sequence[Volume], mask: Volume | None, grid: Volume, preparation: Preparation, case: str, hint: str = ""
+) -> MetaTensor:
+    """The channels (C, X, Y, Z) float32 on one grid, cut out by the mask, their intensities checked."""
+    import numpy as np
+    import torch
+    from monai.data import MetaTensor
+
+    arrays = [_on_grid(channel, grid, case, hint).astype(np.float32) for channel in channels]
+    if mask is not None:
+        brain = _on_grid(mask, grid, case, hint) > 0
+        arrays = [array * brain for array in arrays]
+    tensors = [torch.from_numpy(array) for array in arrays]
+    for channel, tensor in zip(channels, tensors, strict=True):
+        preparation.check(tensor, channel.source)
+    return MetaTensor(torch.stack(tensors), affine=torch.from_numpy(grid.affine))
+
+
+def _on_grid(volume: Volume, grid: Volume, case: str, hint: str) -> np.ndarray:
+    """The voxels with their axes along the grid's.
+
+    Raises:
+        UserError: another shape or affine.
+    """
+    import numpy as np
+
+    from tcurlora_seg.data.volume import turn_to
+
+    voxels, affine = turn_to(volume.voxels, volume.affine, grid.affine)
+    if voxels.shape != grid.voxels.shape or not np.allclose(affine, grid.affine, atol=0.01):
+        pair = f"{volume.source} and {grid.source}"
+        raise UserError(f"case {case}: {pair} lie on different grids (shape or affine differ){hint}")
+    return voxels
