@@ -25,9 +25,9 @@ from rich.table import Table
 
 from tcurlora_seg.benchmark.setting import REFERENCES, Setting, read_settings
 from tcurlora_seg.config.paths import options
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_json
-from tcurlora_seg.models.unetr import check_sizes
 
 PARTS = ("data", "forward", "backward", "optimiser")
 
@@ -72,7 +72,7 @@ def check_benchmark(config: DictConfig) -> None:
             if setting.method not in names:
                 listed = ", ".join(sorted(names))
                 raise UserError(f"contest: {name} has the method '{setting.method}': choose from {listed}")
-            check_sizes([setting.side] * 3, 0.0, **{k: config.model[k] for k in ("hidden_size", "num_heads")})
+            backbone_of_target(config.model["_target_"]).check(config.model, [setting.side] * 3)
     if contest["baseline"] not in settings:
         raise UserError(f"contest.baseline={contest['baseline']} is none of the contestants {', '.join(settings)}")
     if config.rounds < 1 or config.warmup < 0:

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.injection import adapt_from_config, read_adapter
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.models.unetr import HEAD
 
 PAPER = {  # rows of table 1 of arXiv 2501.02227v3: name, rank and trainable parameters in millions, as printed there
     "full": ("Full", None, 90.011),
@@ -90,7 +90,7 @@ def _count(model: Mapping[str, Any], method: str, rank: int | None) -> dict[str,
         **row,
         "setting": f"r {config.rank}, {roles}" if config.rank else roles or " ".join(config.trainable),
         "trainable": total,
-        "without_out": total - sum(trained.get(name, 0) for name in HEAD),
+        "without_out": total - sum(trained.get(name, 0) for name in backbone_of(network).head),
     }
 
 

@@ -7,27 +7,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from tcurlora_seg.adapters.tproduct import tproduct
-from tcurlora_seg.benchmark.setting import SPEED, Setting
+from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.models.backbone import backbone_of, build_network
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.linear import AdaptedLinear
 from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.models.trainable import expand
 
 _LINEARS = r"vit\.blocks\.\d+\.(attn\.(qkv|out_proj)|mlp\.linear[12])"
-_DECODER = ("decoder*.**", "out.**")
 
 
 def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
-    """A randomly started UNETR of the model's configuration, ready to train as `setting` says.
+    """A randomly started network of the model's configuration, ready to train as `setting` says.
 
     Raises:
         UserError: an unknown method, or a rank that it cannot have.
     """
-    network = instantiate(model, img_size=[setting.side] * 3)
+    channels = {key: model[key] for key in ("in_channels", "out_channels")}
+    network = build_network(model, [setting.side] * 3, **channels)
     if setting.method == "floor":
         adapt(network, "decoder_only")
         network.vit.patch_embedding.register_forward_hook(_require_gradient)
@@ -38,8 +38,11 @@ def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
         _rebuild_every_step(network)
     else:
         adapt(network, setting.method, rank=setting.rank)
-    options = {option: getattr(setting, option) for option in SPEED}
-    speed_up(network, half=setting.precision == "bf16-mixed", **options)
+    if setting.fast:
+        speed_up(
+            network, half=setting.precision == "bf16-mixed", channels_last=setting.channels_last,
+            checkpointing=setting.checkpointing,
+        )  # fmt: skip
     return network.train()
 
 
@@ -50,7 +53,7 @@ def _require_gradient(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 def _add_peft_lora(network: nn.Module, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    decoder = expand(_DECODER, dict(network.named_parameters()))
+    decoder = expand(backbone_of(network).globs(["decoder"]), dict(network.named_parameters()))
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=_LINEARS), network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in decoder or "lora_" in name)

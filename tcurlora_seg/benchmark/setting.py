@@ -10,7 +10,6 @@ from typing import Any, Literal
 from tcurlora_seg.errors import UserError
 
 REFERENCES = ("floor", "peft_lora", "rebuilt")  # what is no method of configs/adapter
-SPEED = ("channels_last", "straight_norm", "fused_attention", "split_skips", "checkpointing")  # options of `speed_up`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +24,9 @@ class Setting:
         side: of the cubic image in voxels.
         batch: images in a step.
         precision: of the forward pass.
-        channels_last: see `models.backbone.speed_up`, as the next four.
-        straight_norm: see there.
-        fused_attention: see there.
-        split_skips: see there.
-        checkpointing: see there.
+        fast: whether the network goes through `speed_up`; false for MONAI's own step.
+        channels_last: see `speed_up`.
+        checkpointing: see `speed_up`.
         compile: whether `torch.compile` translates the network.
         volume: sides of the volume that inference is timed on; null for none.
     """
@@ -39,10 +36,8 @@ class Setting:
     side: int = 96
     batch: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    fast: bool = True
     channels_last: bool | None = None
-    straight_norm: bool = True
-    fused_attention: bool = True
-    split_skips: bool = True
     checkpointing: bool = False
     compile: bool = False
     volume: list[int] | None = None

@@ -28,6 +28,7 @@ def compare(
     cases: str = "all",
     reference: str | None = None,
     root: str | None = None,
+    trust: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare finished runs and write `FILES` into `output`. The same runs give the same bytes.
 
@@ -38,6 +39,7 @@ def compare(
         cases: "all", or "common" for those that every run was scored on.
         reference: the only method to test the others against; None tests all pairs.
         root: data folder for the slices, if it is no longer where the runs had it.
+        trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
 
     Returns:
         The table, see `summarise_methods`.
@@ -56,7 +58,7 @@ def compare(
     methods = group_methods(read, cases=cases)
     table, tests = summarise_methods(methods, split), compare_pairs(methods, reference)
     sentences = notes(methods, table, tests)
-    shown_cases = viewer(methods, root)
+    shown_cases = viewer(methods, root, trust)
     page = build_page(methods, table, tests, sentences, shown_cases, left_out)
     shown = markdown(table, sentences)
     write_text(folder / PAGE, page)  # first: it is what marks the others as ours

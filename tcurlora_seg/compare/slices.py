@@ -44,12 +44,13 @@ def choose_cases(methods: Sequence[Method]) -> dict[str, str]:
     return {word: chosen[word] for word in ("best", "median", "worst") if word in chosen}
 
 
-def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
+def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = ()) -> dict[str, Any]:
     """What the page's viewer shows.
 
     Args:
         methods: whose predictions, each from its first run that has the case.
         root: data folder, if it is no longer where the runs had it.
+        trust: see `check_trusted`.
 
     Returns:
         {"cases": [{"id", "word", "dice": mean of each method, "seeds": of the run shown, "planes"}], "note"}. A plane
@@ -63,7 +64,7 @@ def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
         shown = {"id": case, "word": word, "seeds": [run.config["seed"] for run in runs], "planes": [], "overlays": []}
         shown["dice"] = [float(method.scores["dice"].xs(case, level="case").iloc[0]) for method in methods]
         try:
-            shown["planes"] = _planes(case, _dataset(runs[0].directory, root), [run.folder for run in runs])
+            shown["planes"] = _planes(case, _dataset(runs[0].directory, root, trust), [run.folder for run in runs])
         except UserError as error:
             reason = str(error).split(". ")[0]
             note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
@@ -72,10 +73,10 @@ def viewer(methods: Sequence[Method], root: str | None) -> dict[str, Any]:
     return {"cases": cases, "note": note}
 
 
-def _dataset(directory: Path, root: str | None) -> SegmentationDataset:
+def _dataset(directory: Path, root: str | None, trust: Sequence[str]) -> SegmentationDataset:
     path = directory / "config.yaml"
     try:
-        return stored_dataset(load_config(path), path, root)
+        return stored_dataset(load_config(path), path, root, trust)
     except HydraException as error:
         raise UserError(explain(error)) from error
 

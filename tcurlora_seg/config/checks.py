@@ -9,8 +9,8 @@ from omegaconf import DictConfig, ListConfig
 
 from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.unetr import check_sizes, role_shape
 
 
 def check_training(config: DictConfig) -> None:
@@ -33,8 +33,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
-    sizes = {key: value for key, value in config.model.items() if key != "_target_"}
-    check_sizes(sizes.pop("img_size"), sizes.pop("dropout_rate"), **sizes)
+    backbone = backbone_of_target(config.model["_target_"])
+    backbone.check(config.model, config.get("window") or backbone.window(config.model))
     check_adapter(config.adapter, config.model)
     if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
@@ -47,13 +47,15 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
     Raises:
         UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
     """
+    backbone = backbone_of_target(model["_target_"])
     for name, stack in adapter.stacks.items():
         rank = adapter.rank if stack.get("rank") is None else stack.rank
         if rank is not None and not isinstance(rank, int):
             raise UserError(f"adapter.stacks.{name}.rank={rank!r} is not what was expected: a whole number")
         for role in stack.roles:
-            shape = role_shape(role, hidden_size=model.hidden_size, mlp_dim=model.mlp_dim)
-            if rank is not None and shape[1]:
+            backbone.check_role(role)
+            shape = backbone.role_shape(role, model)
+            if rank is not None and shape is not None and shape[1]:
                 check_rank(rank, shape, stack.roles)
 
 

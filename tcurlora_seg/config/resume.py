@@ -15,7 +15,7 @@ from tcurlora_seg.errors import UserError
 _MAY_CHANGE = (
     "trainer.max_steps", "trainer.accelerator", "trainer.log_every_n_steps", "data.num_workers", "data.cache",
     "data.cache_dir", "dataset.root", "dataset.manifest", "test", "outputs", "output", "resume",
-    "pretrained",
+    "pretrained", "trust",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def resumed(config: DictConfig) -> DictConfig:
             return config  # killed before it wrote anything
         raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
     stored = load_config(path)
-    check_trusted(stored, path, given=config)
+    check_trusted(stored, path, given=config, trust=config.trust)
     before, now = flatten(stored), flatten(config)
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":

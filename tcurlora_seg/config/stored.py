@@ -12,6 +12,7 @@ from tcurlora_seg.errors import UserError
 _MOVED = {  # key -> what older runs name there, and where it is now
     "speed._target_": ("tcurlora_seg.models.backbone.speed_up", "tcurlora_seg.models.speed.speed_up"),
 }
+_GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
 
 
 def load_config(path: str | Path) -> DictConfig:
@@ -37,4 +38,6 @@ def load_config(path: str | Path) -> DictConfig:
     for key, (old, new) in _MOVED.items():
         if OmegaConf.select(loaded, key, throw_on_missing=False) == old:
             OmegaConf.update(loaded, key, new)
+    for key in _GONE:
+        loaded.get("speed", {}).pop(key, None)
     return loaded

@@ -1,14 +1,14 @@
-"""A configuration that comes with somebody else's run may choose among this package's parts, and name nothing else.
+"""Trust in stored configurations: which classes the `config.yaml` of a run directory may name.
 
-On the command line a configuration is one's own and may name any class. The `config.yaml` of a run directory travels
-with it: `_target_: os.system` in it must not be called by whoever evaluates that run or goes on with it.
-Nothing is imported to find that out.
+A configuration on the command line is the user's own and may name any class. A run directory may come from somebody
+else: `_target_: os.system` in it must not be called. It may name parts of this package, and of packages that the user
+admits by `trust=[mine]`. Nothing is imported to find that out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,12 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from tcurlora_seg.config.schema import constructor
 from tcurlora_seg.errors import UserError
 
-_PARTS = {  # where the key `_target_` may stand -> which modules hold what may stand there
-    r"dataset\._target_": r"tcurlora_seg\.data\.datasets\.\w+",
-    r"dataset\.preparation\._target_": r"tcurlora_seg\.data\.preparation",
-    r"model\._target_": r"tcurlora_seg\.models\.unetr",
-    r"adapter\.(stacks\.\w+\.)?method\._target_": r"tcurlora_seg\.adapters\.\w+",
-    r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation",
+_PARTS = {  # where the key `_target_` may stand -> what may stand there
+    r"dataset\._target_": r"tcurlora_seg\.data\.datasets\.\w+\.\w+",
+    r"dataset\.preparation\._target_": r"tcurlora_seg\.data\.preparation\.\w+",
+    r"model\._target_": r"tcurlora_seg\.models\.\w+\.build_\w+",
+    r"adapter\.(stacks\.\w+\.)?method\._target_": r"tcurlora_seg\.adapters\.\w+\.\w+",
+    r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation\.\w+",
 }
 _LIBRARIES = {  # what training needs besides
     r"trainer\._target_": r"lightning\.Trainer",
@@ -31,7 +31,9 @@ _LIBRARIES = {  # what training needs besides
 }
 
 
-def check_trusted(config: DictConfig, source: object, *, given: DictConfig | None = None) -> None:
+def check_trusted(
+    config: DictConfig, source: object, *, given: DictConfig | None = None, trust: Sequence[str] = ()
+) -> None:
     """Check what a stored configuration would build: dataset, model, adapter and augmentation.
 
     Args:
@@ -39,6 +41,7 @@ def check_trusted(config: DictConfig, source: object, *, given: DictConfig | Non
         source: its file, for messages.
         given: the command line's, when training goes on: trainer, optimizer and logger are built, too, and what the
             command line names itself is one's own.
+        trust: packages that may be named as well, in the places where a part of this package may stand.
 
     Raises:
         UserError: a `_target_` that is no public class or function defined in one of this package's own modules for
@@ -52,10 +55,14 @@ def check_trusted(config: DictConfig, source: object, *, given: DictConfig | Non
     for key, target in _targets(plain, ""):
         if given is None and key.split(".")[0] not in ("dataset", "model", "adapter", "data"):
             continue
-        ours = any(re.fullmatch(where, key) and _own(str(target), modules) for where, modules in _PARTS.items())
+        places = [names for where, names in _PARTS.items() if re.fullmatch(where, key)]
+        ours = any(_own(str(target), names) for names in places)
+        ours |= bool(places) and str(target).split(".")[0] in trust
         theirs = any(re.fullmatch(where, key) and re.fullmatch(n, str(target)) for where, n in _LIBRARIES.items())
         if not (ours or theirs or (key in own and own[key] == target)):
             hint = "" if given is None else "; if you chose it yourself, give it on the command line again"
+            if places and re.fullmatch(r"\w+(\.\w+)+", str(target)):
+                hint += f"; if the package is your own, trust=[{target.split('.')[0]}] admits it"
             raise UserError(
                 f"{source}: {key}={target} is no part of tcurlora_seg that belongs there, and a stored "
                 f"configuration may build nothing else: nothing was loaded{hint}"
@@ -71,10 +78,9 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _targets(value, f"{path}{key}.")
 
 
-def _own(target: str, modules: str) -> bool:
-    """Whether `target` is a public name that a module of this package matching `modules` defines itself."""
-    module, _, name = target.rpartition(".")
-    if not re.fullmatch(modules, module) or name.startswith("_"):
+def _own(target: str, names: str) -> bool:
+    """Whether `target` matches `names` and is a public name that its module defines itself."""
+    if not re.fullmatch(names, target) or target.rpartition(".")[2].startswith("_"):
         return False
     try:
         constructor(target)

@@ -37,13 +37,16 @@ def evaluate_run(
     min_component_ml: float | Mapping[str, float] | None = None,
     surface_tolerance_mm: float = 1.0,
     output: str | None = None,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a run on one of its splits; what `scripts/evaluate.py` calls. Returns the summary.
 
     Raises:
         UserError: see `load_run`.
     """
-    run = load_run(checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror)
+    run = load_run(
+        checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust
+    )
     folder = Path(output) if output else run.directory / "evaluation" / split
     metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(

@@ -23,22 +23,27 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
 from tcurlora_seg.inference.run import Run, predictor_for
 from tcurlora_seg.inference.segmenter import label_dtype, label_values
+from tcurlora_seg.models.backbone import window_of
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 
-def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
+def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: str) -> None:
     """Write the bundle; it appears whole or not at all.
 
     Args:
         run: what is exported.
         folder: a new folder; its name is the bundle's.
         state: the merged weights.
-        arguments: of MONAI's UNETR.
+        network: dotted path of MONAI's class.
 
     Raises:
-        UserError: a run that clears away small pieces, which MONAI's transforms cannot do by structure.
+        UserError: a network that MONAI does not have; a run that clears away small pieces, which MONAI's transforms
+            cannot do by structure.
     """
+    kind = network.rpartition(".")[2]
+    if not network.startswith("monai."):
+        raise UserError(f"format=bundle: MONAI has no {kind}; take format=state_dict")
     if run.minimum_ml is not None:
         raise UserError(
             f"{run.directory} has inference.min_component_ml={run.minimum_ml}, which a bundle cannot do: take "
@@ -48,9 +53,9 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], arguments:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as scratch:
             new = Path(scratch) / folder.name
-            write_json(new / "configs" / "metadata.json", bundle_metadata(run, arguments))
-            write_json(new / "configs" / "inference.json", inference_config(run, arguments))
-            write_text(new / "docs" / "README.md", _readme(run, folder.name))
+            write_json(new / "configs" / "metadata.json", bundle_metadata(run, kind))
+            write_json(new / "configs" / "inference.json", inference_config(run, kind))
+            write_text(new / "docs" / "README.md", _readme(run, kind, folder.name))
             shutil.copy(_license(), new / "LICENSE")
             (new / "models").mkdir()
             torch.save(dict(state), new / "models" / "model.pt")
@@ -59,8 +64,13 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], arguments:
         raise UserError(f"cannot write {folder}: {error.strerror or error}; nothing was changed") from error
 
 
-def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`configs/inference.json`: what happens between a file and its label map."""
+def inference_config(run: Run, kind: str) -> dict[str, Any]:
+    """`configs/inference.json`: what happens between a file and its label map.
+
+    Args:
+        run: what is exported.
+        kind: name of MONAI's class.
+    """
     preparation, predictor = run.dataset.preparation, predictor_for(run.network, run.config, run.dataset)
     resampled = preparation.spacing is not None
     values = label_values(run.dataset.task)
@@ -75,7 +85,7 @@ def inference_config(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "files": _files(run),
-        "network_def": {"_target_": "UNETR", **arguments},
+        "network_def": {"_target_": kind, **run.arguments},
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(run)},
         "dataset": {"_target_": "Dataset", "data": "$[{'image': f} for f in @files]", "transform": "@preprocessing"},
@@ -152,12 +162,12 @@ def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes:
     return result
 
 
-def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def bundle_metadata(run: Run, kind: str) -> dict[str, Any]:
     """`configs/metadata.json` with the fields that MONAI's bundle specification asks for."""
     task, modalities = run.dataset.task, run.dataset.modalities
     names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
     tomography = "ct" in modalities
-    image = {"type": "image", "modality": "CT" if tomography else "MR", "spatial_shape": arguments["img_size"],
+    image = {"type": "image", "modality": "CT" if tomography else "MR", "spatial_shape": window_of(run.config),
              "dtype": "float32", "is_patch_data": True}  # fmt: skip
     spacing = None if run.spacing is None else run.spacing.as_dict()
     return {
@@ -168,9 +178,9 @@ def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "pytorch_version": metadata.version("torch").split("+")[0],
         "numpy_version": metadata.version("numpy"),
         "required_packages_version": {name: metadata.version(name) for name in ("nibabel", "einops", "pytorch-ignite")},
-        "name": f"UNETR {run.dataset.name} {task.name}",
+        "name": f"{kind} {run.dataset.name} {task.name}",
         "task": f"Segmentation of {', '.join(task.structures)}",
-        "description": f"MONAI UNETR, fine-tuned with {run.config.adapter.name} on {run.dataset.name}, weights merged."
+        "description": f"MONAI {kind}, fine-tuned with {run.config.adapter.name} on {run.dataset.name}, weights merged."
         + (" Trained on a simulated cohort: not for real patients." if run.simulated else ""),
         "authors": "the authors of the run",
         "copyright": "see LICENSE and the terms of the training data",
@@ -189,7 +199,7 @@ def bundle_metadata(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _readme(run: Run, name: str) -> str:
+def _readme(run: Run, kind: str, name: str) -> str:
     values, task = label_values(run.dataset.task), run.dataset.task
     meanings = "\n".join(
         f"- {structure}: {', '.join(str(values[c]) for c in classes)}" for structure, classes in task.structures.items()
@@ -200,7 +210,7 @@ def _readme(run: Run, name: str) -> str:
         images += " (a file each, <case>_<name>.nii.gz; or in this order on the fourth axis of one file)"
     return f"""# {name}
 
-MONAI UNETR for {task.name}, fine-tuned with {run.config.adapter.name} on {run.dataset.name}; the adapters are merged.
+MONAI {kind} for {task.name}, fine-tuned with {run.config.adapter.name} on {run.dataset.name}; the adapters are merged.
 Input: {images}, NIfTI, {size}, prepared as in training (skull-stripped where the training images were).
 The label maps keep name, grid and affine of the images. Their values:
 

@@ -1,18 +1,19 @@
-"""Taking a run's network away, for use without this package: plain MONAI weights, a MONAI bundle or TorchScript."""
+"""Export of a run's network, for use without this package: plain weights, a MONAI bundle or TorchScript."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, write_json
 from tcurlora_seg.inference.bundle import write_bundle
-from tcurlora_seg.inference.run import Run, load_run
+from tcurlora_seg.inference.run import load_run
+from tcurlora_seg.models.backbone import backbone_of, window_of
 from tcurlora_seg.models.checkpoint import origin
 
 _ENDINGS = {"state_dict": (".safetensors", ".pt"), "torchscript": (".ts", ".pt"), "bundle": ("",)}
@@ -27,19 +28,21 @@ def export_run(
     pretrained: str | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Write the merged network.
 
     Args:
         checkpoint: the run directory.
         output: a new file, or the new folder of a bundle.
-        format: `state_dict`, which `monai.networks.nets.UNETR` loads strictly when built with the arguments in the
-            JSON beside it; `bundle`, a folder that `python -m monai.bundle run` executes; `torchscript`, the network
-            traced for its one window size.
+        format: `state_dict`, which the plain class (MONAI's UNETR) loads strictly when built with the arguments in
+            the JSON beside it; `bundle`, a folder that `python -m monai.bundle run` executes; `torchscript`, the
+            network traced for its one window size.
         dtype: of a state dict; float16 halves the file and rounds the weights.
         pretrained: base weights, if they are no longer where the run had them.
         overlap: of a bundle's windows; None for the run's own.
         mirror: whether a bundle averages over mirrored copies; None for the run's own.
+        trust: packages of one's own that the run's configuration may name, see `check_trusted`.
 
     Raises:
         UserError: the file exists or has another ending; see also `load_run`.
@@ -54,15 +57,15 @@ def export_run(
         raise UserError(f"output={path}: a name that ends in {' or '.join(_ENDINGS[format])} is needed")
     if dtype != "float32" and format != "state_dict":
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
-    run = load_run(checkpoint, device="cpu", pretrained=pretrained, overlap=overlap, mirror=mirror)
-    state, arguments = run.network.state_dict(), unetr_arguments(run)
+    run = load_run(checkpoint, device="cpu", pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust)
+    state, exported = run.network.state_dict(), backbone_of(run.network).exported
     if format == "bundle":
-        write_bundle(run, path, state, arguments)
+        write_bundle(run, path, state, exported)
         size = path / "models" / "model.pt"
     else:
         with atomic_path(path) as temporary:
             if format == "torchscript":
-                window = torch.zeros(1, arguments["in_channels"], *arguments["img_size"])
+                window = torch.zeros(1, len(run.dataset.modalities), *window_of(run.config))
                 with torch.inference_mode():
                     torch.jit.trace(run.network, window, check_trace=False).save(str(temporary))
             elif path.suffix == ".pt":
@@ -70,14 +73,6 @@ def export_run(
             else:
                 save_file({name: t.to(getattr(torch, dtype)).contiguous() for name, t in state.items()}, temporary,
                           metadata=origin(run.directory / "model.safetensors"))  # fmt: skip
-        write_json(path.with_suffix(".json"), {"monai.networks.nets.UNETR": arguments})
+        write_json(path.with_suffix(".json"), {exported: run.arguments})
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")
-
-
-def unetr_arguments(run: Run) -> dict[str, Any]:
-    """What `monai.networks.nets.UNETR` must be built with to take the exported weights."""
-    sizes: Any = OmegaConf.to_container(run.config.model, resolve=True)
-    own = {key: value for key, value in sizes.items() if key not in ("_target_", "dropout_rate")}
-    channels = {"in_channels": len(run.dataset.modalities), "out_channels": run.dataset.task.out_channels}
-    return {**own, **channels, "qkv_bias": any(name.endswith("attn.qkv.bias") for name in run.network.state_dict())}

@@ -35,6 +35,7 @@ def predict_files(
     min_component_ml: float | Mapping[str, float] | None = None,
     probabilities: bool = False,
     overwrite: bool = False,
+    trust: Sequence[str] = (),
 ) -> None:
     """Segment images and write `<output>/<name of the image>`, `labels.json` and, on request, `probabilities/`.
 
@@ -52,12 +53,16 @@ def predict_files(
         min_component_ml: see `remove_small`; None for the run's own.
         probabilities: write those of every class, too.
         overwrite: replace what is there; otherwise an image whose label map is there is skipped.
+        trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
 
     Raises:
         UserError: nothing to segment, folders that cannot be used, or at least one image failed.
     """
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
-    runs = [load_run(d, device=device, pretrained=pretrained, overlap=overlap, mirror=mirror) for d in directories]
+    runs = [
+        load_run(directory, device=device, pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust)
+        for directory in directories
+    ]
     network = segmenter(runs)
     if min_component_ml is not None:
         network = replace(network, minimum_ml=min_component_ml)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from monai.networks.nets import UNETR
 from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
 from torch import nn
@@ -23,6 +21,7 @@ from tcurlora_seg.files import read_json
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import stored_dataset
 from tcurlora_seg.inference.windows import Predictor
+from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
 from tcurlora_seg.models.checkpoint import load_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
@@ -39,7 +38,7 @@ class Run:
         directory: where it lies.
         config: its resolved configuration, with what was overridden on loading.
         dataset: its data set, which knows task and preparation.
-        network: the merged network, a plain MONAI UNETR in evaluation mode.
+        network: the merged network, a plain network in evaluation mode.
         spacing: the voxel sizes of its training images; None where an older model file says nothing.
     """
 
@@ -87,6 +86,12 @@ class Run:
             )
         return list(drawn[split])
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the plain class is built with to take the weights of `network`; see `Backbone.exported`."""
+        built = builder_arguments(self.config.model, window_of(self.config), **self.dataset.channels)
+        return backbone_of(self.network).arguments(self.network, built)
+
     def predict(self, image: Channels) -> SpatialImage:
         """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
         return segmenter([self]).predict(image)
@@ -100,6 +105,7 @@ def load_run(
     pretrained: str | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
+    trust: Sequence[str] = (),
 ) -> Run:
     """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
 
@@ -110,6 +116,7 @@ def load_run(
         pretrained: base weights, if they are no longer where the run had them.
         overlap: of neighbouring windows, 0 to below 1; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
+        trust: packages of one's own that the run's configuration may name, see `check_trusted`.
 
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
@@ -119,14 +126,14 @@ def load_run(
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
         raise UserError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {lacking[0]}")
-    check_trusted(config, directory / "config.yaml")
+    check_trusted(config, directory / "config.yaml", trust=trust)
     if pretrained is not None:
         config.pretrained = pretrained
     for key, value in (("overlap", overlap), ("mirror", mirror)):
         if value is not None:
             config.inference[key] = value
-    dataset = stored_dataset(config, directory / "config.yaml", root)
-    network = build_network(config, dataset)
+    dataset = stored_dataset(config, directory / "config.yaml", root, trust)
+    network = build_network(config.model, window_of(config), **dataset.channels)
     load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
     adapt_from_config(network, config.adapter, seed=config.seed)
     notes = load_model(network, directory / "model.safetensors")
@@ -136,11 +143,6 @@ def load_run(
         raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
     plain = merge(network).eval().to(choose_device(device))
     return Run(directory, config, dataset, plain, spacing)
-
-
-def build_network(config: DictConfig, dataset: SegmentationDataset) -> UNETR:
-    """The network of a configuration, with the channels that the data set and its task need."""
-    return instantiate(config.model, in_channels=len(dataset.modalities), out_channels=dataset.task.out_channels)
 
 
 def choose_device(name: str) -> torch.device:
@@ -163,7 +165,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     """Whole-volume inference as the configuration asks for it."""
     return Predictor(
         network,
-        window=list(config.model.img_size),
+        window=window_of(config),
         classes=dataset.task.out_channels,
         overlap=config.inference.overlap,
         batch_size=config.inference.batch_size,

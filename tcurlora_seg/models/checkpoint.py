@@ -16,8 +16,8 @@ from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.models.unetr import stacked_weights
 
 FORMAT = 1
 _KEY = "tcurlora_seg"  # one entry, since safetensors writes several in no fixed order
@@ -26,7 +26,7 @@ _KEY = "tcurlora_seg"  # one entry, since safetensors writes several in no fixed
 def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write an adapted network's `model.safetensors`.
 
-    It holds `adapters.<stack>.<tensor>`, the trained tensors of the base under MONAI's names, and those that were
+    It holds `adapters.<stack>.<tensor>`, the trained tensors of the base under their own names, and those that were
     fresh or resized when the base was loaded.
 
     Args:

@@ -18,10 +18,11 @@ from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.linear import Adapted, AdaptedLinear, AdaptedNorm, Attached
 from tcurlora_seg.models.pretrained import describe_base
+from tcurlora_seg.models.stacking import stack_for, stacked_weights
 from tcurlora_seg.models.trainable import set_trainable
-from tcurlora_seg.models.unetr import complete_qkv_biases, stack_for, stacked_weights
 from tcurlora_seg.randomness import generator
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def inject(
     adapted layer an `Adapted` one, and the state dict has the old keys plus `adapters.<stack>.<tensor>`.
 
     Args:
-        model: a MONAI UNETR; on error it is left as it was.
+        model: the network; on error it is left as it was.
         methods: for each stack name the stack and what builds its adapter: `method(stack, weights, generator=g)`.
         trainable: globs over the parameters that train beside the adapters (see `trainable.expand`).
         seed: every stack draws from its own generator, derived from this and its name.
@@ -81,7 +82,7 @@ def _attach(model: nn.Module, stack: Stack, adapter: Adapter) -> None:
 def adapt(
     model: nn.Module, method: str = "tcurlora", *, rank: int | None = None, seed: int = 0, **overrides: Any
 ) -> nn.Module:
-    """Add the adapters of `configs/adapter/<method>.yaml` to a MONAI UNETR, in place: for one's own training loop.
+    """Add the adapters of `configs/adapter/<method>.yaml` to a network, in place: for one's own training loop.
 
         model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)
 
@@ -123,13 +124,13 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
     """Add the adapters that an adapter configuration describes, in place.
 
     Args:
-        model: a MONAI UNETR with its pre-trained weights.
+        model: the network with its pre-trained weights.
         config: `rank`, `trainable`, `blocks`, `method` (null for none) and `stacks`, where each stack has `roles`
             and may have a `rank` or a `method` of its own.
         seed: see `inject`.
 
     Raises:
-        UserError: see `inject` and `unetr.stack_for`.
+        UserError: see `inject` and `stack_for`.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     methods, ranked = {}, False
@@ -159,7 +160,7 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         stack = stack_for(model, entry["roles"], plain["blocks"])
         if not stack.in_features and not method.vectors:
             raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {', '.join(stack.roles)} "
-                            "are the vectors of LayerNorms: choose from q, k, v, qkv, o, up, down")  # fmt: skip
+                            "are the vectors of LayerNorms: choose roles of linear layers")  # fmt: skip
         methods[name] = stack, partial(method, **settings)
     if plain["rank"] is not None and not ranked:
         _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
@@ -190,16 +191,16 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """A copy with the updates in its weights: a plain MONAI UNETR of plain layers, free to train.
+    """A copy with the updates in its weights: the plain network of plain layers, free to train.
 
-    Where a method shifts q, k or v, the copy is a `UNETR(..., qkv_bias=True)`, else one without those biases.
+    Where a method shifts q, k or v of a UNETR, the copy is a `UNETR(..., qkv_bias=True)`.
     """
     plain = copy.deepcopy(model)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, Adapted):
             parent, _, child = name.rpartition(".")
             setattr(plain.get_submodule(parent), child, layer.plain())
-    complete_qkv_biases(plain)
+    backbone_of(plain).finish_merge(plain)
     for attribute in ("adapters", "stacks", "recipe", "base"):
         if hasattr(plain, attribute):
             delattr(plain, attribute)

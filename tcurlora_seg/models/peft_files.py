@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import UNETR
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,23 +16,23 @@ from torch import Tensor, nn
 from tcurlora_seg.adapters.lora import LoRA
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.injection import inject
+from tcurlora_seg.models.stacking import stack_for
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.models.unetr import ROLES, stack_for
 
 _PREFIX = "base_model.model."
-_PARTS = {"q", "k", "v", "norm1", "norm2", "norm"}  # roles that are no linear layer by themselves
 _NOT_LORA = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_parameters",
              "layer_replication", "use_qalora", "use_bdlora", "trainable_token_indices", "exclude_modules")  # fmt: skip
 
 
-def load_peft(model: UNETR, folder: str | Path) -> None:
+def load_peft(model: nn.Module, folder: str | Path) -> None:
     """Adapt a network by the LoRA in a PEFT folder, in place: one stack per kind of layer, qkv fused.
 
     Tensors of modules that PEFT saved whole, such as the decoder, are copied into the network and go on training.
 
     Args:
-        model: a UNETR without adapters that holds the weights the LoRA was trained on.
+        model: a network without adapters that holds the weights the LoRA was trained on.
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
@@ -49,8 +48,8 @@ def load_peft(model: UNETR, folder: str | Path) -> None:
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     method = partial(LoRA, rank=config["r"], alpha=scale * config["r"], dropout=config.get("lora_dropout", 0.0))
     methods: dict[str, Any] = {}
-    for role in (role for role in ROLES if role not in _PARTS):
-        blocks = [b for b in range(len(model.vit.blocks)) if f"vit.blocks.{b}.{ROLES[role][0]}" in adapted]
+    for role, layer in _whole_layers(model).items():
+        blocks = [b for b in range(len(backbone_of(model).blocks(model))) if layer.format(block=b) in adapted]
         if blocks:
             methods[role] = stack_for(model, [role], blocks), method
     places = {slot.linear: (role, i) for role, (stack, _) in methods.items() for i, slot in enumerate(stack.slots)}
@@ -86,8 +85,8 @@ def save_peft(model: nn.Module, folder: str | Path) -> None:
     tensors: dict[str, Tensor] = {}
     kinds = set()
     for name, adapter in getattr(network, "adapters", nn.ModuleDict()).items():
-        if type(adapter) is not LoRA or set(network.stacks[name].roles) & _PARTS:
-            whole = ", ".join(role for role in ROLES if role not in _PARTS)
+        if type(adapter) is not LoRA or not set(network.stacks[name].roles) <= set(_whole_layers(model)):
+            whole = ", ".join(_whole_layers(model))
             raise UserError(f"stack '{name}' cannot be a PEFT file: only LoRA on whole layers can, that is on {whole}")
         for slot, a, b in zip(network.stacks[name].slots, adapter.A, adapter.B, strict=True):
             tensors |= {f"{slot.linear}.lora_A.weight": a, f"{slot.linear}.lora_B.weight": b}
@@ -104,6 +103,16 @@ def save_peft(model: nn.Module, folder: str | Path) -> None:
         kept = {_PREFIX + n: t.detach().cpu().contiguous() for n, t in {**tensors, **trained}.items()}
         save_file(kept, temporary, metadata={"format": "pt"})
     write_json(Path(folder) / "adapter_config.json", config)
+
+
+def _whole_layers(model: nn.Module) -> dict[str, str]:
+    """Role -> layer, of the roles that are a linear layer each."""
+    backbone = backbone_of(model)
+    return {
+        name: role.layer
+        for name, role in backbone.roles.items()
+        if role.parts == 1 and isinstance(model.get_submodule(role.layer.format(block=0)), nn.Linear)
+    }
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import UNETR
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
+from tcurlora_seg.models.backbone import Backbone, backbone_of
 from tcurlora_seg.models.trainable import expand
-from tcurlora_seg.models.unetr import HEAD, INPUTS, POSITIONS, grid, is_stale, is_unused
 
+_CHANNELS = " (the file is for {} image channels; pretrained_inflate=true spreads them)"
 BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
 
 
@@ -45,17 +45,18 @@ class LoadReport:
     ignored: tuple[str, ...] = ()
 
 
-def load_pretrained(model: UNETR, source: str, *, missing: Sequence[str] = (), inflate: bool = False) -> LoadReport:
-    """Copy pre-trained weights into a UNETR, in place, and note their origin as `model.base`.
+def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (), inflate: bool = False) -> LoadReport:
+    """Copy pre-trained weights into a network, in place, and note their origin as `model.base`.
 
-    `out` may be absent or of another width and then starts afresh. Position embeddings of another number of patches
-    are resized by trilinear interpolation, the file's image taken for a cube.
+    The output layer may be absent or of another width and then starts afresh. What depends on the window, such as
+    position embeddings, is made to fit by the backbone.
 
     Args:
         model: a network without adapters.
-        source: `builtin` for the packaged base, or a file: a MONAI state dict (.safetensors, .pt, .pth), bare or under
+        source: `builtin` for the packaged base, or a file: a state dict (.safetensors, .pt, .pth), bare or under
             `state_dict`, with or without the prefix `module.`.
-        missing: globs over parameters that may be absent from the file, or of another shape, and then start afresh.
+        missing: globs over parameters (or the backbone's words for them) that may be absent from the file, or of
+            another shape, and then start afresh.
         inflate: accept another number of image channels, spreading the mean over the file's channels evenly, so that
             equal channels give the same response as before.
 
@@ -65,15 +66,17 @@ def load_pretrained(model: UNETR, source: str, *, missing: Sequence[str] = (), i
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
     path = BUILTIN if source == "builtin" else Path(source)
-    tensors = read_tensors(path)
+    tensors, backbone = read_tensors(path), backbone_of(model)
     wanted = dict(model.named_parameters())
-    ignored = tuple(name for name in tensors if is_stale(name))
-    optional = {*HEAD, *expand(missing, wanted, "pretrained_missing")}
+    ignored = tuple(name for name in tensors if backbone.is_stale(name))
+    optional = {*backbone.head, *expand(backbone.globs(missing), wanted, "pretrained_missing")}
     values: dict[str, Tensor] = {}
     resized, fresh, faults = [], [], []
     for name, parameter in wanted.items():
         given = tensors.get(name)
-        fitted = given if given is None or given.shape == parameter.shape else _fit(name, given, model, inflate)
+        fitted = given
+        if given is not None and given.shape != parameter.shape:
+            fitted = _fit(name, given, model, backbone, inflate)
         if fitted is not None and fitted.shape == parameter.shape:
             values[name] = fitted
             if fitted is not given:
@@ -81,21 +84,22 @@ def load_pretrained(model: UNETR, source: str, *, missing: Sequence[str] = (), i
         elif name in optional:
             fresh.append(name)
         elif given is not None:
-            faults.append(f"{name} is {_shape(given)}, the network's {_shape(parameter)}{_hint(name, given, inflate)}")
-        elif not is_unused(name):
+            hint = "" if inflate or name not in backbone.inputs else _CHANNELS.format(given.shape[1])
+            faults.append(f"{name} is {_shape(given)}, the network's {_shape(parameter)}{hint}")
+        elif not backbone.is_unused(name):
             faults.append(f"{name} is missing")
-    faults += [f"{name} is surplus" for name in tensors if name not in wanted and not is_stale(name)]
+    faults += [f"{name} is surplus" for name in tensors if name not in wanted and not backbone.is_stale(name)]
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}")
-    if set(HEAD) & set(fresh):  # a weight without its bias is no head
-        fresh += [name for name in HEAD if values.pop(name, None) is not None]
+    if set(backbone.head) & set(fresh):  # a weight without its bias is no head
+        fresh += [name for name in backbone.head if values.pop(name, None) is not None]
     with torch.no_grad():
         for name, value in values.items():
             wanted[name].copy_(value)
     report = LoadReport(
         source=str(source),
-        base_hash=base_hash(tensors),
+        base_hash=base_hash(tensors, backbone),
         loaded=tuple(name for name in values if name not in resized),
         resized=tuple(resized),
         fresh=tuple(fresh),
@@ -105,11 +109,12 @@ def load_pretrained(model: UNETR, source: str, *, missing: Sequence[str] = (), i
     return report
 
 
-def base_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tensors in float32, sorted by name, with names and shapes; what no network uses is left out."""
+def base_hash(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
+    """SHA-256 over the tensors in float32, sorted by name, with names and shapes; what the network never uses is left
+    out."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        if not is_unused(name) and not is_stale(name):
+        if not backbone.is_unused(name) and not backbone.is_stale(name):
             tensor = tensors[name].detach().cpu().float().contiguous()
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.numpy().astype("<f4", copy=False).data)
@@ -119,17 +124,22 @@ def base_hash(tensors: Mapping[str, Tensor]) -> str:
 def describe_base(model: nn.Module) -> LoadReport:
     """The report for a network whose weights were loaded elsewhere: what it holds now is the base."""
     tensors = dict(model.named_parameters())
-    return LoadReport("the network's own weights", base_hash(tensors), loaded=tuple(tensors))
+    return LoadReport("the network's own weights", base_hash(tensors, backbone_of(model)), loaded=tuple(tensors))
 
 
 def save_base(model: nn.Module, folder: str | Path) -> Path:
-    """Store a network's weights without the task's `out` as `<folder>/<hash>.safetensors`, ready to be loaded.
+    """Store a network's weights without its output layer as `<folder>/<hash>.safetensors`, ready to be loaded.
 
     Returns:
         The file's path.
     """
-    kept = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if n not in HEAD and not is_unused(n)}
-    path = Path(folder) / f"{base_hash(kept)}.safetensors"
+    backbone = backbone_of(model)
+    kept = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if name not in backbone.head and not backbone.is_unused(name)
+    }
+    path = Path(folder) / f"{base_hash(kept, backbone)}.safetensors"
     with atomic_path(path) as temporary:
         save_file(kept, temporary, metadata={"tcurlora_seg": json.dumps({"trained_on": []})})
     return path
@@ -192,14 +202,12 @@ def _is_stored(name: object, tensor: object) -> bool:
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _fit(name: str, given: Tensor, model: UNETR, inflate: bool) -> Tensor | None:
-    """The file's tensor for the network's image size or channels; None if there is no way."""
-    if name == POSITIONS and given.ndim == 3:
-        return resize_positions(given, grid(model))
-    if name in INPUTS and inflate and given.ndim == 5:
+def _fit(name: str, given: Tensor, model: nn.Module, backbone: Backbone, inflate: bool) -> Tensor | None:
+    """The file's tensor for the network's window or channels; None if there is no way."""
+    if name in backbone.inputs and inflate and given.ndim == 5:
         channels = model.get_parameter(name).shape[1]
         return given.sum(1, keepdim=True).expand(-1, channels, -1, -1, -1) / channels
-    return None
+    return backbone.fit(name, given, model)
 
 
 def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None:
@@ -210,12 +218,6 @@ def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None
     cube = embeddings.reshape(1, side, side, side, -1).permute(0, 4, 1, 2, 3)
     resized = F.interpolate(cube, size=tuple(target), mode="trilinear", align_corners=False)
     return resized.flatten(2).transpose(1, 2).contiguous()
-
-
-def _hint(name: str, given: Tensor, inflate: bool) -> str:
-    if name in INPUTS and not inflate:
-        return f" (the file is for {given.shape[1]} image channels; pretrained_inflate=true spreads them)"
-    return ""
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,6 +1,6 @@
-"""The backbone's step: the same network, computed with less time or memory.
+"""Faster steps: the same network, computed with less time or memory.
 
-Each option swaps the class of some of MONAI's modules for a subclass here: parameters, state-dict keys and results stay
+It swaps the class of some of MONAI's modules for a subclass here: parameters, state-dict keys and results stay
 (to rounding), and deep copies, merging and export know nothing of it.
 """
 
@@ -14,32 +14,27 @@ import torch
 import torch.nn.functional as F
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
-from monai.networks.nets import UNETR
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
 def speed_up(
-    network: UNETR,
+    network: nn.Module,
     *,
     half: bool = False,
     channels_last: bool | None = None,
-    straight_norm: bool = True,
-    fused_attention: bool = True,
-    split_skips: bool = True,
     checkpointing: bool = False,
-) -> UNETR:
-    """Choose how a UNETR computes, in place.
+) -> nn.Module:
+    """Choose how a network of MONAI's blocks computes, in place.
+
+    Instance normalisation hands its volume on without copies, attention never stores its matrix, and a skip connection
+    that needs no gradient is convolved apart from what it is joined with.
 
     Args:
         network: the network, with or without adapters.
         half: whether it will compute in 16 bits.
         channels_last: keep volumes channels-last from one convolution to the next. None: in 16 bits, where that is
             faster; in float32 processors are slower with it and lose digits.
-        straight_norm: instance normalisation that hands its volume on without copies.
-        fused_attention: PyTorch's fused attention kernel, which never stores the attention matrix.
-        split_skips: convolve a skip connection that needs no gradient apart from what it is joined with: no gradient
-            is computed for it, and the two are never copied together.
         checkpointing: store what the convolution blocks are given and no more, and compute them again in the backward
             pass, one sample at a time: less memory for more time.
     """
@@ -48,16 +43,11 @@ def speed_up(
         for parameter in network.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    swaps: dict[type[nn.Module], type[nn.Module]] = {}
-    if straight_norm:
-        swaps[nn.InstanceNorm3d] = StraightInstanceNorm
-    if fused_attention:
-        swaps[SABlock] = FusedAttention
-    if split_skips:
-        swaps[UnetrUpBlock] = SplitUp
+    swaps: dict[type[nn.Module], type[nn.Module]] = {
+        nn.InstanceNorm3d: StraightInstanceNorm, SABlock: FusedAttention, UnetrUpBlock: SplitUp,
+    }  # fmt: skip
     if checkpointing:
-        swaps |= {UnetrBasicBlock: RecomputedBasic, UnetrPrUpBlock: RecomputedPrUp}
-        swaps[UnetrUpBlock] = RecomputedSplitUp if split_skips else RecomputedUp
+        swaps |= {UnetrBasicBlock: RecomputedBasic, UnetrPrUpBlock: RecomputedPrUp, UnetrUpBlock: RecomputedUp}
     for module in network.modules():
         if not getattr(module, "save_attn", False):  # the kernel keeps no attention matrix to look at
             module.__class__ = swaps.get(type(module), type(module))
@@ -141,9 +131,5 @@ class RecomputedPrUp(Recomputed, UnetrPrUpBlock):
     """MONAI's block, recomputed."""
 
 
-class RecomputedUp(Recomputed, UnetrUpBlock):
-    """MONAI's decoder block, recomputed."""
-
-
-class RecomputedSplitUp(Recomputed, SplitUp):
+class RecomputedUp(Recomputed, SplitUp):
     """The decoder block with a frozen skip convolved apart, recomputed."""

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from monai.networks.nets import UNETR
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.checkpoint import load_model, read_metadata
 from tcurlora_seg.models.injection import adapt_from_config
 from tcurlora_seg.models.linear import Adapted, Attached
-from tcurlora_seg.models.unetr import HEAD
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class Switch:
     gives the same bits. `merged(unetr)` or `merge(unetr)` gives the base's speed. It is for inference: nothing trains.
 
     Args:
-        network: a MONAI UNETR with its base, without adapters; it stays the same object. Its image size is that of
+        network: the network with its base, without adapters; it stays the same object. Its window is that of
             the files, its number of classes need not be.
 
     Raises:
         UserError: it has adapters, or no base.
     """
 
-    def __init__(self, network: UNETR) -> None:
+    def __init__(self, network: nn.Module) -> None:
         if hasattr(network, "adapters") or not hasattr(network, "base"):
             raise UserError("Switch needs a network without adapters whose weights load_pretrained has loaded")
         self.network: Any = network
@@ -69,12 +68,12 @@ class Switch:
         with safe_open(path, framework="pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
         self.use(None)
-        network = self.network
+        network, head = self.network, backbone_of(self.network).head
         for key, parameter in network.named_parameters():
             if key in shapes:  # the file is copied into tensors of its own; heads differ in width
-                parameter.data = parameter.new_empty(shapes[key]) if key in HEAD else parameter.detach().clone()
+                parameter.data = parameter.new_empty(shapes[key]) if key in head else parameter.detach().clone()
         base = network.base
-        network.base = replace(base, fresh=tuple({*base.fresh, *(key for key in HEAD if key in shapes)}))
+        network.base = replace(base, fresh=tuple({*base.fresh, *(key for key in head if key in shapes)}))
         try:
             adapt_from_config(network, notes["adapter"], notes["seed"])
             load_model(network, path)

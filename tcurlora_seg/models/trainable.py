@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.unetr import is_unused
+from tcurlora_seg.models.backbone import backbone_of
 
 
 def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainable") -> set[str]:
@@ -42,13 +42,16 @@ def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection
 
     Args:
         model: the network, before adapters are added to it.
-        patterns: globs; parameters that the network never uses stay frozen in any case.
+        patterns: globs, or words of the backbone's `groups`; parameters that the network never uses stay frozen in
+            any case.
         adapted: names of the weights under an adapter, which must stay frozen.
 
     Raises:
         UserError: a glob that matches nothing, or a weight under an adapter.
     """
-    parameters = {name: p for name, p in model.named_parameters() if not is_unused(name)}
+    backbone = backbone_of(model)
+    patterns = backbone.globs(patterns)
+    parameters = {name: p for name, p in model.named_parameters() if not backbone.is_unused(name)}
     for pattern in patterns:
         touched = sorted(expand([pattern], parameters) & set(adapted))
         if touched:

@@ -1,43 +1,21 @@
-"""MONAI's UNETR: building it, and the only place that knows the names of its parts.
-
-Nothing heavy is imported until a network is built, so that sizes and roles can be checked at once.
-"""
+"""MONAI's UNETR: building it, and the only place that knows the names of its parts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tcurlora_seg.adapters.stacks import Slot, Stack
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.backbone import Backbone, Role
 
 if TYPE_CHECKING:
-    import torch
     from monai.networks.nets import UNETR
-    from torch import nn
+    from torch import Tensor, nn
 
 PATCH = 16
-ROLES = {  # role: the layer inside a block, which of how many equal parts of its rows
-    "q": ("attn.qkv", 0, 3),
-    "k": ("attn.qkv", 1, 3),
-    "v": ("attn.qkv", 2, 3),
-    "qkv": ("attn.qkv", 0, 1),
-    "o": ("attn.out_proj", 0, 1),
-    "up": ("mlp.linear1", 0, 1),
-    "down": ("mlp.linear2", 0, 1),
-    "norm1": ("norm1", 0, 1),
-    "norm2": ("norm2", 0, 1),
-    "norm": ("norm", 0, 1),
-}
-FINAL = "norm"  # the role that comes once, behind the last block
 POSITIONS = "vit.patch_embedding.position_embeddings"
-INPUTS = (  # weights (out, in, x, y, z) that see the image's channels
-    "vit.patch_embedding.patch_embeddings.weight",
-    "encoder1.layer.conv1.conv.weight",
-    "encoder1.layer.conv3.conv.weight",
-)
-HEAD = ("out.conv.conv.weight", "out.conv.conv.bias")
+_BLOCK = "vit.blocks.{block}"
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.norm_cross_attn\.(weight|bias)")
 _STALE = re.compile(r"vit\.blocks\.\d+\.cross_attn\.(to_q|to_k|to_v|out_proj)\.(weight|bias)")
 
@@ -53,7 +31,7 @@ def build_unetr(
     num_heads: int,
     dropout_rate: float = 0.0,
 ) -> UNETR:
-    """Build a randomly started UNETR of 12 blocks and patches of 16 voxels a side.
+    """A randomly started UNETR of 12 blocks and patches of 16 voxels a side.
 
     Args:
         in_channels: image channels.
@@ -71,130 +49,111 @@ def build_unetr(
     from monai.networks.nets import UNETR
 
     sizes: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "feature_size": feature_size,
-             "hidden_size": hidden_size, "mlp_dim": mlp_dim, "num_heads": num_heads}  # fmt: skip
-    check_sizes(img_size, dropout_rate, **sizes)
-    model = UNETR(img_size=tuple(img_size), dropout_rate=dropout_rate, **sizes)
+             "hidden_size": hidden_size, "mlp_dim": mlp_dim, "num_heads": num_heads,
+             "dropout_rate": dropout_rate}  # fmt: skip
+    BACKBONE.check(sizes, img_size)
+    model = UNETR(img_size=tuple(img_size), **sizes)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not is_unused(name))
+        parameter.requires_grad_(not BACKBONE.is_unused(name))
     return model
 
 
-def check_sizes(img_size: Sequence[int], dropout_rate: float, **sizes: int) -> None:
-    """Refuse what `build_unetr` cannot build; the arguments are the same.
+class UNETRBackbone(Backbone):
+    """Facts of MONAI's UNETR.
 
-    Raises:
-        UserError: a size that the network cannot have.
+    Roles: `q k v o up down`, `qkv` for the fused matrix, the LayerNorms `norm1` (before the attention) and `norm2`
+    (before the MLP) of every block, and `norm`, which follows the last block.
     """
-    # a single patch along a side leaves instance normalisation without statistics
-    if len(img_size) != 3 or any(side % PATCH or side < 2 * PATCH for side in img_size):
-        raise UserError(
-            f"model.img_size={list(img_size)}: three sides are needed, each a multiple of {PATCH} and at least "
-            f"{2 * PATCH}"
-        )
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"model.{name}={size}: at least 1 is needed")
-    if sizes["hidden_size"] % sizes["num_heads"]:
-        raise UserError(
-            f"model.hidden_size={sizes['hidden_size']} must be a multiple of model.num_heads={sizes['num_heads']}"
-        )
-    if not 0 <= dropout_rate < 1:
-        raise UserError(f"model.dropout_rate={dropout_rate} must be at least 0 and below 1")
+
+    head = ("out.conv.conv.weight", "out.conv.conv.bias")
+    inputs = (
+        "vit.patch_embedding.patch_embeddings.weight",
+        "encoder1.layer.conv1.conv.weight",
+        "encoder1.layer.conv3.conv.weight",
+    )
+    roles: ClassVar = {
+        "q": Role(f"{_BLOCK}.attn.qkv", 0, 3),
+        "k": Role(f"{_BLOCK}.attn.qkv", 1, 3),
+        "v": Role(f"{_BLOCK}.attn.qkv", 2, 3),
+        "qkv": Role(f"{_BLOCK}.attn.qkv"),
+        "o": Role(f"{_BLOCK}.attn.out_proj"),
+        "up": Role(f"{_BLOCK}.mlp.linear1"),
+        "down": Role(f"{_BLOCK}.mlp.linear2"),
+        "norm1": Role(f"{_BLOCK}.norm1"),
+        "norm2": Role(f"{_BLOCK}.norm2"),
+        "norm": Role("vit.norm"),
+    }
+    groups: ClassVar = {
+        "decoder": ("decoder*.**", "out.**"),
+        "mlps": ("vit.blocks.*.mlp.**",),
+        "biases": ("vit.**.bias",),
+        "layernorms": ("vit.blocks.*.norm*.*", "vit.norm.*"),
+    }
+    window_argument = "img_size"
+    exported = "monai.networks.nets.UNETR"
+
+    def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
+        """Refuse what `build_unetr` cannot build."""
+        # a single patch along a side leaves instance normalisation without statistics
+        if len(window) != 3 or any(side % PATCH or side < 2 * PATCH for side in window):
+            key = "window" if list(model.get("img_size", window)) != list(window) else "model.img_size"
+            raise UserError(
+                f"{key}={list(window)}: three sides are needed, each a multiple of {PATCH} and at least "
+                f"{2 * PATCH}"
+            )
+        sizes = {key: size for key, size in model.items() if key not in ("_target_", "img_size", "dropout_rate")}
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"model.{name}={size}: at least 1 is needed")
+        if sizes["hidden_size"] % sizes["num_heads"]:
+            raise UserError(
+                f"model.hidden_size={sizes['hidden_size']} must be a multiple of model.num_heads={sizes['num_heads']}"
+            )
+        if not 0 <= model["dropout_rate"] < 1:
+            raise UserError(f"model.dropout_rate={model['dropout_rate']} must be at least 0 and below 1")
+
+    def role_shape(self, role: str, model: Mapping[str, Any]) -> tuple[int, int]:
+        """(out, in) of a role's slices; (out, 0) for a LayerNorm."""
+        self.check_role(role)
+        hidden, mlp = model["hidden_size"], model["mlp_dim"]
+        shapes = {"qkv": (3 * hidden, hidden), "out_proj": (hidden, hidden), "linear1": (mlp, hidden),
+                  "linear2": (hidden, mlp)}  # fmt: skip
+        rows, columns = shapes.get(self.roles[role].layer.rpartition(".")[2], (hidden, 0))
+        return rows // self.roles[role].parts, columns
+
+    def blocks(self, network: Any) -> Sequence[Any]:
+        return network.vit.blocks
+
+    def heads(self, network: Any) -> int:
+        return network.vit.blocks[0].attn.num_heads
+
+    def is_unused(self, name: str) -> bool:
+        return _UNUSED.fullmatch(name) is not None
+
+    def is_stale(self, name: str) -> bool:
+        """Up to MONAI 1.5 every block had cross-attention."""
+        return _STALE.fullmatch(name) is not None
+
+    def fit(self, name: str, given: Tensor, network: Any) -> Tensor | None:
+        """Position embeddings for another window, see `resize_positions`."""
+        from tcurlora_seg.models.pretrained import resize_positions
+
+        return resize_positions(given, network.feat_size) if name == POSITIONS and given.ndim == 3 else None
+
+    def finish_merge(self, network: Any) -> None:
+        """Give every `attn.qkv` a bias of zeros if any has one: `qkv_bias` holds for all blocks or none."""
+        import torch
+
+        layers = [block.attn.qkv for block in network.vit.blocks]
+        if any(layer.bias is not None for layer in layers):
+            for layer in layers:
+                if layer.bias is None:
+                    layer.bias = torch.nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
+
+    def arguments(self, network: nn.Module, built: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of MONAI's class; what a method shifts in q, k or v needs `qkv_bias`."""
+        sizes = {key: value for key, value in built.items() if key != "dropout_rate"}
+        return {**sizes, "qkv_bias": any(name.endswith("attn.qkv.bias") for name in network.state_dict())}
 
 
-def is_unused(name: str) -> bool:
-    """Whether UNETR holds the parameter but never computes with it; such ones stay frozen, or DDP fails."""
-    return _UNUSED.fullmatch(name) is not None
-
-
-def is_stale(name: str) -> bool:
-    """Whether MONAI up to 1.5 wrote the tensor without ever using it."""
-    return _STALE.fullmatch(name) is not None
-
-
-def grid(model: UNETR) -> tuple[int, ...]:
-    """Patches along each axis, in the order in which the position embeddings run."""
-    return tuple(model.feat_size)
-
-
-def stack_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | None = None) -> Stack:
-    """The stack of `roles` in `blocks`, block by block.
-
-    Args:
-        model: a MONAI UNETR.
-        roles: of `q k v o up down`, or `qkv` for the fused matrix; their slices must have one shape. Also the
-            LayerNorms `norm1` (before the attention) and `norm2` (before the MLP) of every block, and `norm`, which
-            follows the last block and counts as a part of the last one chosen.
-        blocks: block indices; None for all.
-
-    Raises:
-        UserError: not a UNETR, an unknown role, a block that does not exist, slices of different shapes.
-    """
-    from monai.networks.nets import UNETR
-
-    if not isinstance(model, UNETR):
-        raise UserError(f"a monai.networks.nets.UNETR is needed, not a {type(model).__name__}")
-    depth = len(model.vit.blocks)
-    chosen = tuple(range(depth) if blocks is None else blocks)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(depth)):
-        raise UserError(f"blocks={list(chosen)}: name different blocks of 0 to {depth - 1}, or null for all")
-    if not roles:
-        raise UserError(f"roles=[]: name at least one of {', '.join(ROLES)}")
-    slots, shapes = [], {}
-    for block in chosen:
-        for role in roles:
-            check_role(role)
-            if role == FINAL and block != chosen[-1]:
-                continue
-            inner, part, parts = ROLES[role]
-            path = f"vit.{inner}" if role == FINAL else f"vit.blocks.{block}.{inner}"
-            rows, *columns = model.get_parameter(f"{path}.weight").shape
-            height = rows // parts
-            slots.append(Slot(block, role, path, part * height, (part + 1) * height))
-            shapes[role] = (height, *columns, 0)[:2]
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{role} {rows}" + f" x {inner}" * bool(inner) for role, (rows, inner) in shapes.items())
-        raise UserError(f"roles={list(roles)} have slices of different shapes ({listed}): give each its own stack")
-    out_features, in_features = shapes[roles[0]]
-    first: Any = model.vit.blocks[0]
-    return Stack(tuple(slots), chosen, tuple(roles), first.attn.num_heads, out_features, in_features)
-
-
-def check_role(role: str) -> None:
-    """Refuse a role that no block has.
-
-    Raises:
-        UserError: the text names the known ones.
-    """
-    if role not in ROLES:
-        raise UserError(f"unknown role '{role}': choose from {', '.join(ROLES)}")
-
-
-def role_shape(role: str, *, hidden_size: int, mlp_dim: int) -> tuple[int, int]:
-    """(out, in) of the slices of a role, from the sizes of the network alone; (out, 0) for a LayerNorm."""
-    check_role(role)
-    layer, _, parts = ROLES[role]
-    shapes = {"attn.qkv": (3 * hidden_size, hidden_size), "attn.out_proj": (hidden_size, hidden_size),
-              "mlp.linear1": (mlp_dim, hidden_size), "mlp.linear2": (hidden_size, mlp_dim)}  # fmt: skip
-    rows, columns = shapes.get(layer, (hidden_size, 0))
-    return rows // parts, columns
-
-
-def complete_qkv_biases(model: Any) -> None:
-    """Give every `attn.qkv` a bias of zeros if any has one: UNETR's `qkv_bias` holds for all blocks or none."""
-    import torch
-
-    layers = [block.attn.qkv for block in model.vit.blocks]
-    if any(layer.bias is not None for layer in layers):
-        for layer in layers:
-            if layer.bias is None:
-                layer.bias = torch.nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
-
-
-def stacked_weights(model: nn.Module, stack: Stack) -> torch.Tensor:
-    """The stack's tensor (slices, out, in), or (slices, out) of LayerNorms: a float32 copy at least of the weights."""
-    import torch
-
-    rows = [model.get_parameter(f"{s.linear}.weight").detach()[s.first : s.last] for s in stack.slots]
-    weights = torch.stack(rows)
-    return weights.to(torch.promote_types(weights.dtype, torch.float32))
+BACKBONE = UNETRBackbone()

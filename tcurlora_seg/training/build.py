@@ -11,7 +11,6 @@ import lightning
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from monai.networks.nets import UNETR
 from omegaconf import DictConfig
 from torch import nn
 
@@ -27,7 +26,7 @@ from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 
-def load_base(network: UNETR, config: DictConfig) -> None:
+def load_base(network: nn.Module, config: DictConfig) -> None:
     """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
     if config.pretrained == "random":
         config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
@@ -51,7 +50,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     return SegmentationDataModule(
         dataset=dataset,
         split=split,
-        crop=list(config.model.img_size),
+        crop=list(config.window),
         seed=config.seed,
         augmentation=instantiate(config.data.augmentation),
         **options,

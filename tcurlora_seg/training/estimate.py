@@ -20,7 +20,7 @@ from tcurlora_seg.memory import available_memory
 
 _REMEDIES = (
     "smaller data.batch_size (with trainer.accumulate_grad_batches for the same mean gradient), smaller "
-    "model.img_size, speed.checkpointing=true, or trainer.precision=bf16-mixed"
+    "window, speed.checkpointing=true, or trainer.precision=bf16-mixed"
 )
 _STATES = 3  # an optimiser's numbers for each that trains: Adam's two means, and amsgrad's maximum
 

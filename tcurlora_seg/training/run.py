@@ -14,8 +14,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from monai.networks.nets import UNETR
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -26,7 +26,8 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json, write_text
-from tcurlora_seg.inference.run import build_network, predictor_for
+from tcurlora_seg.inference.run import predictor_for
+from tcurlora_seg.models.backbone import build_network, window_of
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
@@ -58,6 +59,7 @@ def train(config: DictConfig) -> float | None:
     """
     quieten()
     config = resumed(config)
+    config.window = window_of(config)
     dataset = instantiate(config.dataset)
     if not is_first():
         _run(config, dataset, announced_directory(config))
@@ -103,7 +105,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         learned = split.train[: config.overfit]
         split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
-    network = build_network(config, dataset)
+    network = build_network(config.model, config.window, **dataset.channels)
     load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     precision = resolve_precision(config.trainer.precision)
@@ -118,7 +120,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if leads:
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
     module = build_module(config, dataset, network)
-    shape = (config.data.batch_size, len(dataset.modalities), *config.model.img_size)
+    shape = (config.data.batch_size, len(dataset.modalities), *config.window)
     bf16 = precision == "bf16-mixed"
     device = trainer.strategy.root_device
     if leads:
@@ -192,7 +194,7 @@ def _announce(
 def _score(
     config: DictConfig,
     dataset: SegmentationDataset,
-    network: UNETR,
+    network: nn.Module,
     cases: Sequence[str],
     spacing: TrainingSpacing,
     directory: Path,

@@ -17,7 +17,7 @@ from tcurlora_seg.models.injection import read_adapter
 from tcurlora_seg.models.linear import AdaptedLinear
 from tcurlora_seg.models.pretrained import save_base
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.models.unetr import is_unused
+from tcurlora_seg.models.unetr import BACKBONE
 
 METHODS = sorted(path.stem for path in (config_folder() / "adapter").glob("*.yaml"))
 WITH_ADAPTERS = [method for method in METHODS if read_adapter(method).stacks]
@@ -164,7 +164,7 @@ def test_merge_gives_a_plain_network_and_leaves_the_adapted_one_alone(method, ti
     fresh = UNETR(1, 2, (32, 32, 32), **sizes, qkv_bias=method in SHIFTS_QKV).eval()
     fresh.load_state_dict(plain.state_dict())
     assert torch.equal(fresh(image), plain(image))
-    assert all(p.requires_grad != is_unused(name) for name, p in plain.named_parameters())
+    assert all(p.requires_grad != BACKBONE.is_unused(name) for name, p in plain.named_parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors_of(model).items())
 
 
@@ -200,7 +200,7 @@ def test_the_adapters_train_as_many_numbers_as_the_closed_form(method, tiny):
 @every_method
 def test_what_no_network_uses_stays_frozen_and_the_head_trains(method, tiny):
     trained = trainable_parameters(adapted(tiny, method))
-    assert not any(is_unused(name) for name in trained)
+    assert not any(BACKBONE.is_unused(name) for name in trained)
     assert {"out.conv.conv.weight", "out.conv.conv.bias"} <= set(trained)
 
 

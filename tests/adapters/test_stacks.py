@@ -7,7 +7,7 @@ import torch
 
 from tcurlora_seg.adapters.stacks import Slot, Stack, check_rank, refuse_overlap
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.unetr import stack_for, stacked_weights
+from tcurlora_seg.models.stacking import stack_for, stacked_weights
 
 
 def test_slices_run_block_by_block_and_roles_as_written(tiny):
@@ -65,8 +65,8 @@ def test_a_stack_that_cannot_be_is_refused(roles, blocks, words, tiny):
     assert words in str(caught.value)
 
 
-def test_only_a_unetr_has_stacks():
-    with pytest.raises(UserError, match=r"UNETR is needed, not a Linear"):
+def test_an_unknown_network_has_no_stacks():
+    with pytest.raises(UserError, match=r"Linear is no network that is known here: UNETR"):
         stack_for(torch.nn.Linear(2, 2), ["q"])
 
 

@@ -17,7 +17,7 @@ from tcurlora_seg.adapters.tcurlora import TCURLoRA
 from tcurlora_seg.adapters.tproduct import tproduct
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import adapt_from_config, read_adapter
-from tcurlora_seg.models.unetr import stacked_weights
+from tcurlora_seg.models.stacking import stacked_weights
 
 
 def stack_of(slices: int, out: int, inner: int) -> Stack:

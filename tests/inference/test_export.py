@@ -23,7 +23,7 @@ from torch import nn
 
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata
-from tcurlora_seg.inference.export import export_run, unetr_arguments
+from tcurlora_seg.inference.export import export_run
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.injection import merge
 
@@ -84,7 +84,7 @@ def test_biases_of_some_blocks_become_biases_of_all(run: Path) -> None:
     with torch.inference_mode():
         expected = here.network(window)
     whole = replace(here, network=merge(here.network))
-    plain = UNETR(**unetr_arguments(whole)).eval()
+    plain = UNETR(**whole.arguments).eval()
     plain.load_state_dict(whole.network.state_dict(), strict=True)
     with torch.inference_mode():
         torch.testing.assert_close(plain(window), expected, atol=1e-5, rtol=1e-5)
@@ -164,11 +164,11 @@ def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: 
         config = OmegaConf.load(moved / "config.yaml")
         config.dataset.root = str(tmp_path / "gone")
         OmegaConf.save(config, moved / "config.yaml")
-        assert "simulated" in bundle_metadata(load_run(moved, device="cpu"), {"img_size": [32] * 3})["description"]
+        assert "simulated" in bundle_metadata(load_run(moved, device="cpu"), "UNETR")["description"]
     scores = json.loads((tmp_path / "run0" / "metrics.json").read_text())
     scores["scores"]["simulated"] = None
     (tmp_path / "run0" / "metrics.json").write_text(json.dumps(scores))
-    again = bundle_metadata(load_run(tmp_path / "run0", device="cpu"), {"img_size": [32] * 3})
+    again = bundle_metadata(load_run(tmp_path / "run0", device="cpu"), "UNETR")
     assert "simulated" not in again["description"]
 
 

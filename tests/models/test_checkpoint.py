@@ -17,7 +17,7 @@ from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.checkpoint import origin, read_metadata, trained_on
 from tcurlora_seg.models.pretrained import LoadReport, save_base
-from tcurlora_seg.models.unetr import HEAD, POSITIONS
+from tcurlora_seg.models.unetr import BACKBONE, POSITIONS
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_fresh_and_resized_tensors_are_kept_although_frozen(build, stir, tmp_pat
 
     model = trained(network(1), stir, trainable=["decoder5.**"])
     save_model(model, path)
-    assert {*HEAD, POSITIONS} <= set(load_file(path))
+    assert {*BACKBONE.head, POSITIONS} <= set(load_file(path))
     x = torch.randn(1, 1, 32, 32, 64)
     twin = adapt(network(2), "tcurlora", rank=2, trainable=["decoder5.**"])
     assert not torch.equal(twin(x), model(x))
@@ -120,7 +120,7 @@ CORE = "adapters.up.core"
         (lambda t: t.update({CORE: t[CORE].double()}), f"{CORE} is torch.float64 instead of torch.float32"),
         (lambda t: t.update({"adapters.up.rows": t["adapters.up.rows"].int()}), "torch.int32 instead of torch.int64"),
         (lambda t: t[CORE].fill_(torch.nan), f"{CORE} holds values that are not finite"),
-        (lambda t: t[HEAD[1]].fill_(torch.inf), f"{HEAD[1]} holds values that are not finite"),
+        (lambda t: t[BACKBONE.head[1]].fill_(torch.inf), f"{BACKBONE.head[1]} holds values that are not finite"),
         (lambda t: t["adapters.up.rows"].fill_(48), "outside a weight of size 48"),
         (lambda t: t["adapters.up.columns"].fill_(-1), "outside a weight of size 24"),
     ],

@@ -12,7 +12,7 @@ from tcurlora_seg.adapters.lora import LoRA
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.pretrained import save_base
-from tcurlora_seg.models.unetr import stack_for
+from tcurlora_seg.models.stacking import stack_for
 
 MODELS = {  # method, classes
     "curls": ("tcurlora", 2, {"rank": 2}),

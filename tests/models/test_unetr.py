@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.unetr import HEAD, INPUTS, POSITIONS, grid, is_stale, is_unused
+from tcurlora_seg.models.unetr import BACKBONE, POSITIONS
 
 
 def test_the_output_has_the_inputs_size_and_a_channel_per_class(build, image):
@@ -20,8 +20,8 @@ def test_the_output_has_the_inputs_size_and_a_channel_per_class(build, image):
 def test_a_parameter_is_frozen_exactly_if_the_output_does_not_depend_on_it(tiny, image):
     tiny(image).square().sum().backward()
     for name, parameter in tiny.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None) == (not is_unused(name)), name
-    assert sum(is_unused(name) for name, _ in tiny.named_parameters()) == 24
+        assert parameter.requires_grad == (parameter.grad is not None) == (not BACKBONE.is_unused(name)), name
+    assert sum(BACKBONE.is_unused(name) for name, _ in tiny.named_parameters()) == 24
 
 
 def test_the_named_parts_exist_and_are_what_they_are_called(build):
@@ -29,16 +29,16 @@ def test_the_named_parts_exist_and_are_what_they_are_called(build):
     differing = {
         name for name, p in one.named_parameters() if p.shape != two.get_parameter(name).shape
     }  # fmt: skip
-    assert differing == {POSITIONS, *INPUTS, *HEAD}
-    assert grid(two) == (2, 4, 3)
+    assert differing == {POSITIONS, *BACKBONE.inputs, *BACKBONE.head}
 
 
 def test_stale_names_are_those_of_the_unused_cross_attention_alone():
-    assert is_stale("vit.blocks.11.cross_attn.to_q.weight") and is_stale("vit.blocks.0.cross_attn.out_proj.bias")
+    for name in ("vit.blocks.11.cross_attn.to_q.weight", "vit.blocks.0.cross_attn.out_proj.bias"):
+        assert BACKBONE.is_stale(name)
     block = "vit.blocks.0"
     for name in (f"{block}.norm_cross_attn.weight", f"{block}.cross_attn.extra.weight", "cross_attn.to_q.weight",
                  f"{block}.attn.qkv.weight", f"x.{block}.cross_attn.to_q.weight"):  # fmt: skip
-        assert not is_stale(name)
+        assert not BACKBONE.is_stale(name)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from shutil import which
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from torch._dynamo.utils import counters
 
 import tcurlora_seg
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.speed import speed_up
-from tcurlora_seg.models.unetr import stack_for
+from tcurlora_seg.models.stacking import stack_for
 from tcurlora_seg.training.module import SegmentationModule
 
 
@@ -97,7 +100,10 @@ def test_validation_gives_the_label_map_without_whole_probabilities(tiny: nn.Mod
     """Its map is made slab by slab, as bytes: of 56 classes in a whole head, eight-byte classes alone are 64 MB."""
     image = torch.rand(1, 40, 36, 33, generator=torch.Generator().manual_seed(0))
     wrapped = module(tiny)
-    found = wrapped.validation_step({"image": image, "label": torch.zeros(1, 40, 36, 33)}, 0)["prediction"]
+    label = torch.zeros(1, 40, 36, 33)
+    case = PreparedCase(case="a", patient="a", image=image, label=label, native_label=label[0], affine=np.eye(4),
+                        preparation=Preparation())  # fmt: skip
+    found = wrapped.validation_step(case, 0)["prediction"]
     expected = wrapped.predictor(image).argmax(0)
     assert str(found.dtype) == "uint8" and torch.equal(torch.from_numpy(found).long(), expected)
     assert 0 < expected.float().mean() < 1

@@ -87,6 +87,11 @@ class SegmentationDataset(ABC):
         self._headers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
     @property
+    def channels(self) -> dict[str, int]:
+        """The channels of a network for this task: of its image, and of its output with the background."""
+        return {"in_channels": len(self.modalities), "out_channels": self.task.out_channels}
+
+    @property
     def cohort(self) -> str:
         """What a network that was trained on these images notes as their origin, see `leakage`."""
         return self.name

@@ -1,0 +1,46 @@
+"""A run directory that an earlier state of this package has written is still resumed, scored, used and compared.
+
+`old_run.zip` holds a run of the tiny network on `simulate=4` LPBA40-like heads, trained for 4 steps at commit 1e44d80,
+and its base. Its config.yaml names modules and keys that have moved or gone since.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from programs import run_script
+
+from tcurlora_seg.data.simulate import simulate
+
+ARCHIVE = Path(__file__).with_name("old_run.zip")
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The old run, in a working directory as it was."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    simulate("lpba40", tmp_path / "data" / "l", subjects=4, seed=0)
+    monkeypatch.chdir(tmp_path)
+    return Path("run")
+
+
+def test_an_old_run_is_scored_used_exported_compared_and_resumed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str, *arguments: str) -> None:
+        assert run_script(name, *arguments, monkeypatch=monkeypatch) == 0
+
+    before = pd.read_csv(old / "evaluation" / "test" / "cases.csv")
+    run("evaluate", f"checkpoint={old}", "split=test", "output=again")
+    after = pd.read_csv("again/cases.csv")
+    pd.testing.assert_series_equal(after["dice"], before["dice"], atol=1e-4)
+    pd.testing.assert_series_equal(after["volume_ml"], before["volume_ml"], rtol=1e-3)
+    image = next(Path("data").rglob("S03*stripped.hdr"))
+    run("predict", f"checkpoint={old}", f"input={image}", "output=maps")
+    run("export", f"checkpoint={old}", "output=plain.safetensors")
+    run("compare", f"runs=[{old}]", "output=comparison")
+    run("train", f"resume={old}", "trainer.max_steps=5")
+    assert json.loads((old / "metrics.json").read_text())["steps"] == 5
