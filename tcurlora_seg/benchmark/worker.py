@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import Setting
-from tcurlora_seg.benchmark.stopwatch import Stopwatch
 from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
 from tcurlora_seg.inference.run import choose_device
 from tcurlora_seg.inference.windows import Predictor
@@ -30,6 +29,7 @@ from tcurlora_seg.models.checkpoint import save_model
 from tcurlora_seg.models.injection import merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator
+from tcurlora_seg.stopwatch import Stopwatch
 
 PARTS = ("data", "forward", "backward", "optimiser")
 

@@ -31,6 +31,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
+    if config.training.save_every < 1:
+        raise UserError(f"training.save_every={config.training.save_every}: at least 1 epoch is needed")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     backbone = backbone_of_target(config.model["_target_"])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.cache import TrainingVolumes, choose_place
@@ -93,12 +93,18 @@ class SegmentationDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=stream,
             num_workers=self.num_workers,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Whole volumes; an empty list without validation cases, which Lightning takes as no validation."""
-        return _loader(self._validation) if self.case_split.val else []
+        """Whole volumes; an empty list without validation cases, which Lightning takes as no validation.
+
+        Several devices share the cases, and none is left without one, since all have to meet again.
+        """
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        cases = range(len(self.case_split.val))
+        return _loader(Subset(self._validation, cases[rank::world] or cases[:1])) if cases else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Whole volumes stay in main memory: the predictor takes a slab at a time."""
@@ -156,7 +162,7 @@ class WholeVolumes(Dataset[PreparedCase]):
         return item
 
 
-def _loader(volumes: WholeVolumes) -> DataLoader[Any]:
+def _loader(volumes: Dataset[PreparedCase]) -> DataLoader[Any]:
     return DataLoader(volumes, batch_size=1, collate_fn=_only)
 
 

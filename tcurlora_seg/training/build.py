@@ -34,7 +34,8 @@ def load_base(network: nn.Module, config: DictConfig) -> None:
 
 
 def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
-    options = {k: v for k, v in config.training.items() if k not in ("average_last", "patience", "on_divergence")}
+    others = ("average_last", "patience", "on_divergence", "save_every")
+    options = {k: v for k, v in config.training.items() if k not in others}
     return SegmentationModule(
         network=network,
         optimizer=instantiate(config.optimizer),
@@ -66,7 +67,8 @@ def build_trainer(
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine(), Histograms()]
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine()]
+    callbacks.append(Histograms(config.training.save_every))
     callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
     if checkpoints.validated:
         callbacks.append(ValidationOverlays())

@@ -19,10 +19,11 @@ from torch import Tensor
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import peak_memory, reset_peak
 from tcurlora_seg.randomness import derive
+from tcurlora_seg.stopwatch import Stopwatch
 
 
 class AtEpochEnd(Callback, ABC):
-    """Does something once at the end of every epoch.
+    """Does something once at the end of every epoch, the only moment at which reading from a GPU costs little.
 
     Going on from a checkpoint of an epoch's end, Lightning ends that epoch again, with no batch in it and no metrics.
     """
@@ -43,17 +44,19 @@ class AtEpochEnd(Callback, ABC):
 
 
 class Checkpoints(AtEpochEnd):
-    """Writes `last.ckpt` after every epoch, keeps the one before as `previous.ckpt`, and the best by validation Dice.
+    """Writes `last.ckpt`, keeps the one before as `previous.ckpt`, and the best by validation Dice.
 
     Args:
         folder: where the files lie.
         validated: whether there are validation cases, without which nothing is best.
+        every: epochs from one checkpoint to the next; the best epoch and the last one are written at once.
     """
 
-    def __init__(self, folder: str | Path, *, validated: bool) -> None:
-        self.folder, self.validated = Path(folder), validated
+    def __init__(self, folder: str | Path, *, validated: bool, every: int = 1) -> None:
+        self.folder, self.validated, self.every = Path(folder), validated, every
         self.best_dice = -1.0
         self.last_dice: float | None = None
+        self.saved_step = -1
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         dice = trainer.callback_metrics.get("val/dice")
@@ -61,7 +64,8 @@ class Checkpoints(AtEpochEnd):
         improved = False
         if self.validated and self.last_dice is not None and self.last_dice > self.best_dice:
             self.best_dice, improved = self.last_dice, True
-        self.save(trainer, best=improved)
+        if improved or due(trainer, self.every):
+            self.save(trainer, best=improved)
 
     def save(self, trainer: lightning.Trainer, *, best: bool = False) -> None:
         """Write `last.ckpt`; there is a whole checkpoint at every moment. Every process calls it, the first writes.
@@ -71,6 +75,7 @@ class Checkpoints(AtEpochEnd):
             best: write it to `best.ckpt` first, so that a `last.ckpt` that knows of a best epoch never lacks it.
         """
         last = self.folder / "last.ckpt"
+        self.saved_step = trainer.global_step
         if not trainer.is_global_zero:
             trainer.save_checkpoint(last)
             return
@@ -83,10 +88,23 @@ class Checkpoints(AtEpochEnd):
                 os.replace(last, self.folder / "previous.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_dice": self.best_dice, "last_dice": self.last_dice}
+        return {"best_dice": self.best_dice, "last_dice": self.last_dice, "saved_step": self.saved_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_dice, self.last_dice = state_dict["best_dice"], state_dict["last_dice"]
+        self.saved_step = state_dict["saved_step"]
+
+
+def due(trainer: lightning.Trainer, every: int) -> bool:
+    """Whether this epoch is one of every so many, or the last."""
+    ends = trainer.should_stop or trainer.global_step >= trainer.max_steps
+    return ends or (trainer.current_epoch + 1) % every == 0
+
+
+def logged(trainer: lightning.Trainer) -> bool:
+    """Whether the step just taken is one at which Lightning reads the loss from the device in any case."""
+    every = trainer.log_every_n_steps
+    return bool(every) and trainer.global_step % every == 0
 
 
 class RandomState(Callback):
@@ -130,7 +148,8 @@ class RandomState(Callback):
 class AverageLast(AtEpochEnd):
     """Keeps what was trained at the ends of the last `epochs` epochs; `average` puts their mean in its place.
 
-    Averages only tensors that train, so that checkpoints stay small and a resumed run averages the same.
+    Averages only tensors that train, so that checkpoints stay small and a resumed run averages the same. They are kept
+    in main memory.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -138,7 +157,7 @@ class AverageLast(AtEpochEnd):
         self._kept: list[dict[str, Tensor]] = []
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trained = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+        trained = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.requires_grad}
         self._kept = [*self._kept, trained][-self.epochs :] if self.epochs else []
 
     def average(self, module: lightning.LightningModule) -> None:
@@ -159,31 +178,47 @@ class AverageLast(AtEpochEnd):
 
 
 class Meter(AtEpochEnd):
-    """Measures seconds per step (median, the first two left out as warm-up) and the peak memory of training.
+    """Measures seconds per step, the share of the time in which the device waits for data, and the peak memory.
 
-    What was measured before an interruption travels through the checkpoint.
+    On a GPU its own clock is asked to note the beginnings and ends of steps, and read at the ends of epochs. The first
+    two steps are left out as warm-up. What was measured before an interruption travels through the checkpoint.
     """
 
     def __init__(self) -> None:
+        self._watch: Stopwatch | None = None
+        self._waits: list[float] = []
         self._seconds: list[float] = []
-        self._before = self._started = self._begun = 0.0
+        self._before = self._begun = 0.0
         self.train_seconds = 0.0
         self.peak_memory_bytes = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._begun = time.perf_counter()
+        self._begun, self._watch = time.perf_counter(), Stopwatch(module.device)
         reset_peak(module.device)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._watch = Stopwatch(module.device)
 
     def on_train_batch_start(self, *_: Any) -> None:
         super().on_train_batch_start()
-        self._started = time.perf_counter()
+        self._mark()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
-        self._seconds.append(time.perf_counter() - self._started)
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._mark()
+
+    def _mark(self) -> None:
+        assert self._watch is not None, "training has started"
+        self._watch.mark()
+
+    def _read(self) -> None:
+        """Take over the times of the steps since the last reading."""
+        if self._watch is not None:
+            times = self._watch.restart()
+            self._waits += times[0::2]
+            self._seconds += times[1::2]
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._read()
         self.train_seconds = self._before + time.perf_counter() - self._begun
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(module.device))
 
@@ -192,18 +227,42 @@ class Meter(AtEpochEnd):
         timed = self._seconds[2:] or self._seconds
         return statistics.median(timed) if timed else None
 
+    @property
+    def data_wait(self) -> float | None:
+        """From 0 to 1; None before the third step."""
+        waits, seconds = sum(self._waits[2:]), sum(self._seconds[2:])
+        return waits / (waits + seconds) if seconds else None
+
     def state_dict(self) -> dict[str, Any]:
-        kept = torch.tensor(self._seconds, dtype=torch.float64)
-        return {"seconds": kept, "train_seconds": self.train_seconds, "peak_memory_bytes": self.peak_memory_bytes}
+        self._read()
+        waits, seconds = (torch.tensor(times, dtype=torch.float64) for times in (self._waits, self._seconds))
+        return {"waits": waits, "seconds": seconds, "train_seconds": self.train_seconds,
+                "peak_memory_bytes": self.peak_memory_bytes}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds = state_dict["seconds"].tolist()
+        self._waits, self._seconds = state_dict["waits"].tolist(), state_dict["seconds"].tolist()
         self.train_seconds = self._before = state_dict["train_seconds"]
         self.peak_memory_bytes = state_dict["peak_memory_bytes"]
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar for runs that are limited by steps, where it would count epochs up to -2."""
+    """Lightning's progress bar for runs that are limited by steps, where it would count epochs up to -2.
+
+    It shows the loss of the last logged step: reading every step's would make the processor wait for a GPU.
+    """
+
+    _fresh = True
+    _shown: dict[str, Any] = {}
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        self._fresh = logged(trainer)
+        super().on_train_batch_end(trainer, *rest)
+        self._fresh = True
+
+    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
+        if self._fresh:
+            self._shown = super().get_metrics(trainer, module)
+        return self._shown
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch + 1}"

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.training.callbacks import Checkpoints
+from tcurlora_seg.training.callbacks import Checkpoints, logged
 
 
 class Stopped(Exception):
@@ -45,13 +45,18 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        last = index + 1 == trainer.num_training_batches  # the epoch's end saves by itself, after validation
-        if not last and (index + 1) % trainer.accumulate_grad_batches == 0 and self._anyone_asked(trainer):
-            self._checkpoints.save(trainer)
-            raise Stopped(self._asked or signal.SIGTERM)
+        last = index + 1 == trainer.num_training_batches  # the epoch's end has its turn after validation
+        if not last and (index + 1) % trainer.accumulate_grad_batches == 0:
+            if trainer.world_size == 1 or logged(trainer):  # asking the others makes every processor wait for its GPU
+                self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if self._anyone_asked(trainer):
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+            if self._checkpoints.saved_step < trainer.global_step:
+                self._checkpoints.save(trainer)
             raise Stopped(self._asked or signal.SIGTERM)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -72,9 +77,6 @@ class StopOnSignal(Callback):
         self._asked = signum
         signal.signal(signum, self._before[signum])
 
-    def _anyone_asked(self, trainer: lightning.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
-
 
 class Patience(EarlyStopping):
     """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
@@ -87,7 +89,10 @@ class Patience(EarlyStopping):
 
 
 class Divergence(Callback):
-    """Looks at the gradients before every step of the optimiser and keeps what is no number out of the weights.
+    """Keeps what is no number out of the files: every step's gradient is looked at, if not at once.
+
+    Whether a gradient is finite is noted on the device and read at the logged steps and before every checkpoint, since
+    each reading makes the processor wait for a GPU. Leaving steps out needs a reading at every step.
 
     With float16 the gradients overflow now and then by design, and the loss scaler leaves such steps out by itself:
     there the loss is looked at.
@@ -102,6 +107,7 @@ class Divergence(Callback):
     def __init__(self, *, skip: bool) -> None:
         self._skip = skip
         self._cases: list[str] = []
+        self._noted: list[tuple[torch.Tensor, str]] = []  # whether it was finite, and what to say where not
         self.skipped = 0
 
     def on_train_batch_start(
@@ -113,22 +119,36 @@ class Divergence(Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if trainer.scaler is not None or _finite(torch.nn.utils.get_total_norm(gradients)):
+        if trainer.scaler is not None:
             return
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        finite = torch.nn.utils.get_total_norm(gradients).isfinite()
         what = self._what(trainer.global_step + 1, "gradient")
         if not self._skip:
-            raise UserError(what)
-        self.skipped += 1
-        print(f"skipped: {what.split(';')[0]}", flush=True)
-        for parameter in module.parameters():
-            parameter.grad = None  # the optimiser passes over what has no gradient
+            self._noted.append((finite, what))
+        elif not finite:
+            self.skipped += 1
+            print(f"skipped: {what.split(';')[0]}", flush=True)
+            for parameter in module.parameters():
+                parameter.grad = None  # the optimiser passes over what has no gradient
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        if trainer.scaler is not None and not _finite(outputs["loss"]):
-            raise UserError(self._what(trainer.global_step, "loss"))
+        if trainer.scaler is not None:
+            self._noted.append((outputs["loss"].detach().isfinite(), self._what(trainer.global_step, "loss")))
+        if logged(trainer):
+            self._look()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        noted, self._noted = self._noted, []
+        if noted and not torch.stack([finite for finite, _ in noted]).all():
+            raise UserError(next(what for finite, what in noted if not finite))
 
     def _what(self, step: int, quantity: str) -> str:
         return (
@@ -142,7 +162,3 @@ class Divergence(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
-
-
-def _finite(value: torch.Tensor) -> bool:
-    return bool(torch.isfinite(value))

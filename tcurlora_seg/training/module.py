@@ -19,6 +19,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.processes import gather
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -66,6 +67,7 @@ class SegmentationModule(lightning.LightningModule):
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
         self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self._validated: list[tuple[str, dict[str, float]]] = []
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
     @property
@@ -89,15 +91,20 @@ class SegmentationModule(lightning.LightningModule):
         """Score one whole volume; returns its label map for pictures."""
         prediction = labels([self.predictor], batch.image).numpy()
         reference = batch.label[0].numpy()
-        scores = []
-        for name, classes in self.structures.items():
-            value = dice(_union(prediction, classes), _union(reference, classes))
-            if value is not None:
-                scores.append(value)
-                self.log(f"val/dice_{name}", value, on_epoch=True, batch_size=1, sync_dist=True)
-        if scores:
-            self.log("val/dice", sum(scores) / len(scores), on_epoch=True, prog_bar=True, batch_size=1, sync_dist=True)
+        found = {name: dice(_union(prediction, classes), _union(reference, classes))
+                 for name, classes in self.structures.items()}  # fmt: skip
+        self._validated.append((batch.case, {name: value for name, value in found.items() if value is not None}))
         return {"prediction": prediction}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all cases, whichever process scored them."""
+        cases = dict(gather(self._validated)).values()
+        self._validated = []
+        means = {f"val/dice_{name}": [scores[name] for scores in cases if name in scores] for name in self.structures}
+        means["val/dice"] = [sum(scores.values()) / len(scores) for scores in cases if scores]
+        for name, values in means.items():
+            if values:
+                self.log(name, sum(values) / len(values), prog_bar=name == "val/dice", sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]

@@ -111,7 +111,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     precision = resolve_precision(config.trainer.precision)
     instantiate(config.speed)(network, half="16" in precision)
     meter, average = Meter(), AverageLast(config.training.average_last)
-    checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val))
+    checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val), every=config.training.save_every)
     trainer = build_trainer(config, directory, [meter, average], checkpoints)
     sizes = {
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
@@ -148,6 +148,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         **sizes,
         "ranks": {name: ranks for name, adapter in adapters.items() if (ranks := adapter.ranks()) is not None},
         "step_seconds": meter.step_seconds,
+        "data_wait": meter.data_wait,
         "train_seconds": meter.train_seconds,
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size if leads else None,

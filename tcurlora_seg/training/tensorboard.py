@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure
-from tcurlora_seg.training.callbacks import AtEpochEnd
+from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
 class ValidationOverlays(Callback):
-    """Adds one picture per validation case and epoch under `val/<case>`."""
+    """Adds one picture per validation case and epoch under `val/<case>`; of several devices the first one's cases."""
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -37,13 +37,19 @@ class ValidationOverlays(Callback):
 
 
 class Histograms(AtEpochEnd):
-    """Adds a histogram of every trained tensor of the adapters after each epoch, under `adapters/<stack>/<tensor>`.
+    """Adds a histogram of every trained tensor of the adapters under `adapters/<stack>/<tensor>`.
 
     tCURLoRA's core U starts at zero: whether and where it moves is what one wants to see.
+
+    Args:
+        every: epochs from one to the next.
     """
 
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger):
+        if not isinstance(trainer.logger, TensorBoardLogger) or not due(trainer, self.every):
             return
         for name, values in _by_tensor(module).items():
             trainer.logger.experiment.add_histogram(f"adapters/{name}", values, trainer.global_step)

@@ -9,7 +9,10 @@ import torch
 
 
 class Stopwatch:
-    """`mark` after each part of a step, then `seconds`: the parts' times. On a GPU its own clock is read (events)."""
+    """`mark` after each part of a step, then `seconds`: the parts' times.
+
+    On a GPU its own clock is read (events): marking waits for nothing, `seconds` and `restart` wait for the GPU.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -26,6 +29,12 @@ class Stopwatch:
             return [after - before for before, after in pairs]
         torch.cuda.synchronize(self.device)
         return [before.elapsed_time(after) / 1000 for before, after in pairs]
+
+    def restart(self) -> list[float]:
+        """The times so far; the next one begins at the last mark."""
+        times = self.seconds()
+        self._marks = self._marks[-1:]
+        return times
 
     def _now(self) -> Any:
         if self.device.type != "cuda":
