@@ -7,6 +7,7 @@ round after another, so that whatever else the machine does hits them alike. Rat
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -95,6 +97,8 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
     baseline = options["contest"]["baseline"]
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(name, setting, options)) for name, setting in settings.items()}
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // options["threads"])) as pool:  # a core for each
+            list(pool.map(_Worker.start, workers.values()))
         order = list(settings)
         for name in order * options["warmup"]:
             workers[name].ask("step")
@@ -106,7 +110,7 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
         for name, setting in settings.items():
             sums = [sum(step[part] for part in PARTS) for step in steps[name]]
             record = {"setting": asdict(setting), "startup_seconds": workers[name].startup,
-                      **workers[name].ask("finish"), "step_seconds": spread(sums)}  # fmt: skip
+                      **workers[name].ask("finish"), "step_seconds": spread(sums), "rounds": sums}  # fmt: skip
             record |= {f"{part}_seconds": spread([step[part] for step in steps[name]]) for part in PARTS}
             for key, keys in (("ratio", PARTS), ("processor_ratio", ("processor",))):
                 pairs = zip(steps[name], steps[baseline], strict=True)
@@ -141,9 +145,23 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 class _Worker:
     """A running process of `tcurlora_seg.benchmark.worker`."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], errors: Any) -> None:
-        self.name, self.process, self.errors = name, process, errors
+    def __init__(self, name: str, command: Sequence[str], errors: Any) -> None:
+        self.name, self.command, self.errors = name, command, errors
+        self.process: subprocess.Popen[str] | None = None
         self.startup = 0.0
+
+    def start(self) -> None:
+        """Start the process and wait until its network is built."""
+        begun, pipe = time.perf_counter(), subprocess.PIPE
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
+        self.ask("ready")
+        self.startup = time.perf_counter() - begun
+
+    def stop(self) -> None:
+        """End the process, if it has been started."""
+        if self.process is not None:
+            with self.process:
+                self.process.kill()
 
     def ask(self, command: str) -> Any:
         """The answer to one command.
@@ -151,7 +169,7 @@ class _Worker:
         Raises:
             UserError: the process has ended; the text says why.
         """
-        assert self.process.stdin and self.process.stdout
+        assert self.process and self.process.stdin and self.process.stdout
         try:
             self.process.stdin.write(command + "\n")
             self.process.stdin.flush()
@@ -172,16 +190,11 @@ def _worker(name: str, setting: Setting, options: Mapping[str, Any]) -> Iterator
     task = {"setting": asdict(setting), **{k: options[k] for k in ("model", "optimizer", "device", "seed", "threads")}}
     command = [sys.executable, "-m", "tcurlora_seg.benchmark.worker", json.dumps(task)]
     with tempfile.TemporaryFile("w+") as errors:
-        begun = time.perf_counter()
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process:
-            worker = _Worker(name, process, errors)
-            try:
-                worker.ask("ready")
-                worker.startup = time.perf_counter() - begun
-                yield worker
-            finally:
-                process.kill()
+        worker = _Worker(name, command, errors)
+        try:
+            yield worker
+        finally:
+            worker.stop()
 
 
 def machine(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Setting:
         fast: whether the network goes through `speed_up`; false for MONAI's own step.
         channels_last: see `speed_up`.
         checkpointing: see `speed_up`.
+        tf32: see `speed_up`.
         compile: whether `torch.compile` translates the network.
         volume: sides of the volume that inference is timed on; null for none.
     """
@@ -39,6 +40,7 @@ class Setting:
     fast: bool = True
     channels_last: bool | None = None
     checkpointing: bool = False
+    tf32: bool = True
     compile: bool = False
     volume: list[int] | None = None
 

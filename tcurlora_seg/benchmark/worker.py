@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.memory import peak_memory, peak_of_tensors
 from tcurlora_seg.models.checkpoint import save_model
 from tcurlora_seg.models.injection import merged
+from tcurlora_seg.models.precision import autocast
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator
 from tcurlora_seg.stopwatch import Stopwatch
@@ -49,6 +50,7 @@ class Worker:
         self, setting: Setting, *, model: Mapping[str, Any], optimizer: Mapping[str, Any], device: str, seed: int
     ) -> None:
         torch.manual_seed(seed)
+        torch.backends.cudnn.benchmark = True  # as configs/trainer/default.yaml
         self.setting, self.device = setting, choose_device(device)
         self.network: Any = contestant(model, setting).to(self.device)
         self.forward: Any = torch.compile(self.network) if setting.compile else self.network
@@ -61,13 +63,22 @@ class Worker:
         self.label = (self.image[:1] > 2).to(torch.uint8)
         self.spots = foreground_spots(self.label)
 
+    def turn(self, act: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Act once. On a GPU act twice, and the second time counts: between turns the others have its memory."""
+        if self.device.type != "cuda":
+            return act()
+        act()
+        result = act()
+        torch.cuda.empty_cache()
+        return result
+
     def step(self) -> dict[str, float]:
-        """Seconds of the parts of one training step, and the processor's seconds for the whole of it."""
+        """Seconds of the parts of one training step, the processor's seconds for the whole of it, and the loss."""
         watch, processor = Stopwatch(self.device), time.process_time()
         pairs = [self._draw() for _ in range(self.setting.batch)]
         image, label = (torch.stack(items).to(self.device) for items in zip(*pairs, strict=True))
         watch.mark()
-        with self._autocast():
+        with autocast(self.setting.precision, self.device):
             logits = self.forward(image)
         loss = self.criterion(logits.float(), label)
         watch.mark()
@@ -77,12 +88,13 @@ class Worker:
         self.optimizer.zero_grad()
         watch.mark()
         parts = dict(zip(PARTS, watch.seconds(), strict=True))
-        return {**parts, "processor": time.process_time() - processor}
+        return {**parts, "processor": time.process_time() - processor, "loss": float(loss)}
 
     def infer(self) -> dict[str, float]:
         """Seconds for one volume, with the adapters beside the weights and merged into them."""
         image = torch.randn(self.image.shape[0], *(self.setting.volume or []), generator=self.draws)
-        predictor = Predictor(self.forward, window=[self.setting.side] * 3, overlap=0.25, batch_size=1)
+        predictor = Predictor(self.forward, window=[self.setting.side] * 3, overlap=0.25,
+                              batch_size=self.setting.batch, precision=self.setting.precision)  # fmt: skip
         times = {"unmerged": self._predict(predictor, image)}
         with merged(self.network):
             times["merged"] = self._predict(predictor, image)
@@ -117,13 +129,9 @@ class Worker:
 
     def _predict(self, predictor: Predictor, image: Tensor) -> float:
         watch = Stopwatch(self.device)
-        with self._autocast():
-            predictor(image)
+        predictor(image)
         watch.mark()
         return watch.seconds()[0]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.setting.precision == "bf16-mixed")
 
 
 def main() -> None:
@@ -133,7 +141,8 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     torch.set_num_threads(task.pop("threads"))
     worker = Worker(Setting(**task.pop("setting")), **task)
-    commands = {"ready": dict, "step": worker.step, "infer": worker.infer, "finish": worker.finish}
+    commands = {"ready": dict, "step": lambda: worker.turn(worker.step),
+                "infer": lambda: worker.turn(worker.infer), "finish": worker.finish}
     for line in sys.stdin:
         print(json.dumps(commands[line.strip()]()), file=answers, flush=True)
 

@@ -35,6 +35,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"training.save_every={config.training.save_every}: at least 1 epoch is needed")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
+    if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
+        raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
     backbone = backbone_of_target(config.model["_target_"])
     backbone.check(config.model, config.get("window") or backbone.window(config.model))
     check_adapter(config.adapter, config.model)

@@ -34,6 +34,7 @@ def evaluate_run(
     device: str = "auto",
     overlap: float | None = None,
     mirror: bool | None = None,
+    precision: str | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
     surface_tolerance_mm: float = 1.0,
     output: str | None = None,
@@ -45,8 +46,9 @@ def evaluate_run(
         UserError: see `load_run`.
     """
     run = load_run(
-        checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust
-    )
+        checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror,
+        precision=precision, trust=trust,
+    )  # fmt: skip
     folder = Path(output) if output else run.directory / "evaluation" / split
     metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(

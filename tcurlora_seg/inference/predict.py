@@ -32,6 +32,7 @@ def predict_files(
     device: str = "auto",
     overlap: float | None = None,
     mirror: bool | None = None,
+    precision: str | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
     probabilities: bool = False,
     overwrite: bool = False,
@@ -50,6 +51,7 @@ def predict_files(
         device: auto, cpu, cuda, ...
         overlap: of neighbouring windows; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
+        precision: see `Predictor`; None for the run's own.
         min_component_ml: see `remove_small`; None for the run's own.
         probabilities: write those of every class, too.
         overwrite: replace what is there; otherwise an image whose label map is there is skipped.
@@ -59,10 +61,8 @@ def predict_files(
         UserError: nothing to segment, folders that cannot be used, or at least one image failed.
     """
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
-    runs = [
-        load_run(directory, device=device, pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust)
-        for directory in directories
-    ]
+    settings: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "precision": precision, "trust": trust}
+    runs = [load_run(directory, device=device, pretrained=pretrained, **settings) for directory in directories]
     network = segmenter(runs)
     if min_component_ml is not None:
         network = replace(network, minimum_ml=min_component_ml)

@@ -105,6 +105,7 @@ def load_run(
     pretrained: str | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
+    precision: str | None = None,
     trust: Sequence[str] = (),
 ) -> Run:
     """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
@@ -116,6 +117,7 @@ def load_run(
         pretrained: base weights, if they are no longer where the run had them.
         overlap: of neighbouring windows, 0 to below 1; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
+        precision: see `Predictor`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
 
     Raises:
@@ -129,7 +131,7 @@ def load_run(
     check_trusted(config, directory / "config.yaml", trust=trust)
     if pretrained is not None:
         config.pretrained = pretrained
-    for key, value in (("overlap", overlap), ("mirror", mirror)):
+    for key, value in (("overlap", overlap), ("mirror", mirror), ("precision", precision)):
         if value is not None:
             config.inference[key] = value
     dataset = stored_dataset(config, directory / "config.yaml", root, trust)
@@ -171,6 +173,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         batch_size=config.inference.batch_size,
         mirror_axes=tuple(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
+        precision=config.inference.get("precision", "auto"),  # none in a configuration from before there was one
     )
 
 

@@ -10,6 +10,9 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.precision import autocast, resolve_precision
+
 _SLAB_BYTES = 2**30
 
 
@@ -27,6 +30,11 @@ class Predictor:
         batch_size: windows per forward pass.
         mirror_axes: spatial axes along which mirrored copies are averaged, in all combinations; empty for none.
         mirror_pairs: pairs of classes that change places when axis 0 (left-right in RAS) is mirrored.
+        precision: `32-true`, `bf16-mixed`, or `auto`, which is bf16-mixed on a GPU that computes in it and 32-true
+            elsewhere. Logits are blended in float32.
+
+    Raises:
+        UserError: an unknown precision.
     """
 
     def __init__(
@@ -39,7 +47,11 @@ class Predictor:
         batch_size: int = 4,
         mirror_axes: Sequence[int] = (),
         mirror_pairs: Sequence[tuple[int, int]] = (),
+        precision: str = "auto",
     ) -> None:
+        if precision not in ("auto", "32-true", "bf16-mixed"):
+            raise UserError(f"precision={precision}: choose auto, 32-true or bf16-mixed")
+        self.precision = precision
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
@@ -91,9 +103,14 @@ class Predictor:
             touching = [s for s in starts if s < last and s + side > first]
             start, stop = touching[0], touching[-1] + side
         part = image[None, :, start:stop]
-        logits = sliding_window_inference(
-            part, self.window, self.batch_size, self.network, self.overlap, mode="gaussian"
-        )
+        device, precision = image.device, self.precision
+        if precision == "auto":
+            precision = resolve_precision(precision, device) if device.type == "cuda" else "32-true"
+        with autocast(precision, device):
+            logits = sliding_window_inference(
+                part, self.window, self.batch_size, lambda windows: self.network(windows).to(windows.dtype),
+                self.overlap, mode="gaussian",
+            )  # fmt: skip
         return torch.as_tensor(logits)[0, :, first - start : last - start].float()
 
 

@@ -24,6 +24,7 @@ def speed_up(
     half: bool = False,
     channels_last: bool | None = None,
     checkpointing: bool = False,
+    tf32: bool | None = None,
 ) -> nn.Module:
     """Choose how a network of MONAI's blocks computes, in place.
 
@@ -37,7 +38,11 @@ def speed_up(
             faster; in float32 processors are slower with it and lose digits.
         checkpointing: store what the convolution blocks are given and no more, and compute them again in the backward
             pass, one sample at a time: less memory for more time.
+        tf32: let GPUs round the factors of float32 matrix products to ten bits, as they do in convolutions by PyTorch's
+            default. It is a switch of the whole process; None leaves it alone.
     """
+    if tf32 is not None:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
     channels_last = half if channels_last is None else channels_last
     if channels_last:
         for parameter in network.parameters():

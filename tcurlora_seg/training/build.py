@@ -19,6 +19,7 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.run import predictor_for
+from tcurlora_seg.models.precision import resolve_precision
 from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
@@ -67,7 +68,7 @@ def build_trainer(
         UserError: early stopping without validation cases.
     """
     terminal = sys.stdout.isatty()
-    callbacks: list[Callback] = [RandomState(), *more, EpochBar(leave=True) if terminal else EpochLine()]
+    callbacks: list[Callback] = [RandomState(), *more, EpochBar() if terminal else EpochLine()]
     callbacks.append(Histograms(config.training.save_every))
     callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
     if checkpoints.validated:
@@ -80,7 +81,7 @@ def build_trainer(
     callbacks += [checkpoints, StopOnSignal(checkpoints)]
     logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
     return instantiate(
-        {**config.trainer, "precision": resolve_precision(config.trainer.precision)},
+        {**config.trainer, "precision": training_precision(config)},
         max_epochs=-1,
         default_root_dir=str(directory),
         logger=logger,
@@ -93,15 +94,10 @@ def build_trainer(
     )
 
 
-def resolve_precision(precision: str | int) -> str:
-    """What `auto` stands for: bf16-mixed where the processor computes in bfloat16, else 32-true."""
-    if precision != "auto":
-        return str(precision)
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16-mixed" if native else "32-true"
+def training_precision(config: DictConfig) -> str:
+    """What `trainer.precision` stands for on the device that `trainer.accelerator` will take."""
+    gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return resolve_precision(config.trainer.precision, torch.device("cuda" if gpu else "cpu"))
 
 
 def quieten() -> None:

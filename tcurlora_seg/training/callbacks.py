@@ -101,7 +101,7 @@ def due(trainer: lightning.Trainer, every: int) -> bool:
     return ends or (trainer.current_epoch + 1) % every == 0
 
 
-def logged(trainer: lightning.Trainer) -> bool:
+def logged(trainer: Any) -> bool:
     """Whether the step just taken is one at which Lightning reads the loss from the device in any case."""
     every = trainer.log_every_n_steps
     return bool(every) and trainer.global_step % every == 0
@@ -251,8 +251,9 @@ class EpochBar(RichProgressBar):
     It shows the loss of the last logged step: reading every step's would make the processor wait for a GPU.
     """
 
-    _fresh = True
-    _shown: dict[str, Any] = {}
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+        self._fresh, self._shown = True, dict[str, Any]()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
         self._fresh = logged(trainer)

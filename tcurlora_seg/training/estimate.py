@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.memory import available_memory
+from tcurlora_seg.stopwatch import Stopwatch
 
 _REMEDIES = (
     "smaller data.batch_size (with trainer.accumulate_grad_batches for the same mean gradient), smaller "
@@ -71,7 +71,9 @@ class _Step(nn.Module):
         logits.float().softmax(1).sum().backward()
 
 
-def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tuple[int, int]:
+def estimate_step(
+    network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool
+) -> tuple[int, int]:
     """Bytes and floating-point operations of one training step, from shapes alone: nothing is computed.
 
     The bytes are parameters, the optimiser's states, and the most that all other tensors hold at once in the forward
@@ -80,14 +82,16 @@ def estimate_step(network: nn.Module, shape: Sequence[int], *, bf16: bool) -> tu
     Args:
         network: the network, ready to train; it is not changed.
         shape: of a batch, (images, channels, X, Y, Z).
+        device: where the step will run; what runs in bfloat16, and by which kernels, differs between devices.
         bf16: whether the forward pass runs in bfloat16.
     """
     step = _Step(network)
     state = {**dict(step.named_parameters()), **dict(step.named_buffers())}
     with FakeTensorMode() as mode:
-        fakes: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in state.items()}
-        with _Tally(fakes.values()) as tally, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            torch.func.functional_call(step, fakes, (torch.empty(*shape),))
+        fakes = {name: mode.from_tensor(tensor.detach()).to(device).requires_grad_(tensor.requires_grad)
+                 for name, tensor in state.items()}  # fmt: skip
+        with _Tally(fakes.values()) as tally, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            torch.func.functional_call(step, fakes, (torch.empty(*shape, device=device),))
     trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
     total = sum(tensor.nbytes for tensor in state.values()) + _STATES * trained + tally.most
     return total, tally.operations
@@ -99,13 +103,21 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def speed(device: torch.device, *, bf16: bool) -> float:
-    """Floating-point operations in a second of a product of matrices, from a tenth of a second of them."""
-    a = torch.ones(1024, 1024, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    done, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < 0.1:
-        (a @ a).sum().item()
-        done += 1
-    return done * 2 * 1024**3 / (time.perf_counter() - begun)
+    """Floating-point operations in a second of products of matrices, once libraries are loaded and clocks are up.
+
+    The matrices are large enough to keep a GPU busy, and their number doubles until they take a twentieth of a second.
+    """
+    side = 4096 if device.type == "cuda" else 1024
+    a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    products, seconds = 1, 0.0
+    while seconds < 0.05:
+        products *= 2
+        watch = Stopwatch(device)
+        for _ in range(products):
+            a @ a
+        watch.mark()
+        (seconds,) = watch.seconds()
+    return products * 2 * side**3 / seconds
 
 
 @contextmanager
@@ -127,7 +139,7 @@ def remedies() -> Iterator[None]:
 
 def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool, steps: int) -> str:
     """One line: memory and time that `steps` steps are expected to take, and a warning where they will not fit."""
-    size, operations = estimate_step(network, shape, bf16=bf16)
+    size, operations = estimate_step(network, shape, device, bf16=bf16)
     minutes = steps * operations / (0.25 * speed(device, bf16=bf16)) / 60  # convolutions reach about a quarter of it
     line = f"expected: {size / 1e9:.1f} GB for a step, roughly {max(1, round(minutes))} min for {steps} steps"
     free = free_memory(device)

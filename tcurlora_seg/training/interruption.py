@@ -46,9 +46,10 @@ class StopOnSignal(Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         last = index + 1 == trainer.num_training_batches  # the epoch's end has its turn after validation
-        if not last and (index + 1) % trainer.accumulate_grad_batches == 0:
-            if trainer.world_size == 1 or logged(trainer):  # asking the others makes every processor wait for its GPU
-                self._stop_if_asked(trainer)
+        whole = (index + 1) % trainer.accumulate_grad_batches == 0
+        alone = trainer.world_size == 1  # asking others makes every processor wait for its GPU
+        if whole and not last and (alone or logged(trainer)):
+            self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._stop_if_asked(trainer)

@@ -32,7 +32,7 @@ from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.processes import is_first
-from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, resolve_precision
+from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.directory import (
     ANNOUNCED,
@@ -108,7 +108,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     network = build_network(config.model, config.window, **dataset.channels)
     load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
-    precision = resolve_precision(config.trainer.precision)
+    precision = training_precision(config)
     instantiate(config.speed)(network, half="16" in precision)
     meter, average = Meter(), AverageLast(config.training.average_last)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val), every=config.training.save_every)

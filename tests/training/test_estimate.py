@@ -11,6 +11,7 @@ from tcurlora_seg.models.speed import speed_up
 from tcurlora_seg.training.estimate import describe_step, estimate_step, remedies
 
 SHAPE = (2, 1, 64, 64, 64)
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_the_bytes_are_those_of_a_real_step(build, method, options):
     network = build(img_size=[64, 64, 64], feature_size=16)
     model = speed_up(adapt(network, method, **({} if method == "full" else {"rank": 3})), **options).train()
     held = sum(p.nbytes * (4 if p.requires_grad else 1) for p in model.parameters())  # with the optimiser's states
-    estimate, _ = estimate_step(model, SHAPE, bf16=False)
+    estimate, _ = estimate_step(model, SHAPE, CPU, bf16=False)
     images = torch.randn(*SHAPE)
     real = held + peak_of_tensors(lambda: model(images).softmax(1).sum().backward(), torch.device("cpu"))
     assert estimate == pytest.approx(real, rel=0.1)
@@ -28,20 +29,20 @@ def test_the_bytes_are_those_of_a_real_step(build, method, options):
 
 def test_bf16_takes_less(build):
     network = speed_up(build(img_size=[64, 64, 64]), half=True).train()
-    assert estimate_step(network, SHAPE, bf16=True)[0] < 0.7 * estimate_step(network, SHAPE, bf16=False)[0]
+    assert estimate_step(network, SHAPE, bf16=True)[0] < 0.7 * estimate_step(network, SHAPE, CPU, bf16=False)[0]
 
 
 def test_operations_are_those_of_a_real_step(build):
     network = adapt(build(img_size=[64, 64, 64]), "tcurlora", rank=3).train()
     with FlopCounterMode(display=False) as counter:
         network(torch.randn(*SHAPE)).sum().backward()
-    assert estimate_step(network, SHAPE, bf16=False)[1] == counter.get_total_flops()
+    assert estimate_step(network, SHAPE, CPU, bf16=False)[1] == counter.get_total_flops()
 
 
 def test_estimating_leaves_the_network_as_it_was(build):
     network = adapt(build(img_size=[64, 64, 64]), "tcurlora", rank=3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    estimate_step(network, SHAPE, bf16=False)
+    estimate_step(network, SHAPE, CPU, bf16=False)
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in network.parameters())
