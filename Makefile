@@ -1,10 +1,14 @@
 # make demo: a result from nothing; make test: green tests from nothing;
-# make test-slow, coverage, mutation: the long ones; make install: only the environment.
+# make test-slow, coverage, mutation: the long ones; make install: only the environment;
+# make gpu: what only a GPU can show.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo_lpba40
 
-.PHONY: install demo test test-slow coverage mutation lint
+DEVICE ?= cuda
+DATA ?= null
+
+.PHONY: install demo test test-slow coverage mutation lint gpu
 
 install: .venv/installed
 
@@ -42,3 +46,9 @@ mutation: .venv/quality
 	mkdir -p mutants/tcurlora_seg  # there before Python starts, which would else forget the folder
 	PYTHONPATH=mutants OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+# In .venv where there is one, else with PYTHON as it is: a machine with a GPU may have PyTorch and no network.
+# DEVICE=cpu runs it through with the tiny network; DATA=DIR is a folder that holds the Decathlon's Task04_Hippocampus.
+gpu:
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py \
+		device=$(DEVICE) root=$(DATA)

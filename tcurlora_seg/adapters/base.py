@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Self
 
 import torch
@@ -105,8 +105,9 @@ def _by_method(adapters: Iterable[Adapter]) -> dict[type[Adapter], list[Adapter]
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Full precision on the tensor's device, whatever autocast says outside."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    """Full precision on the tensor's device, whatever autocast says outside; some devices have no autocast."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def check_indices(indices: Tensor, size: int) -> None:

@@ -110,6 +110,7 @@ def speed(device: torch.device, *, bf16: bool) -> float:
     side = 4096 if device.type == "cuda" else 1024
     a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     products, seconds = 1, 0.0
+    a @ a
     while seconds < 0.05:
         products *= 2
         watch = Stopwatch(device)

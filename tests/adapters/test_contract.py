@@ -7,7 +7,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tcurlora_seg import adapt, load_model, load_pretrained, merge, merged, save_model
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
@@ -255,3 +258,27 @@ def test_delta_stays_in_float32_under_autocast(method, tiny, stir):
     exact, _ = layer.merged()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.merged()[0], exact)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations that mix tensors of two devices."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+        assert len({tensor.device for tensor in tensors}) < 2, func
+        return func(*args, **(kwargs or {}))
+
+
+@every_method
+def test_a_step_runs_on_another_device_and_reads_nothing_back_from_it(tiny, image, method):
+    """The device `meta` holds no numbers: what reads one, or meets a tensor that stayed behind, fails."""
+    model = adapted(tiny, method).train().to("meta")
+    optimizer = torch.optim.Adam(trainable_parameters(model).values(), amsgrad=True)
+    images, labels = torch.empty_like(image, device="meta"), torch.empty_like(image, device="meta")
+    with OneDevice():
+        for step in (1, 2, 3):  # AdaLoRA cuts at the second
+            optimizer.zero_grad()
+            loss = DiceCELoss(softmax=True, to_onehot_y=True)(model(images), labels)
+            (loss + penalty(model.adapters.values())).backward()
+            optimizer.step()
+            after_step(model.adapters.values(), step, total=4, lr=1e-3)

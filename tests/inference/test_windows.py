@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference import windows as inference
 from tcurlora_seg.inference.windows import Predictor, labels
 
@@ -91,3 +92,35 @@ def test_mirroring_does_not_blur_left_and_right_into_each_other() -> None:
     assert float(swapped[1, :8].min()) > 0.99 and float(swapped[2, 8:].min()) > 0.99
     blurred = Predictor(Halves(), window=(16, 8, 8), mirror_axes=(0, 1), classes=3)(image)
     assert float(blurred[1, :8].max()) < 0.51
+
+
+class Formats(nn.Module):
+    """Remembers the formats that its products come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.seen = nn.Conv3d(1, 2, 1), set[torch.dtype]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        self.seen.add(y.dtype)
+        return y
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("auto", torch.float32), ("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)]
+)
+def test_products_are_in_the_format_that_was_asked_for_whatever_is_set_outside(
+    precision: str, expected: torch.dtype, outside: bool
+) -> None:
+    network = Formats()
+    with torch.autocast("cpu", torch.bfloat16, enabled=outside):  # as in Lightning's validation
+        found = Predictor(network, window=(8, 8, 8), precision=precision)(IMAGE)
+    assert network.seen == {expected} and found.dtype == torch.float32
+    torch.testing.assert_close(found, network.conv(IMAGE[None]).softmax(1)[0].detach(), atol=1e-2, rtol=1e-2)
+
+
+def test_an_unknown_precision_is_told() -> None:
+    with pytest.raises(UserError, match="precision=fp8: choose auto, 32-true or bf16-mixed"):
+        Predictor(Voxelwise(), window=(8, 8, 8), precision="fp8")

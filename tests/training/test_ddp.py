@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -41,11 +42,14 @@ def train(
 
 
 def test_two_processes_give_the_weights_of_one_with_the_whole_batch(train: Callable[..., str], tmp_path: Path) -> None:
-    settings = ("trainer.precision=64-true", "trainer.max_steps=5", "data.steps_per_epoch=5")
+    settings = ("trainer.precision=64-true", "trainer.max_steps=5", "data.steps_per_epoch=5", "split.validation=3")
     said = train(*settings, two=("split.scheme=shots", "split.shots=5"))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         assert float((two[name] - tensor).double().norm()) <= 1e-10 * float(tensor.double().norm()), name
+    one_dice, two_dice = (json.loads((tmp_path / name / "metrics.json").read_text())["validation_dice"]
+                          for name in ("one", "two"))  # fmt: skip
+    assert one_dice == pytest.approx(two_dice, rel=1e-6) and one_dice > 0, "each has scored a part of three cases"
     cases = pd.read_csv(tmp_path / "two" / "evaluation" / "test" / "cases.csv")["case"]
     assert set(Counter(cases).values()) == {1} and len(cases) == 3
     assert said.count("run directory") == 1

@@ -8,7 +8,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.memory import peak_of_tensors
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.speed import speed_up
-from tcurlora_seg.training.estimate import describe_step, estimate_step, remedies
+from tcurlora_seg.training.estimate import describe_step, estimate_step, remedies, speed
 
 SHAPE = (2, 1, 64, 64, 64)
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def test_the_bytes_are_those_of_a_real_step(build, method, options):
 
 def test_bf16_takes_less(build):
     network = speed_up(build(img_size=[64, 64, 64]), half=True).train()
-    assert estimate_step(network, SHAPE, bf16=True)[0] < 0.7 * estimate_step(network, SHAPE, CPU, bf16=False)[0]
+    assert estimate_step(network, SHAPE, CPU, bf16=True)[0] < 0.7 * estimate_step(network, SHAPE, CPU, bf16=False)[0]
 
 
 def test_operations_are_those_of_a_real_step(build):
@@ -63,3 +63,10 @@ def test_running_out_of_memory_names_the_remedies(error):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shapes"), remedies():
         raise RuntimeError("shapes")
+
+
+def test_the_speed_is_that_of_the_last_and_longest_measurement(monkeypatch):
+    """The first ones are slow: libraries are loaded and clocks go up."""
+    seconds = iter([0.04, 0.03, 0.03, 0.08])
+    monkeypatch.setattr("tcurlora_seg.training.estimate.Stopwatch.seconds", lambda self: [next(seconds)])
+    assert speed(CPU, bf16=False) == pytest.approx(16 * 2 * 1024**3 / 0.08)

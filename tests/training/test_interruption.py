@@ -138,6 +138,34 @@ def test_a_run_killed_after_an_epoch_averages_the_same_epochs(
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("signum", [None, signal.SIGTERM], ids=["killed", "asked to stop"])
+def test_a_run_that_seldom_saves_goes_on_from_what_it_saved(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int | None
+) -> None:
+    """Killed in the fifth of six epochs it goes on after the third; asked to stop it saves where it stands."""
+    settings = ("data.steps_per_epoch=1", "training.save_every=3", "split.validation=0")
+    assert train(f"output={tmp_path / 'whole'}", *settings) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        if signum is None:
+            killed(patch, StopOnSignal, "on_train_epoch_end", 5)
+            with pytest.raises(Killed):
+                train(f"output={tmp_path / 'cut'}", *settings)
+        else:
+            original = SegmentationModule.on_train_batch_start
+
+            def interrupted(self: SegmentationModule, *args: object) -> None:
+                original(self, *args)  # type: ignore[arg-type]
+                if self.global_step == 4 and args[1] == 0:
+                    os.kill(os.getpid(), signum)
+
+            patch.setattr(SegmentationModule, "on_train_batch_start", interrupted)
+            assert train(f"output={tmp_path / 'cut'}", *settings) == 128 + signum
+    saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert saved == (3 if signum is None else 5)
+    assert resume(tmp_path / "cut", monkeypatch) == 0
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize(
     ("owner", "method"), [(Checkpoints, "save"), (StopOnSignal, "on_train_epoch_end")], ids=["before", "after"]
@@ -223,13 +251,16 @@ def spoilt(step: int) -> Callable[..., torch.Tensor]:
     return spoil
 
 
+@pytest.mark.parametrize("logged", [5, 50], ids=["read at a logged step", "read before a checkpoint"])
 def test_a_loss_that_is_no_number_stops_the_run_names_the_cases_and_spoils_nothing(
-    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train(f"output={tmp_path / 'whole'}") == 0
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    logged: int,
+) -> None:  # fmt: skip
+    seldom = f"trainer.log_every_n_steps={logged}"
+    assert train(f"output={tmp_path / 'whole'}", seldom) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SegmentationModule, "training_step", spoilt(4))
-        assert train(f"output={tmp_path / 'cut'}") == 1
+        assert train(f"output={tmp_path / 'cut'}", seldom) == 1
     error = capsys.readouterr().err
     assert "step 5, cases S0" in error and "NaN" in error and "Traceback" not in error
     assert resume(tmp_path / "cut", monkeypatch) == 0

@@ -1,0 +1,243 @@
+"""Everything that only a GPU can show: what `scripts/gpu_check.py` calls. Nothing heavy is imported here.
+
+Each part is one of this repository's commands or more, in processes of their own. A part that fails is noted with what
+it said, and the others go on. Needs a checkout, since the tests are part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tcurlora_seg.benchmark.contest import spread
+from tcurlora_seg.benchmark.gpu_report import PAPER, Rows, describe_machine, report, targets
+from tcurlora_seg.config.paths import PACKAGE
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json, write_json, write_text
+
+_TINY = ("model=unetr_tiny", "rounds=2", "warmup=0", "inference_rounds=1", "contest.common.side=32",
+         "contest.common.batch=1")  # fmt: skip
+_TINY_RANKS = ("contest.contestants.lora.rank=4", "contest.contestants.peft_lora.rank=4")
+_TINY_VOLUMES = ("contest.common.volume=[32,40,36]", "contest.contestants.cropped.volume=[32,32,36]")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all parts need to know.
+
+    Attributes:
+        device: cuda, cuda:1, ... or cpu, which takes the tiny network.
+        output: folder of results and logs.
+        root: the folder of the Decathlon's tasks, or None.
+    """
+
+    device: str
+    output: Path
+    root: Path | None
+
+    @property
+    def tiny(self) -> bool:
+        return self.device == "cpu"
+
+    def run(self, name: str, *command: str, **environment: str) -> str:
+        """Run Python with arguments; returns what it printed, which also goes to `<output>/logs/<name>.txt`.
+
+        Raises:
+            UserError: it failed.
+        """
+        checkout = PACKAGE.parent
+        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+        done = subprocess.run(
+            [sys.executable, *command], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        )  # fmt: skip
+        log = self.output / "logs" / f"{name}.txt"
+        write_text(log, done.stdout)
+        if done.returncode:
+            said = [line for line in done.stdout.splitlines() if line.strip()] or ["it printed nothing"]
+            raise UserError(f"{said[-1].strip()} (exit code {done.returncode}, {log})")
+        return done.stdout
+
+    def contest(self, name: str, *arguments: str) -> dict[str, Any]:
+        """The contestants of a benchmark."""
+        folder = self.output / name
+        self.run(name, "scripts/benchmark.py", f"device={self.device}", f"output={folder}", *arguments)
+        contestants: dict[str, Any] = read_json(folder / "benchmark.json")["points"][0]["contestants"]
+        return contestants
+
+    def train(self, name: str, *arguments: str) -> dict[str, Any]:
+        """The metrics of a training run, and what it said to expect before its first step."""
+        folder = self.output / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        accelerator, devices = ("cpu", "1") if self.tiny else ("gpu", f"[{self.device.partition(':')[2] or 0}]")
+        said = self.run(
+            name, "scripts/train.py", f"output={folder}", f"outputs={self.output / 'runs'}", "logger=none",
+            f"trainer.accelerator={accelerator}", f"trainer.devices={devices}", *arguments,
+        )  # fmt: skip
+        (expected,) = re.findall(r"^expected: (.*)$", said, re.MULTILINE)
+        return {**read_json(folder / "metrics.json"), "expected": expected}
+
+
+class Skipped(Exception):
+    """A part that needs what is not there."""
+
+
+def gpu_check(config: DictConfig) -> None:
+    """Run the parts of a configuration of `scripts/gpu_check.py` and write `gpu_check.json` and `gpu_check.md`.
+
+    Raises:
+        UserError: a part failed.
+    """
+    job = Job(config.device, Path(config.output).absolute(), None if config.root is None else Path(config.root))
+    machine, failed = describe_machine(config.device), []
+    parts: dict[str, dict[str, Any]] = {}
+    for name in config.parts:
+        begun, rows, outcome = time.perf_counter(), {}, "done"
+        try:
+            rows = PARTS[name](job)
+        except Skipped as reason:
+            outcome = f"skipped: {reason}"
+        except UserError as error:
+            outcome = f"failed: {error}"
+            failed.append(name)
+        parts[name] = {"outcome": outcome, "seconds": time.perf_counter() - begun, "rows": rows}
+        print(f"{name}: {outcome}, {parts[name]['seconds']:.0f} s", flush=True)
+        result = {"machine": machine, "targets": targets(parts), "parts": parts}
+        write_json(job.output / "gpu_check.json", result)  # at once: the next part may take the machine with it
+        write_text(job.output / "gpu_check.md", report(result))
+    print((job.output / "gpu_check.md").read_text(encoding="utf-8"))
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; what they printed is in {job.output / 'logs'}")
+
+
+def check_parts(config: DictConfig) -> None:
+    """Check the names of the parts, and that the data are there.
+
+    Raises:
+        UserError: an unknown part, or no such folder.
+    """
+    unknown = [name for name in config.parts if name not in PARTS]
+    if unknown:
+        raise UserError(f"parts: there is no '{unknown[0]}'; choose from {', '.join(PARTS)}")
+    if config.root is not None and not (Path(config.root) / "Task04_Hippocampus").is_dir():
+        raise UserError(f"root={config.root} has no folder Task04_Hippocampus")
+    if not (PACKAGE.parent / "tests").is_dir():
+        raise UserError("gpu_check needs a checkout of the repository: it runs its tests")
+
+
+def _tests(job: Job) -> Rows:
+    said = job.run("tests", "-m", "pytest", "-m", "gpu", "tests/test_gpu.py", TCURLORA_SEG_TEST_DEVICE=job.device)
+    return {"pytest -m gpu": {"result": said.strip().splitlines()[-1]}}
+
+
+def _steps(job: Job) -> Rows:
+    """The methods against each other in both precisions, with ratios paired by round."""
+    rows = {}
+    for precision in ("bf16-mixed", "32-true"):
+        measured = job.contest(
+            f"steps_{precision}", "contest=paper", f"contest.common.precision={precision}", "model.dropout_rate=0.1",
+            *((*_TINY, *_TINY_RANKS) if job.tiny else ()),
+        )  # fmt: skip
+        full, memory = measured["full"], "tensor_bytes" if job.tiny else "peak_bytes"  # a process holds libraries, too
+        for name, record in measured.items():
+            rows[f"{name}, {precision}"] = {
+                "step, s": record["step_seconds"]["median"],
+                **{f"/ {other}": _ratio(record, measured[other]) for other in ("full", "floor", "lora", "peft_lora")},
+                "GB": record[memory] / 1e9, "GB / full": record[memory] / full[memory],
+                "trainable": record["trainable"], **PAPER.get(name, {}),
+            }  # fmt: skip
+    return rows
+
+
+def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
+    return spread([a / b for a, b in zip(ours["rounds"], theirs["rounds"], strict=True)])
+
+
+def _inference(job: Job) -> Rows:
+    tiny = (*_TINY, *_TINY_VOLUMES) if job.tiny else ()
+    measured = job.contest("inference", "contest=inference", *tiny, "rounds=1")
+    seconds = {f"{name}, {kind}": record[f"{kind}_seconds"]["median"]
+               for name, record in measured.items() for kind in ("unmerged", "merged")}  # fmt: skip
+    return {name: {"s": s, "times faster than MONAI": seconds["monai, merged"] / s} for name, s in seconds.items()}
+
+
+def _compile(job: Job) -> Rows:
+    measured = job.contest("compile", "contest=compile", *(_TINY if job.tiny else ()))
+    return {name: {"step, s": record["step_seconds"]["median"], "/ plain": record["ratio"],
+                   "peak, GB": record["peak_bytes"] / 1e9}
+            for name, record in measured.items()}  # fmt: skip
+
+
+def _agreement(job: Job) -> Rows:
+    said = job.run("agreement", "-m", "tcurlora_seg.benchmark.agreement", job.device)
+    rows: Rows = json.loads(said.splitlines()[-1])
+    return rows
+
+
+def _loader(job: Job) -> Rows:
+    """The main job on a simulated cohort of 1 mm, with more workers until the device hardly waits for them."""
+    data = job.output / "data" / ("lpba40_tiny" if job.tiny else "lpba40")
+    if not (data / "manifest.json").is_file():
+        job.run("simulate", "scripts/prepare_data.py", "dataset=lpba40", f"dataset.root={data}", "simulate=6",
+                f"spacing={8 if job.tiny else 1}")  # fmt: skip
+    settings = ["experiment=paper_lpba40", f"dataset.root={data}", "pretrained=random", "test=null",
+                "trainer.precision=bf16-mixed", f"trainer.max_steps={4 if job.tiny else 60}"]  # fmt: skip
+    settings += ["model=unetr_tiny", "data.batch_size=1", "data.steps_per_epoch=2"] if job.tiny else []
+    rows = {}
+    for workers in (0, 2, 4, 8):
+        metrics = job.train(f"loader_{workers}", *settings, f"data.num_workers={workers}")
+        rows[f"{workers} workers"] = {
+            "waiting for data": metrics["data_wait"], "step, s": metrics["step_seconds"],
+            "peak, GB": metrics["peak_memory_bytes"] / 1e9, "expected beforehand": metrics["expected"],
+        }  # fmt: skip
+        if metrics["data_wait"] < 0.05:
+            break
+    return rows
+
+
+def _real(job: Job) -> Rows:
+    """Five real cases to train on and twenty to test: adapters against everything."""
+    if job.root is None:
+        raise Skipped("no real data: root=DIR names the folder that holds Task04_Hippocampus")
+    data = job.output / "data" / "decathlon"
+    first_cases(job.root / "Task04_Hippocampus", data / "Task04_Hippocampus", 25)
+    settings = ["dataset=decathlon", f"dataset.root={data}", "split.scheme=shots", "split.shots=5"]
+    settings += ["model=unetr_tiny", "pretrained=random", "trainer.max_steps=2"] if job.tiny else []
+    rows = {}
+    for adapter in ("tcurlora", "full"):
+        metrics = job.train(f"real_{adapter}", *settings, f"adapter={adapter}")
+        scores = metrics["scores"]
+        rows[adapter] = {
+            "mean Dice": scores["mean_dice"], **{name: s["dice"]["mean"] for name, s in scores["structures"].items()},
+            "test cases": scores["cases"], "steps": metrics["steps"], "step, s": metrics["step_seconds"],
+        }  # fmt: skip
+    return rows
+
+
+def first_cases(source: Path, target: Path, number: int) -> None:
+    """Copy a Decathlon task with its first labelled cases alone."""
+    described = read_json(source / "dataset.json")
+    described["training"] = sorted(described["training"], key=lambda case: str(case["image"]))[:number]
+    described["test"] = []
+    for case in described["training"]:
+        for path in (case["image"], case["label"]):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, target / path)
+    write_json(target / "dataset.json", described)
+
+
+PARTS: dict[str, Callable[[Job], Rows]] = {
+    "tests": _tests, "steps": _steps, "inference": _inference, "compile": _compile, "agreement": _agreement,
+    "loader": _loader, "real": _real,
+}  # fmt: skip
