@@ -7,6 +7,7 @@ DEMO := data/demo_lpba40
 
 DEVICE ?= cuda
 DATA ?= null
+OUTPUT ?= outputs/gpu_check
 
 .PHONY: install demo test test-slow coverage mutation lint gpu
 
@@ -51,4 +52,4 @@ mutation: .venv/quality
 # DEVICE=cpu runs it through with the tiny network; DATA=DIR is a folder that holds the Decathlon's Task04_Hippocampus.
 gpu:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py \
-		device=$(DEVICE) root=$(DATA)
+		device=$(DEVICE) root=$(DATA) output=$(OUTPUT)

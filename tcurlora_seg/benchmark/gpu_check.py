@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json, write_text
 
+CHECKOUT = PACKAGE.parent
 _TINY = ("model=unetr_tiny", "rounds=2", "warmup=0", "inference_rounds=1", "contest.common.side=32",
          "contest.common.batch=1")  # fmt: skip
 _TINY_RANKS = ("contest.contestants.lora.rank=4", "contest.contestants.peft_lora.rank=4")
@@ -37,14 +39,16 @@ class Job:
     """What all parts need to know.
 
     Attributes:
-        device: cuda, cuda:1, ... or cpu, which takes the tiny network.
+        device: cuda, or cpu, which takes the tiny network.
         output: folder of results and logs.
         root: the folder of the Decathlon's tasks, or None.
+        limit: seconds that one command may take.
     """
 
     device: str
     output: Path
     root: Path | None
+    limit: float
 
     @property
     def tiny(self) -> bool:
@@ -54,20 +58,23 @@ class Job:
         """Run Python with arguments; returns what it printed, which also goes to `<output>/logs/<name>.txt`.
 
         Raises:
-            UserError: it failed.
+            UserError: it failed, or took too long.
         """
-        checkout = PACKAGE.parent
-        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
-        done = subprocess.run(
-            [sys.executable, *command], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        )  # fmt: skip
         log = self.output / "logs" / f"{name}.txt"
-        write_text(log, done.stdout)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+        with log.open("w") as file:
+            try:
+                done = subprocess.run([sys.executable, *command], cwd=CHECKOUT, stdout=file, stderr=subprocess.STDOUT,
+                                      env=environment, timeout=self.limit)  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise UserError(f"{name} took more than {self.limit:g} s, see {log}") from error
+        said = log.read_text(encoding="utf-8")
         if done.returncode:
-            said = [line for line in done.stdout.splitlines() if line.strip()] or ["it printed nothing"]
-            raise UserError(f"{said[-1].strip()} (exit code {done.returncode}, {log})")
-        return done.stdout
+            lines = [line for line in said.splitlines() if line.strip()] or ["it printed nothing"]
+            raise UserError(f"{lines[-1].strip()} (exit code {done.returncode}, {log})")
+        return said
 
     def contest(self, name: str, *arguments: str) -> dict[str, Any]:
         """The contestants of a benchmark."""
@@ -80,10 +87,9 @@ class Job:
         """The metrics of a training run, and what it said to expect before its first step."""
         folder = self.output / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
-        accelerator, devices = ("cpu", "1") if self.tiny else ("gpu", f"[{self.device.partition(':')[2] or 0}]")
         said = self.run(
             name, "scripts/train.py", f"output={folder}", f"outputs={self.output / 'runs'}", "logger=none",
-            f"trainer.accelerator={accelerator}", f"trainer.devices={devices}", *arguments,
+            f"trainer.accelerator={'cpu' if self.tiny else 'gpu'}", *arguments,
         )  # fmt: skip
         (expected,) = re.findall(r"^expected: (.*)$", said, re.MULTILINE)
         return {**read_json(folder / "metrics.json"), "expected": expected}
@@ -99,7 +105,8 @@ def gpu_check(config: DictConfig) -> None:
     Raises:
         UserError: a part failed.
     """
-    job = Job(config.device, Path(config.output).absolute(), None if config.root is None else Path(config.root))
+    root = None if config.root is None else Path(config.root)
+    job = Job(config.device, Path(config.output).absolute(), root, config.limit)
     machine, failed = describe_machine(config.device), []
     parts: dict[str, dict[str, Any]] = {}
     for name in config.parts:
@@ -122,17 +129,19 @@ def gpu_check(config: DictConfig) -> None:
 
 
 def check_parts(config: DictConfig) -> None:
-    """Check the names of the parts, and that the data are there.
+    """Check device, names of the parts, and that the data are there.
 
     Raises:
-        UserError: an unknown part, or no such folder.
+        UserError: an unknown device or part, or no such folder.
     """
+    if config.device not in ("cuda", "cpu"):
+        raise UserError(f"device={config.device}: choose cuda (the first one; CUDA_VISIBLE_DEVICES=1 hides it) or cpu")
     unknown = [name for name in config.parts if name not in PARTS]
     if unknown:
         raise UserError(f"parts: there is no '{unknown[0]}'; choose from {', '.join(PARTS)}")
     if config.root is not None and not (Path(config.root) / "Task04_Hippocampus").is_dir():
         raise UserError(f"root={config.root} has no folder Task04_Hippocampus")
-    if not (PACKAGE.parent / "tests").is_dir():
+    if not (CHECKOUT / "tests").is_dir():
         raise UserError("gpu_check needs a checkout of the repository: it runs its tests")
 
 
@@ -141,23 +150,22 @@ def _tests(job: Job) -> Rows:
     return {"pytest -m gpu": {"result": said.strip().splitlines()[-1]}}
 
 
-def _steps(job: Job) -> Rows:
-    """The methods against each other in both precisions, with ratios paired by round."""
-    rows = {}
-    for precision in ("bf16-mixed", "32-true"):
-        measured = job.contest(
-            f"steps_{precision}", "contest=paper", f"contest.common.precision={precision}", "model.dropout_rate=0.1",
-            *((*_TINY, *_TINY_RANKS) if job.tiny else ()),
-        )  # fmt: skip
-        full, memory = measured["full"], "tensor_bytes" if job.tiny else "peak_bytes"  # a process holds libraries, too
-        for name, record in measured.items():
-            rows[f"{name}, {precision}"] = {
-                "step, s": record["step_seconds"]["median"],
-                **{f"/ {other}": _ratio(record, measured[other]) for other in ("full", "floor", "lora", "peft_lora")},
-                "GB": record[memory] / 1e9, "GB / full": record[memory] / full[memory],
-                "trainable": record["trainable"], **PAPER.get(name, {}),
-            }  # fmt: skip
-    return rows
+def _steps(job: Job, precision: str) -> Rows:
+    """The methods against each other, with ratios paired by round."""
+    measured = job.contest(
+        f"steps_{precision}", "contest=paper", f"contest.common.precision={precision}", "model.dropout_rate=0.1",
+        *((*_TINY, *_TINY_RANKS) if job.tiny else ()),
+    )  # fmt: skip
+    full, memory = measured["full"], "tensor_bytes" if job.tiny else "peak_bytes"  # a process holds libraries, too
+    return {
+        f"{name}, {precision}": {
+            "step, s": record["step_seconds"]["median"],
+            **{f"/ {other}": _ratio(record, measured[other]) for other in ("full", "floor", "lora", "peft_lora")},
+            "GB": record[memory] / 1e9, "GB / full": record[memory] / full[memory],
+            "trainable": record["trainable"], **PAPER.get(name, {}),
+        }
+        for name, record in measured.items()
+    }  # fmt: skip
 
 
 def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
@@ -238,6 +246,6 @@ def first_cases(source: Path, target: Path, number: int) -> None:
 
 
 PARTS: dict[str, Callable[[Job], Rows]] = {
-    "tests": _tests, "steps": _steps, "inference": _inference, "compile": _compile, "agreement": _agreement,
-    "loader": _loader, "real": _real,
+    "tests": _tests, "bf16": partial(_steps, precision="bf16-mixed"), "float32": partial(_steps, precision="32-true"),
+    "inference": _inference, "compile": _compile, "agreement": _agreement, "loader": _loader, "real": _real,
 }  # fmt: skip

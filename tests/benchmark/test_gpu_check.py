@@ -24,14 +24,14 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(
     def broken(job: gpu_check.Job) -> None:
         job.run("broken", "-c", "print('so far'); raise ValueError('no device')")
 
-    monkeypatch.setitem(PARTS, "steps", broken)
+    monkeypatch.setitem(PARTS, "bf16", broken)
     monkeypatch.setitem(PARTS, "tests", lambda job: {"one": {"result": job.run("one", "-c", "print(6 * 7)").strip()}})
-    arguments = ("device=cpu", "parts=[steps,tests,real]", f"output={tmp_path}")
+    arguments = ("device=cpu", "parts=[bf16,tests,real]", f"output={tmp_path}")
     assert run_script("gpu_check", *arguments, monkeypatch=monkeypatch) == 1
     said = capsys.readouterr()
-    assert "failed: steps" in said.err and "real: skipped: no real data" in said.out
+    assert "failed: bf16" in said.err and "real: skipped: no real data" in said.out
     result = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert "ValueError: no device" in result["parts"]["steps"]["outcome"]
+    assert "ValueError: no device" in result["parts"]["bf16"]["outcome"]
     assert result["parts"]["tests"]["rows"] == {"one": {"result": "42"}}
     assert "so far" in (tmp_path / "logs/broken.txt").read_text()
     assert "There is no GPU" in (tmp_path / "gpu_check.md").read_text() or shutil.which("nvidia-smi")
@@ -49,10 +49,11 @@ def test_mistakes_are_told_before_anything_starts(
 
 
 def test_targets_are_compared_with_what_was_measured_and_the_rest_is_left_out() -> None:
-    rows = {f"{name}, bf16-mixed": STEP for name in ("tcurlora", "tcurlora_by_role")}
-    rows |= {f"{name}, 32-true": {**STEP, "GB / full": 0.6} for name in ("tcurlora", "tcurlora_by_role")}
+    half = {f"{name}, bf16-mixed": STEP for name in ("tcurlora", "tcurlora_by_role")}
+    whole = {f"{name}, 32-true": {**STEP, "GB / full": 0.6} for name in ("tcurlora", "tcurlora_by_role")}
     parts = {
-        "steps": {"outcome": "done", "seconds": 1.0, "rows": rows},
+        "bf16": {"outcome": "done", "seconds": 1.0, "rows": half},
+        "float32": {"outcome": "done", "seconds": 1.0, "rows": whole},
         "loader": {"outcome": "done", "seconds": 1.0, "rows": {
             "0 workers": {"waiting for data": 0.5}, "2 workers": {"waiting for data": 0.01}}},
         "real": {"outcome": "skipped: no real data", "seconds": 0.0, "rows": {}},
@@ -79,9 +80,12 @@ def test_the_first_cases_of_a_decathlon_task_are_taken(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "few").rglob("*.gz")) == 2 * ["h_1.nii.gz"] + 2 * ["h_2.nii.gz"]
 
 
-def test_a_failing_command_says_where_its_output_is(tmp_path: Path) -> None:
+def test_a_command_that_fails_or_hangs_says_where_its_output_is(tmp_path: Path) -> None:
+    job = gpu_check.Job("cpu", tmp_path, None, limit=5.0)
     with pytest.raises(UserError, match=r"exit code 3, .*/logs/quiet.txt"):
-        gpu_check.Job("cpu", tmp_path, None).run("quiet", "-c", "raise SystemExit(3)")
+        job.run("quiet", "-c", "raise SystemExit(3)")
+    with pytest.raises(UserError, match=r"slow took more than 5 s, see .*/logs/slow.txt"):
+        job.run("slow", "-c", "import time; time.sleep(60)")
 
 
 @pytest.mark.slow
