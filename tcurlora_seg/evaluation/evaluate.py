@@ -20,7 +20,7 @@ from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.native import minimum_volumes, segment
-from tcurlora_seg.inference.run import load_run, predictor_for
+from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.processes import gather, is_first, share
 
@@ -52,7 +52,7 @@ def evaluate_run(
     folder = Path(output) if output else run.directory / "evaluation" / split
     metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(
-        predictor_for(run.network, run.config, run.dataset), run.dataset, run.cases(split), folder,
+        run.predictor(), run.dataset, run.cases(split), folder,
         spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         min_component_ml=run.minimum_ml if min_component_ml is None else min_component_ml,
         surface_tolerance_mm=surface_tolerance_mm,

@@ -25,6 +25,7 @@ from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arg
 from tcurlora_seg.models.checkpoint import load_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
+from tcurlora_seg.models.speed import speed_up
 
 _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
            "seed")  # fmt: skip
@@ -45,7 +46,7 @@ class Run:
     directory: Path
     config: DictConfig
     dataset: SegmentationDataset
-    network: nn.Module
+    network: UNETR
     spacing: TrainingSpacing | None = None
 
     @property
@@ -91,6 +92,12 @@ class Run:
         """What the plain class is built with to take the weights of `network`; see `Backbone.exported`."""
         built = builder_arguments(self.config.model, window_of(self.config), **self.dataset.channels)
         return backbone_of(self.network).arguments(self.network, built)
+
+    def predictor(self) -> Predictor:
+        """Whole-volume inference as the configuration asks for it; the network computes by faster ways from now on."""
+        predictor = predictor_for(self.network, self.config, self.dataset)
+        speed_up(self.network, half=predictor.resolved == "bf16-mixed")
+        return predictor
 
     def predict(self, image: Channels) -> SpatialImage:
         """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
@@ -143,7 +150,7 @@ def load_run(
         spacing = read_spacing(notes.get("spacing"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
-    plain = merge(network).eval().to(choose_device(device))
+    plain: Any = merge(network).eval().to(choose_device(device))
     return Run(directory, config, dataset, plain, spacing)
 
 
@@ -195,7 +202,7 @@ def segmenter(runs: Sequence[Run]) -> Segmenter:
            for run in runs):  # fmt: skip
         raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
     return Segmenter(
-        predictors=[predictor_for(run.network, run.config, run.dataset) for run in runs],
+        predictors=[run.predictor() for run in runs],
         task=first.dataset.task,
         modalities=first.dataset.modalities,
         preparation=first.dataset.preparation,

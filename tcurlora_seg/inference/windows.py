@@ -56,6 +56,14 @@ class Predictor:
         self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
 
+    @property
+    def resolved(self) -> str:
+        """What the precision stands for on the network's device."""
+        device = next(self.network.parameters()).device
+        if self.precision == "auto" and device.type != "cuda":
+            return "32-true"
+        return resolve_precision(self.precision, device)
+
     def __call__(self, image: Tensor) -> Tensor:
         """Map a prepared image (channels, X, Y, Z) to probabilities (classes, X, Y, Z), float32 in main memory."""
         return probabilities([self], image)
@@ -103,10 +111,7 @@ class Predictor:
             touching = [s for s in starts if s < last and s + side > first]
             start, stop = touching[0], touching[-1] + side
         part = image[None, :, start:stop]
-        device, precision = image.device, self.precision
-        if precision == "auto":
-            precision = resolve_precision(precision, device) if device.type == "cuda" else "32-true"
-        with autocast(precision, device):
+        with autocast(self.resolved, image.device):
             logits = sliding_window_inference(
                 part, self.window, self.batch_size, lambda windows: self.network(windows).to(windows.dtype),
                 self.overlap, mode="gaussian",
