@@ -41,7 +41,7 @@ def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
     if setting.fast:
         speed_up(
             network, half=setting.precision == "bf16-mixed", channels_last=setting.channels_last,
-            checkpointing=setting.checkpointing,
+            checkpointing=setting.checkpointing, tf32=setting.tf32,
         )  # fmt: skip
     return network.train()
 

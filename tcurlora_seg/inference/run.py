@@ -46,7 +46,7 @@ class Run:
     directory: Path
     config: DictConfig
     dataset: SegmentationDataset
-    network: UNETR
+    network: nn.Module
     spacing: TrainingSpacing | None = None
 
     @property
@@ -150,7 +150,7 @@ def load_run(
         spacing = read_spacing(notes.get("spacing"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
-    plain: Any = merge(network).eval().to(choose_device(device))
+    plain = merge(network).eval().to(choose_device(device))
     return Run(directory, config, dataset, plain, spacing)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from shutil import which
-from types import SimpleNamespace
 from typing import Any
 
 import lightning
