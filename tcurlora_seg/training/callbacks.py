@@ -185,7 +185,7 @@ class Meter(AtEpochEnd):
     """
 
     def __init__(self) -> None:
-        self._watch: Stopwatch | None = None
+        self._watch = Stopwatch(torch.device("cpu"))
         self._waits: list[float] = []
         self._seconds: list[float] = []
         self._before = self._begun = 0.0
@@ -201,21 +201,16 @@ class Meter(AtEpochEnd):
 
     def on_train_batch_start(self, *_: Any) -> None:
         super().on_train_batch_start()
-        self._mark()
+        self._watch.mark()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._mark()
-
-    def _mark(self) -> None:
-        assert self._watch is not None, "training has started"
         self._watch.mark()
 
     def _read(self) -> None:
         """Take over the times of the steps since the last reading."""
-        if self._watch is not None:
-            times = self._watch.restart()
-            self._waits += times[0::2]
-            self._seconds += times[1::2]
+        times = self._watch.restart()
+        self._waits += times[0::2]
+        self._seconds += times[1::2]
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._read()

@@ -1,0 +1,57 @@
+"""What a run is built from, by the device that it will run on; stand-ins take the place of a GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.datamodule import SegmentationDataModule
+from tcurlora_seg.data.manifest import Split
+from tcurlora_seg.training.build import training_precision
+
+BF16 = "bf16-mixed"
+
+
+@pytest.mark.parametrize(("accelerator", "expected"), [("auto", BF16), ("gpu", BF16), ("cpu", "32-true")])
+def test_the_precision_is_that_of_the_device_that_trains(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    trainer: dict[str, Any] = {"precision": "auto", "accelerator": accelerator}
+    assert training_precision(OmegaConf.create({"trainer": trainer})) == expected
+    assert training_precision(OmegaConf.create({"trainer": {**trainer, "precision": "16-mixed"}})) == "16-mixed"
+
+
+@pytest.fixture
+def data() -> Any:
+    split = Split(train=("a",), val=("b", "c", "d"), test=())
+    dataset: Any = SimpleNamespace(task=SimpleNamespace(mirror_pairs=()), prepare=lambda case: case)
+    return SegmentationDataModule(dataset=dataset, split=split, crop=[32] * 3, batch_size=1, steps_per_epoch=2,
+                                  augmentation=Augmentation())  # fmt: skip
+
+
+def on(device: str, rank: int = 0, world: int = 1) -> Any:
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(global_rank=rank, world_size=world, accumulate_grad_batches=1, strategy=strategy)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_come_from_pinned_memory(data: Any, device: str) -> None:
+    data.trainer, data._volumes = on(device), ["a volume"]
+    assert data.train_dataloader().pin_memory == (device == "cuda")
+
+
+@pytest.mark.parametrize(("world", "shares"), [(1, ["bcd"]), (2, ["bd", "c"]), (4, ["b", "c", "d", "b"])])
+def test_several_devices_share_the_validation_cases_and_none_goes_without(
+    data: Any, world: int, shares: list[str]
+) -> None:
+    for rank, share in enumerate(shares):
+        data.trainer = on("cpu", rank, world)
+        assert "".join(data.val_dataloader()) == share
