@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.spacing import TrainingSpacing, fitting
@@ -30,36 +29,33 @@ class Volume(NamedTuple):
     affine: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
 class PreparedImage:
-    """A prepared image.
+    """A prepared image. Not a dataclass, since Lightning copies those field by field.
 
-    Attributes:
+    Args:
         case: id of the case, or the image's name.
         image: (C, X, Y, Z) float32; it remembers how to go back to the file's grid.
         affine: (4, 4) float64, from the file's voxels to RAS mm.
         preparation: what was done to the image; it knows the way back.
     """
 
-    case: str
-    image: MetaTensor
-    affine: np.ndarray
-    preparation: Preparation
+    def __init__(self, *, case: str, image: MetaTensor, affine: np.ndarray, preparation: Preparation) -> None:
+        self.case, self.image, self.affine, self.preparation = case, image, affine, preparation
 
 
-@dataclass(frozen=True, kw_only=True)
 class PreparedCase(PreparedImage):
     """A prepared image with its label.
 
-    Attributes:
+    Args:
         patient: id of the patient.
         label: (1, X, Y, Z) uint8 class indices on the prepared grid.
         native_label: (X, Y, Z) uint8 class indices on the file's grid.
+        image: see `PreparedImage`, as the rest.
     """
 
-    patient: str
-    label: MetaTensor
-    native_label: Tensor
+    def __init__(self, *, patient: str, label: MetaTensor, native_label: Tensor, **image: Any) -> None:
+        super().__init__(**image)
+        self.patient, self.label, self.native_label = patient, label, native_label
 
 
 def prepare_image(

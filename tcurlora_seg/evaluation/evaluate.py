@@ -16,13 +16,13 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
+from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.native import minimum_volumes, segment
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.inference.windows import Predictor
-from tcurlora_seg.processes import gather, is_first, share
 
 
 def evaluate_run(

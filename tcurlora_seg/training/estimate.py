@@ -87,9 +87,12 @@ def estimate_step(
     """
     step = _Step(network)
     state = {**dict(step.named_parameters()), **dict(step.named_buffers())}
+    plain = {name: tensor.detach() for name, tensor in state.items()}
     with FakeTensorMode() as mode:
-        fakes = {name: mode.from_tensor(tensor.detach()).to(device).requires_grad_(tensor.requires_grad)
-                 for name, tensor in state.items()}  # fmt: skip
+        fakes = {
+            name: mode.from_tensor(plain[name]).to(device).requires_grad_(tensor.requires_grad)
+            for name, tensor in state.items()
+        }
         with _Tally(fakes.values()) as tally, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             torch.func.functional_call(step, fakes, (torch.empty(*shape, device=device),))
     trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)

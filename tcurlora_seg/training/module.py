@@ -17,9 +17,9 @@ from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
+from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.pretrained import LoadReport
-from tcurlora_seg.processes import gather
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 

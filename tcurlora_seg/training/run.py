@@ -24,6 +24,7 @@ from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import TrainingSpacing, training_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
+from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.inference.run import predictor_for
@@ -31,7 +32,6 @@ from tcurlora_seg.models.backbone import build_network, window_of
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
-from tcurlora_seg.processes import is_first
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.directory import (
