@@ -23,6 +23,7 @@ def draw_split(
     seed: int = 0,
     validation: int = 0,
     leave_out: int | None = None,
+    test: int | None = None,
     paper: tuple[float, float] = (5, 0),
 ) -> Split:
     """Divide the cases among train, val and test.
@@ -38,6 +39,7 @@ def draw_split(
         validation: patients moved from train to val; the test set does not depend on it.
         leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
             of them chooses a rank or a number of steps without a look at the test cases.
+        test: score only this many of the test cases, the first by a hash of their ids; None scores all.
         paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
 
     Raises:
@@ -67,7 +69,14 @@ def draw_split(
     chosen = ({*patients} for patients in (train, val, test))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
-    return result
+    return result if test is None else _limit(result, test)
+
+
+def _limit(split: Split, test: int) -> Split:
+    if not 1 <= test <= len(split.test):
+        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null for all")
+    first = set(sorted(split.test, key=lambda case: derive("scored", case))[:test])
+    return replace(split, test=tuple(case for case in split.test if case in first))
 
 
 def draw_by_name(

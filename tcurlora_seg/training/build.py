@@ -65,8 +65,10 @@ def build_trainer(
     """Lightning's trainer with what every run has.
 
     Raises:
-        UserError: early stopping without validation cases.
+        UserError: early stopping without validation cases, or a GPU where PyTorch sees none.
     """
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={config.trainer.accelerator}: PyTorch sees no GPU here; choose auto or cpu")
     terminal = sys.stdout.isatty()
     callbacks: list[Callback] = [RandomState(), *more, EpochBar() if terminal else EpochLine()]
     callbacks.append(Histograms(config.training.save_every))
