@@ -55,11 +55,12 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
         trust: see `check_trusted`.
 
     Returns:
-        {"cases": [{"id", "word", "runs", "planes", "overlays"}], "note", "colours": of the classes, "names": {structure:
-        its colour}, of those that are one class}. `runs` lists each method's runs on the case, the worst first: `name`,
-        `dice` (mean over structures) and `at`, its place among the predictions. A plane has `name`, `width`, `height`, `aspect` (height of a voxel per width), `slices` (indices),
-        `start`, and strips of all slices side by side: `image` (JPEG), `truth` and `predictions` (PNG of class
-        indices). Without the data set `planes` is empty, `overlays` holds each run's picture, and `note` says why.
+        {"cases": [{"id", "word", "runs", "planes", "overlays"}], "note", "colours": of the classes,
+        "names": {structure: its colour}, of those that are one class}. `runs` lists each method's runs on the
+        case, the worst first: `name`, `dice` (mean over structures) and `at`, its place among the predictions. A plane
+        has `name`, `width`, `height`, `aspect` (height of a voxel per width), `slices` (indices), `start`, and strips
+        of all slices side by side: `image` (JPEG), `truth` and `predictions` (PNG of class indices). Without the data
+        set `planes` is empty, `overlays` holds each run's picture, and `note` says why.
     """
     note, cases, names = "", [], {}
     for word, case in choose_cases(methods).items():

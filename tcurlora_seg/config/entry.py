@@ -121,15 +121,17 @@ def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = 
     comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     words = [line.removeprefix("#").removeprefix(" ") for line in comment]
     entries = [entry for entry in load_config(path).get("defaults", []) if isinstance(entry, DictConfig)]
+    places = (path.parent, *folders)
     groups = [
-        f"  {name}: {', '.join(sorted(o.stem for place in (path.parent, *folders) for o in place.glob(f'{name}/*.yaml')))}"
+        f"  {name}: {', '.join(sorted(option.stem for p in places for option in p.glob(f'{name}/*.yaml')))}"
         for name in sorted(str(key) for entry in entries for key in entry)
         if (path.parent / name).is_dir()
     ]
     parts = ["\n".join(words)]
     if groups:
         parts.append("Groups, chosen with group=option:\n" + "\n".join(groups))
-    keys = OmegaConf.to_yaml(_compose(config_name, overrides, [f"file://{folder.resolve()}" for folder in folders]))
+    composed = _compose(config_name, overrides, [f"file://{folder.resolve()}" for folder in folders])
+    keys = OmegaConf.to_yaml(composed)
     parts.append("Keys, set with key=value:\n" + textwrap.indent(keys, "  "))
     return "\n\n".join(parts)
 

@@ -202,13 +202,14 @@ def close() -> int:
     rows = [row for row in read_table(folder) if row["ended"] >= note["started"]]
     counts = {status: sum(row["status"] == status for row in rows) for status in _STATES}
     total = note["total"] or len(rows)
-    print(f"\nsweep {folder / TABLE}: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n) + f" of {total}")
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"\nsweep {folder / TABLE}: {told or 'none'} of {total}")
     for line in _aligned(rows):
         print(line, flush=True)
     left = total - counts["finished"] - counts["skipped"]
     if left:
         why = "stopped" if stopped else f"error: {counts['failed']} job(s) failed"
-        print(f"{why}: run the same command again, it goes on with the {left} that are left", file=sys.stderr, flush=True)
+        print(f"{why}: run the same command again, it goes on with the {left} that are left", file=sys.stderr)
     return 130 if stopped else int(bool(counts["failed"]))
 
 

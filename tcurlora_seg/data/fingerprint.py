@@ -38,7 +38,8 @@ def _state(path: Path) -> tuple[int, int]:
 
 def contents(cases: Iterable[Case], root: Path) -> dict[str, list[int | str]]:
     """{path: [bytes, time of the last change in ns, digest]} of all files of some cases."""
-    return {path: [*_state(root / path), _digest(root / path, *_state(root / path))] for c in cases for path in _files(c, root)}
+    states = {path: _state(root / path) for case in cases for path in _files(case, root)}
+    return {path: [*state, _digest(root / path, *state)] for path, state in states.items()}
 
 
 def changed(noted: Mapping[str, list[int | str]], root: Path) -> list[str]:

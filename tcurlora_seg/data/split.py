@@ -49,10 +49,10 @@ def draw_split(
     if scheme in manifest.splits:
         sides = manifest.splits[scheme].sides.values()
         listed &= {id for ids in sides for id in ids}
-        train, val, test = (_patients_of(manifest, ids) for ids in sides)
+        train, val, held_out = (_patients_of(manifest, ids) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
-        train, val, test = _draw(order, scheme, fold, folds, shots, paper)
+        train, val, held_out = _draw(order, scheme, fold, folds, shots, paper)
     if not train:
         raise UserError(f"split.scheme={scheme}: no case of its train list can be used; the manifest says why")
     if not 0 <= validation < len(train):
@@ -66,7 +66,7 @@ def draw_split(
                 f"least), and split.validation=0, not {validation}"
             )
         train, val = train[:leave_out] + train[leave_out + 1 :], train[leave_out : leave_out + 1]
-    chosen = ({*patients} for patients in (train, val, test))
+    chosen = ({*patients} for patients in (train, val, held_out))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
     return result if test is None else _limit(result, test)
@@ -74,7 +74,7 @@ def draw_split(
 
 def _limit(split: Split, test: int) -> Split:
     if not 1 <= test <= len(split.test):
-        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null for all")
+        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null")
     first = set(sorted(split.test, key=lambda case: derive("scored", case))[:test])
     return replace(split, test=tuple(case for case in split.test if case in first))
 

@@ -20,7 +20,7 @@ from scipy.spatial import KDTree
 
 POLICY = {
     "scored": "present in reference and prediction: everything is measured",
-    "missed": "present in the reference alone: Dice and surface Dice 0; it has no distance and is counted, never taken for 0 mm",
+    "missed": "present in the reference alone: Dice and surface Dice 0; no distance, but counted, never taken for 0 mm",
     "false_alarm": "present in the prediction alone: Dice and surface Dice 0, no distance",
     "absent": "in neither: left out of every mean and counted",
 }

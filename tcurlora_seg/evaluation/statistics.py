@@ -46,7 +46,7 @@ def summarise(cases: pd.DataFrame) -> dict[str, Any]:
     """Reduce the rows of `cases.csv` per structure.
 
     Returns:
-        {"cases": n, "structures": {name: {measure: {"mean", "std", "n", "missed"}}}, "mean_dice": the mean over structures,
+        {"cases": n, "structures": {name: {measure: {"mean", "std", "n", "missed"}}}, "mean_dice": mean over structures,
         "empty_masks": {status: {"policy": in words, "count": over all structures and cases}}}.
         `std` is the sample's (n - 1), None for one case. Every measure carries `missed` beside its mean, since a
         missed structure has no distance and improves that mean by its absence; `status` counts all four.

@@ -85,7 +85,7 @@ class Patience(EarlyStopping):
     """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("val/dice", mode="max", patience=epochs, check_on_train_epoch_end=False)
+        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience

@@ -47,6 +47,7 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.resumption import describe_resumption
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
 
@@ -102,6 +103,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     """
     leads = is_first()
     checkpoint = _readable_checkpoint(directory / "checkpoints")
+    going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
     lightning.seed_everything(config.seed, verbose=False)
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
@@ -127,6 +129,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if leads:
         note_data(directory, dataset, split)
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
+        if going_on:
+            print(going_on, flush=True)
     module = build_module(config, dataset, network)
     shape = (config.data.batch_size, len(dataset.modalities), *config.window)
     bf16 = precision == "bf16-mixed"

@@ -120,7 +120,7 @@ def test_it_fits_a_phone(page: Page) -> None:
         assert page.run("document.documentElement.scrollWidth") == 360
         texts = page.run("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
         assert min(texts) >= 10
-        assert page.run("document.querySelector('#scores .wide').hasAttribute('data-more')")  # there is more to the right
+        assert page.run("document.querySelector('#scores .wide').hasAttribute('data-more')")
         page.run("document.querySelector('#scores .wide').scrollLeft = 9999")
         page.settle()
         assert not page.run("document.querySelector('#scores .wide').hasAttribute('data-more')")

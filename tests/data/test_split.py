@@ -145,5 +145,5 @@ def test_a_limit_scores_the_first_test_cases_by_hash_and_trains_on_the_same() ->
     assert whole.train == few.train and len(few.test) == 8
     assert set(fewer.test) < set(few.test) < set(whole.test)
     assert few.test != whole.test[:8]
-    with pytest.raises(UserError, match="split.test=26: expected 1 to 25, the number of test cases"):
+    with pytest.raises(UserError, match=r"split\.test=26: expected 1 to 25, the number of test cases"):
         draw_split(cohort(30), scheme="shots", test=26)
