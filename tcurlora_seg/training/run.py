@@ -28,6 +28,7 @@ from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.inference.run import predictor_for
+from tcurlora_seg.memory import keep_freed_memory
 from tcurlora_seg.models.backbone import build_network, window_of
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
@@ -131,6 +132,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
         if going_on:
             print(going_on, flush=True)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     module = build_module(config, dataset, network)
     shape = (config.data.batch_size, len(dataset.modalities), *config.window)
     bf16 = precision == "bf16-mixed"
