@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+_AMPLE = 4e9
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 def available_memory() -> int | None:
     """Bytes that can be had without swapping, within the container's limit; None where the system does not tell."""
@@ -29,12 +32,32 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed volumes for the next step instead of fetching zeroed pages anew.
+
+    glibc maps every large tensor by itself and unmaps it when it is freed; touching its pages again takes a part of
+    every step on a CPU (docs/performance.md). The process then holds its peak until `reset_peak`.
+
+    Returns:
+        Whether it is so now: not without glibc, and not where less than 4 GB are free.
+    """
+    free = available_memory()
+    if free is None or free < _AMPLE:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
 def reset_peak(device: torch.device) -> None:
     """Begin to measure `peak_memory` anew; on a CPU this works on Linux, elsewhere the peak stays the process'."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # what `keep_freed_memory` has kept of an earlier run
             Path("/proc/self/clear_refs").write_text("5")
 
 

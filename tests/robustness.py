@@ -213,7 +213,7 @@ ARGUMENTS = [
     _argument("model.img_size=[60,64,64]", r"model\.img_size=\[60, 64, 64\].*multiple of 16"),
     _argument("model.num_heads=5", r"hidden_size=24 must be a multiple of model\.num_heads=5"),
     _argument("pretrained=/nowhere.pt", r"pretrained=/nowhere\.pt is not a file"),
-    _argument("pretrained=builtin", r"unetr_small\.safetensors does not fit the network"),
+    _argument("pretrained=builtin", r"these weights are unetr_small's .*pretrained=random or a file"),
     _argument("adapter.trainable=[decodr*.**]", r"'decodr\*\.\*\*' matches no parameter"),
     _argument("adapter.trainable=[vit.**]", r"would train vit\.blocks.*an adapter needs it frozen"),
     _argument("split.scheme=halves", r"split\.scheme=halves"),

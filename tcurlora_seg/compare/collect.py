@@ -22,6 +22,7 @@ _NEEDED = {
     "summary.json": ("dataset", "task", "simulated", "mean_dice"),
 }
 _TEXTS = ("case", "patient", "structure", "status")
+_ALWAYS = ("volume_ml", "reference_ml", "seconds")  # known for every row
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def read_run(directory: Path, split: str) -> FinishedRun:
 
 
 def read_cases(path: Path) -> pd.DataFrame:
-    """Read and check a `cases.csv`.
+    """Read and check a `cases.csv`; a measure that an older one has not is NaN.
 
     Raises:
         UserError: no table, columns missing, text where a number belongs, a case listed twice.
@@ -125,13 +126,16 @@ def read_cases(path: Path) -> pd.DataFrame:
     numbers = [column for column in COLUMNS if column not in _TEXTS]
     try:
         rows = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str))
-        lacking = [column for column in COLUMNS if column not in rows]
+        lacking = [column for column in (*_TEXTS, *_ALWAYS) if column not in rows]
         if lacking:
             raise ValueError(f"it has no column {lacking[0]}")
+        if "surface_dice" in rows:  # a missed structure had none before it was 0, as Dice
+            rows.loc[rows["status"].isin(["missed", "false_alarm"]), "surface_dice"] = 0.0
+        rows = rows.reindex(columns=list(COLUMNS))
         rows[numbers] = rows[numbers].astype(float)
         if rows.empty or rows[list(_TEXTS)].isna().any(axis=None):
             raise ValueError("it has no rows, or rows without a case")
-        if rows[["volume_ml", "reference_ml", "seconds"]].isna().any(axis=None):  # always there
+        if rows[list(_ALWAYS)].isna().any(axis=None):
             raise ValueError("a row is cut short")
         if rows.duplicated(["case", "structure"]).any():
             raise ValueError("it lists a case twice")
@@ -153,7 +157,7 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
-    "seed", "split.seed", "split.fold", "split.leave_out", "resume", "output", "outputs", "sweep", "test",
+    "seed", "split.seed", "split.fold", "split.leave_out", "split.test", "resume", "output", "outputs", "sweep", "test",
     "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache",
     "trainer.log_every_n_steps",
 )  # fmt: skip

@@ -11,10 +11,16 @@ import pandas as pd
 
 from tcurlora_seg.compare.collect import FinishedRun, method_key, method_settings
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.statistics import MEASURES
 
 ALL = "mean of structures"
 """The name under which the mean over a case's structures stands beside them."""
-AVERAGED = ("dice", "hd95_mm", "volume_ml", "reference_ml")
+VOLUMES = ("volume_ml", "reference_ml")
+
+
+def headlines() -> list[str]:
+    """The measures that a comparison shows and tests."""
+    return [name for name, measure in MEASURES.items() if measure.headline]
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,9 @@ class Method:
         name, rank: of the adapter.
         extras: {dotted key: value} of that else.
         runs: the repeats, by seed.
-        scores: `AVERAGED` by (case, structure), averaged over the repeats.
-        by_repeat: the same before averaging, by (repeat, case, structure), with `status`.
+        scores: `headlines` and `VOLUMES` by (case, structure), averaged over the repeats.
+        by_repeat: the same before averaging, by (repeat, case, structure), with `status` and `draw`, the seed of the
+            split.
     """
 
     label: str
@@ -46,6 +53,16 @@ class Method:
     def repeats(self) -> int:
         """How many seeds there are; the folds of one seed count once."""
         return len({run.repeat for run in self.runs})
+
+    @property
+    def draws(self) -> int:
+        """How many draws of the training cases there are."""
+        return len({run.repeat[1] for run in self.runs})
+
+    def table(self, measure: str, structure: str) -> pd.DataFrame:
+        """One measure of one structure: a row a repeat, by (draw, repeat), and a column a case."""
+        rows = self.by_repeat[self.by_repeat["structure"] == structure]
+        return rows.pivot(index=["draw", "repeat"], columns="case", values=measure)
 
 
 def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Method]:
@@ -124,16 +141,16 @@ def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
     """The rows of all runs with their repeat; a case's mean over its structures stands beside them."""
     tables = []
     for run in group:
-        rows = run.cases[["case", "structure", "status", *AVERAGED]]
+        rows = run.cases[["case", "structure", "status", *headlines(), *VOLUMES]]
         if rows["structure"].nunique() > 1:
-            means = rows.groupby("case", sort=False, as_index=False)["dice"].mean()
+            means = rows.groupby("case", sort=False, as_index=False)[headlines()].mean()
             rows = pd.concat([means.assign(structure=ALL, status="scored"), rows])
-        tables.append(rows.assign(repeat=str(run.repeat)))
+        tables.append(rows.assign(repeat=str(run.repeat), draw=run.repeat[1]))
     return pd.concat(tables, ignore_index=True)
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(["case", "structure"], sort=False)[list(AVERAGED)].mean()
+    return rows.groupby(["case", "structure"], sort=False)[[*headlines(), *VOLUMES]].mean()
 
 
 def _require_one_data_set(runs: Sequence[FinishedRun]) -> None:

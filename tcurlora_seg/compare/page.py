@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from tcurlora_seg.compare.methods import ALL, Method, differing_settings
-from tcurlora_seg.compare.table import HEADINGS, cells, number
+from tcurlora_seg.compare.methods import ALL, Method, differing_settings, headlines
+from tcurlora_seg.compare.table import cells, columns, number
 from tcurlora_seg.evaluation.report import SIMULATED
+from tcurlora_seg.evaluation.statistics import MEASURES
 
 GENERATOR = '<meta name="generator" content="tcurlora-seg comparison">'
 _ASSETS = Path(__file__).with_name("assets")
@@ -48,6 +49,7 @@ def build_page(
         "methods": [_method(method, table[table["method"] == method.label]) for method in methods],
         "structures": list(methods[0].scores.index.unique("structure")),
         "all": ALL,
+        "measures": [{"name": name, **vars(MEASURES[name])} for name in headlines()],
         "curves": _curves(methods),
         "viewer": viewer,
     }
@@ -63,7 +65,9 @@ def build_page(
         style=(_ASSETS / "page.css").read_text(encoding="utf-8"),
         script="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
         data=json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
-        table=_table(HEADINGS, map(cells, table.itertuples()), _sort_keys(table), filtered=True),
+        table=_table(
+            columns().values(), map(cells, table.itertuples()), _plain_rows(table[list(columns())]), filtered=True
+        ),
         notes="".join(f"<li>{escape(note)}</li>" for note in sentences),
         tests=_tests(tests),
         runs=_runs(methods),
@@ -119,10 +123,8 @@ def _curves(methods: Sequence[Method]) -> list[dict[str, Any]]:
     return curves
 
 
-def _sort_keys(table: pd.DataFrame) -> list[list[Any]]:
-    columns = ["method", "structure", "dice_mean", "hd95_mm_mean", "missed", "trainable_parameters", "step_seconds",
-               "peak_memory_bytes", "file_bytes", "seeds", "cases"]  # fmt: skip
-    return table[columns].astype(object).to_numpy().tolist()
+def _plain_rows(table: pd.DataFrame) -> list[list[Any]]:
+    return table.astype(object).to_numpy().tolist()
 
 
 def _tests(tests: pd.DataFrame) -> str:
@@ -132,16 +134,22 @@ def _tests(tests: pd.DataFrame) -> str:
     if tests["structure"].nunique() > _MOST_STRUCTURES:
         tests = tests[tests["structure"] == ALL]
         note = "<p>Only the mean over structures is shown; comparison_tests.csv has every structure.</p>"
-    headings = ("first", "second", "measure", "structure", "mean difference", "95 % interval", "p", "p Holm", "cases")
+    headings = ("first", "second", "measure", "structure", "mean difference", "95 % interval", "improvement", "p",
+                "p Holm", "cases")  # fmt: skip
     rows, keys = [], []
     for row in tests.itertuples():
-        digits = 4 if row.measure == "dice" else 2
+        measure = MEASURES[row.measure]
+        digits = measure.digits + 1
         interval = f"{number(row.low, digits)} to {number(row.high, digits)}" if not math.isnan(row.low) else ""
-        measure = {"dice": "Dice", "hd95_mm": "HD95 mm"}[row.measure]
-        rows.append([row.a, row.b, measure, row.structure, number(row.difference, digits), interval,
-                     number(row.p, 4), number(row.p_holm, 4), str(row.cases)])  # fmt: skip
-        keys.append([row.a, row.b, measure, row.structure, row.difference, row.low, row.p, row.p_holm, row.cases])
+        rows.append([row.a, row.b, measure.title, row.structure, number(row.difference, digits), interval,
+                     number(row.improvement, 2), _p(row.p), _p(row.p_holm), str(row.cases)])  # fmt: skip
+        keys.append([row.a, row.b, measure.title, row.structure, row.difference, row.low, row.improvement, row.p,
+                     row.p_holm, row.cases])  # fmt: skip
     return note + _table(headings, rows, keys, filtered=not note)
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else number(value, 4)
 
 
 def _runs(methods: Sequence[Method]) -> str:

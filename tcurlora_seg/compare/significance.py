@@ -1,26 +1,28 @@
-"""Is a difference between two methods more than the cases' chance? Paired tests and intervals over the cases."""
+"""Paired tests of methods, in which cases, seeds and draws of the training cases are each a source of chance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from tcurlora_seg.compare.methods import ALL, Method
+from tcurlora_seg.compare.methods import ALL, Method, headlines
+from tcurlora_seg.compare.resampling import Sample, difference, sample
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.randomness import derive
+from tcurlora_seg.evaluation.statistics import MEASURES
 
-MEASURES = ("dice", "hd95_mm")
-RESAMPLES = 10_000
+FEWEST_CASES = 6
+"""Of fewer pairs neither an interval nor a p is given."""
 
 
 def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd.DataFrame:
-    """Test methods against each other, case by case, seeds already averaged.
+    """Test methods against each other.
 
     Args:
         methods: the methods, of equal test cases.
@@ -28,9 +30,8 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
 
     Returns:
         One row per pair, measure and structure: a, b, measure, structure, cases (those in which both have a figure),
-        difference (mean of a - b), low, high (95 % bootstrap interval), p (Wilcoxon signed rank, two-sided), p_holm.
-        Holm's correction is over all pairs and structures of a measure; the mean over structures, a question of its
-        own, is corrected over the pairs alone.
+        difference (mean of a - b), low, high (95 % interval), improvement (see `improvement`), p (two-sided), p_holm.
+        Interval and p are NaN under `FEWEST_CASES`. Holm's correction is within a `family`.
 
     Raises:
         UserError: `reference` names no method, or several.
@@ -40,24 +41,26 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
     else:
         chosen = find_method(methods, reference)
         pairs = [(chosen, method) for method in methods if method is not chosen]
-    scores = {(m.label, measure): m.scores[measure].unstack("structure") for m in methods for measure in MEASURES}
     records = []
-    for a, b in pairs:
-        for structure in a.scores.index.unique("structure"):
-            for measure in MEASURES if structure != ALL else MEASURES[:1]:
-                first, second = (scores[method.label, measure][structure] for method in (a, b))
-                difference = (first - second).dropna().to_numpy()  # aligned by case
-                low, high = bootstrap_interval(difference)
-                records.append({
-                    "a": a.label, "b": b.label, "measure": measure, "structure": structure, "cases": len(difference),
-                    "difference": difference.mean() if len(difference) else np.nan, "low": low, "high": high,
-                    "p": wilcoxon(difference),
-                })  # fmt: skip
-    columns = ["a", "b", "measure", "structure", "cases", "difference", "low", "high", "p"]
+    for structure in methods[0].scores.index.unique("structure"):
+        for measure in headlines():
+            samples = {method.label: sample(method, measure, structure) for method in methods}
+            for a, b in pairs:
+                first, second = samples[a.label], samples[b.label]
+                record = {"a": a.label, "b": b.label, "measure": measure, "structure": structure}
+                improved = improvement(first.scores, second.scores, MEASURES[measure].better)
+                records.append(record | contrast(first, second) | {"improvement": improved})
+    order = {method.label: i for i, method in enumerate(methods)}
+    records.sort(key=lambda record: (order[record["a"]], order[record["b"]]))  # stable: structures and measures stay
+    columns = ["a", "b", "measure", "structure", "cases", "difference", "low", "high", "improvement", "p"]
     tests = pd.DataFrame(records, columns=columns)
-    families = [tests["measure"], tests["structure"] == ALL]
-    tests["p_holm"] = tests.groupby(families)["p"].transform(lambda p: holm(p.to_numpy())) if len(tests) else []
+    tests["p_holm"] = tests.groupby(family(tests))["p"].transform(lambda p: holm(p.to_numpy())) if len(tests) else []
     return tests
+
+
+def family(tests: pd.DataFrame) -> list[pd.Series]:
+    """What parts the families of Holm's correction: the measure, and one structure from the mean over them all."""
+    return [tests["measure"], tests["structure"] == ALL]
 
 
 def find_method(methods: Sequence[Method], wanted: str) -> Method:
@@ -74,22 +77,53 @@ def find_method(methods: Sequence[Method], wanted: str) -> Method:
     return found[0]
 
 
-def wilcoxon(difference: NDArray[np.float64]) -> float:
-    """Two-sided p of the signed rank test; 1 if nothing differs, NaN with fewer than two cases.
+def contrast(a: Sample, b: Sample) -> dict[str, Any]:
+    """Difference of two methods with its 95 % interval and p.
 
-    Differences of no more than rounding count as none, else averaging seeds in another order could decide a rank.
+    The variance is the bootstrap's over all sources of chance. What cases and trainings share, the chance of one
+    training on one case, is in each of them, and in a bootstrap over both three times (Owen 2007): it is counted once.
+    With few seeds the bootstrap's own percentiles are too narrow, so interval and p are Student's t with the degrees of
+    freedom of Satterthwaite (1946), (sum v)^2 / sum(v^2 / f), where v is the variance that one source of f + 1 units
+    makes alone. With one seed a method this is the paired t test; where cases make no difference it is Welch's.
     """
-    if len(difference) < 2:
-        return float("nan")
-    difference = np.round(difference, 12)
-    if not difference.any():
-        return 1.0
-    return float(stats.wilcoxon(difference).pvalue)
+    paired = a.scores.notna().any() & b.scores.notna().any()
+    cases = int(paired.sum())
+    found: dict[str, Any] = {"cases": cases, "low": np.nan, "high": np.nan, "p": np.nan}
+    found["difference"] = float(difference(a, b)[0]) if cases else np.nan
+    if cases < FEWEST_CASES:
+        return found
+    sources = [(cases - 1, {"cases": True})]
+    if a.draws == b.draws and len(a.draws) > 1:  # drawn alike for both: a good draw is good for both
+        sources.append((len(a.draws) - 1, {"training_a": True, "training_b": True}))
+    else:
+        sources += [(a.units - 1, {"training_a": True}), (b.units - 1, {"training_b": True})]
+    alone = [(f, float(np.nanvar(difference(a, b, **which)))) for f, which in sources if f]
+    total = sum(v for _, v in alone)
+    together = float(np.nanvar(difference(a, b, cases=True, training_a=True, training_b=True)))
+    error = math.sqrt(max(2 * total - together, *(v for _, v in alone)))
+    if round(error, 12) == 0:  # no chance at all: rounding is no difference
+        return found | {"low": found["difference"], "high": found["difference"],
+                        "p": float(round(found["difference"], 12) == 0)}  # fmt: skip
+    freedom = total**2 / sum(v**2 / f for f, v in alone)
+    reach = error * stats.t.ppf(0.975, freedom)
+    return found | {
+        "low": found["difference"] - reach,
+        "high": found["difference"] + reach,
+        "p": float(2 * stats.t.sf(abs(found["difference"]) / error, freedom)),
+    }
 
 
-def smallest_p(cases: int) -> float:
-    """The smallest p that a two-sided signed rank test of so many pairs can give: all differences of one sign."""
-    return 2.0 / 2**cases
+def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
+    """Probability that a run of `a` scores better than one of `b` on the same case, ties counting half.
+
+    Mean over the cases of Mann and Whitney's U over the pairs of runs, as in rliable (Agarwal et al. 2021); NaN where
+    no pair of runs has both figures.
+    """
+    gain = a.to_numpy()[:, None] - b.to_numpy()[None]
+    gain = np.round(gain if better != "lower" else -gain, 12)
+    wins = np.where(np.isnan(gain), np.nan, (gain > 0) + 0.5 * (gain == 0)).reshape(-1, gain.shape[-1])
+    known = ~np.isnan(wins).all(axis=0)
+    return float(np.nanmean(wins[:, known], axis=0).mean()) if known.any() else math.nan
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,21 +135,3 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
         largest = max(largest, min(1.0, (len(order) - position) * p[i]))
         adjusted[i] = largest
     return adjusted
-
-
-def bootstrap_interval(difference: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % percentile interval of the mean over resampled cases; the same draws for every pair of so many cases."""
-    n = len(difference)
-    if n < 2:
-        return float("nan"), float("nan")
-    low, high = np.percentile(_weights(n) @ difference, [2.5, 97.5])
-    return float(low), float(high)
-
-
-@lru_cache(maxsize=4)
-def _weights(n: int) -> NDArray[np.float64]:
-    """(RESAMPLES, n): how often each case was drawn, divided by n."""
-    draws = np.random.default_rng(derive("bootstrap", n)).integers(n, size=(RESAMPLES, n))
-    counts = np.zeros((RESAMPLES, n))
-    np.add.at(counts, (np.arange(RESAMPLES)[:, None], draws), 1)
-    return counts / n

@@ -14,12 +14,14 @@ from hydra.errors import HydraException
 from numpy.typing import NDArray
 from PIL import Image
 
+from tcurlora_seg.compare.collect import FinishedRun
 from tcurlora_seg.compare.methods import ALL, Method
 from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.volume import read_volume, turn_to
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.overlay import COLOURS
 from tcurlora_seg.inference.stored import stored_dataset
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
@@ -48,29 +50,51 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
     """What the page's viewer shows.
 
     Args:
-        methods: whose predictions, each from its first run that has the case.
+        methods: whose predictions.
         root: data folder, if it is no longer where the runs had it.
         trust: see `check_trusted`.
 
     Returns:
-        {"cases": [{"id", "word", "dice": mean of each method, "seeds": of the run shown, "planes"}], "note"}. A plane
+        {"cases": [{"id", "word", "runs", "planes", "overlays"}], "note", "colours": of the classes,
+        "names": {structure: its colour}, of those that are one class}. `runs` lists each method's runs on the
+        case, the worst first: `name`, `dice` (mean over structures) and `at`, its place among the predictions. A plane
         has `name`, `width`, `height`, `aspect` (height of a voxel per width), `slices` (indices), `start`, and strips
-        of all slices side by side: `image` (JPEG), `truth` and `predictions` (PNG of class indices). Without
-        the data set `planes` is empty, `overlays` holds each method's picture, and `note` says why.
+        of all slices side by side: `image` (JPEG), `truth` and `predictions` (PNG of class indices). Without the data
+        set `planes` is empty, `overlays` holds each run's picture, and `note` says why.
     """
-    note, cases = "", []
+    note, cases, names = "", [], {}
     for word, case in choose_cases(methods).items():
-        runs = [next((r for r in m.runs if case in set(r.cases["case"])), m.runs[0]) for m in methods]
-        shown = {"id": case, "word": word, "seeds": [run.config["seed"] for run in runs], "planes": [], "overlays": []}
-        shown["dice"] = [float(method.scores["dice"].xs(case, level="case").iloc[0]) for method in methods]
+        runs, shown = [], []
+        for method in methods:
+            scored = sorted((_dice(run, case), i, run) for i, run in enumerate(method.runs) if _has(run, case))
+            shown.append([{"name": _name(run, method), "dice": dice, "at": len(runs) + at}
+                          for at, (dice, _, run) in enumerate(scored)])  # fmt: skip
+            runs += [run for _, _, run in scored]
+        entry: dict[str, Any] = {"id": case, "word": word, "runs": shown, "planes": [], "overlays": []}
         try:
-            shown["planes"] = _planes(case, _dataset(runs[0].directory, root, trust), [run.folder for run in runs])
+            dataset = _dataset(runs[0].directory, root, trust)
+            entry["planes"] = _planes(case, dataset, [run.folder for run in runs])
+            names = {name: COLOURS[(classes[0] - 1) % len(COLOURS)]
+                     for name, classes in dataset.task.structures.items() if len(classes) == 1}  # fmt: skip
         except UserError as error:
             reason = str(error).split(". ")[0]
             note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
-            shown["overlays"] = [_overlay(run.folder / "overlays" / f"{case}.png") for run in runs]
-        cases.append(shown)
-    return {"cases": cases, "note": note}
+            entry["overlays"] = [_overlay(run.folder / "overlays" / f"{case}.png") for run in runs]
+        cases.append(entry)
+    return {"cases": cases, "note": note, "colours": COLOURS, "names": names}
+
+
+def _has(run: FinishedRun, case: str) -> bool:
+    return bool((run.cases["case"] == case).any())
+
+
+def _dice(run: FinishedRun, case: str) -> float:
+    return float(run.cases.loc[run.cases["case"] == case, "dice"].mean())
+
+
+def _name(run: FinishedRun, method: Method) -> str:
+    seed, draw = run.repeat
+    return f"seed {seed}" + (f", draw {draw}" if method.draws > 1 else "")
 
 
 def _dataset(directory: Path, root: str | None, trust: Sequence[str]) -> SegmentationDataset:

@@ -6,15 +6,28 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from tcurlora_seg.compare.methods import ALL, Method, differing_settings
-from tcurlora_seg.compare.significance import MEASURES, RESAMPLES, smallest_p
+from tcurlora_seg.compare.methods import ALL, Method, differing_settings, headlines
+from tcurlora_seg.compare.significance import FEWEST_CASES, family
 from tcurlora_seg.evaluation.report import SIMULATED
+from tcurlora_seg.evaluation.statistics import MEASURES
 
-HEADINGS = (
-    "method", "structure", "Dice", "HD95 mm", "missed", "trainable", "step s", "memory GiB", "file MB", "seeds", "cases"
-)  # fmt: skip
+_COSTS = {
+    "missed": "missed", "trainable_parameters": "trainable", "step_seconds": "step s",
+    "peak_memory_bytes": "memory GiB", "file_bytes": "file MB", "seeds": "seeds", "cases": "cases",
+}  # fmt: skip
+_SCORING = ("overlap", "mirror_axes", "min_component_ml", "surface_tolerance_mm", "limited")  # of summary.json
+
+
+def columns() -> dict[str, str]:
+    """The columns of `summarise_methods` that the printed table shows, with their headings."""
+    scores = {}
+    for name in headlines():
+        scores[f"{name}_mean"] = MEASURES[name].title
+        scores[f"{name}_sd_seeds"] = f"{MEASURES[name].title} ± seeds"
+    return {"method": "method", "structure": "structure", **scores, **_COSTS}
 
 
 def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
@@ -31,40 +44,34 @@ def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
             scores = method.scores.xs(structure, level="structure")
             record: dict[str, Any] = {"method": method.label, "adapter": method.name, "rank": method.rank}
             record["structure"] = structure
-            for measure in MEASURES if structure != ALL else MEASURES[:1]:
+            for measure in headlines():
                 record[f"{measure}_mean"] = scores[measure].mean()
                 record[f"{measure}_sd_cases"] = scores[measure].std()
                 record[f"{measure}_sd_seeds"] = rows.groupby("repeat")[measure].mean().std()
-            if structure != ALL:
-                record["missed"] = int((rows["status"] == "missed").sum())
-                record["predicted"] = len(rows)
+            counted = rows if structure != ALL else method.by_repeat[method.by_repeat["structure"] != ALL]
+            record["missed"] = int((counted["status"] == "missed").sum())
+            record["predicted"] = len(counted)
             for metric in ("trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes"):
                 record[metric] = method.mean_of(metric)
             record |= {"seeds": method.repeats, "runs": len(method.runs), "cases": len(scores)}
             record |= {"dataset": summary["dataset"], "task": summary["task"], "split": split}
             records.append({**record, "simulated": bool(summary["simulated"])})
-    whole = {key: "Int64" for key in ("rank", "missed", "predicted", "trainable_parameters")}
-    return pd.DataFrame(records).reindex(columns=_COLUMNS).astype(whole)
-
-
-_SCORING = ("overlap", "mirror_axes", "min_component_ml", "surface_tolerance_mm")  # of summary.json
-_COLUMNS = (
-    "method", "adapter", "rank", "structure",
-    *(f"{measure}_{part}" for measure in MEASURES for part in ("mean", "sd_cases", "sd_seeds")),
-    "missed", "predicted", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes",
-    "seeds", "runs", "cases", "dataset", "task", "split", "simulated",
-)  # fmt: skip
+    whole = {key: "Int64" for key in ("rank", "trainable_parameters")}
+    return pd.DataFrame(records).astype(whole)
 
 
 def cells(row: Any) -> list[str]:
-    """One row of `summarise_methods` as text, in the order of `HEADINGS`."""
-    known = not pd.isna(row.missed)
+    """One row of `summarise_methods` as text, in the order of `columns`."""
+    scores = []
+    for measure in headlines():
+        mean, cases, seeds = (getattr(row, f"{measure}_{part}") for part in ("mean", "sd_cases", "sd_seeds"))
+        digits = MEASURES[measure].digits
+        scores += [spread(mean, cases, digits), "" if pd.isna(seeds) else f"± {seeds:.{digits}f}"]
     return [
         row.method,
         row.structure,
-        spread(row.dice_mean, row.dice_sd_cases, 3),
-        spread(row.hd95_mm_mean, row.hd95_mm_sd_cases, 2),
-        f"{row.missed} of {row.predicted}" if known else "",
+        *scores,
+        f"{row.missed} of {row.predicted}",
         f"{row.trainable_parameters:,}",
         number(row.step_seconds, 2),
         number(row.peak_memory_bytes / 2**30, 2),
@@ -91,7 +98,8 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
     words = [
         f"{first['dataset']}, {first['task']}, {first['split']} split: {first['cases']} cases, "
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seed{'s' if seeds[-1] > 1 else ''} per method.",
-        "Scores are averaged over seeds case by case, then over cases; ± is the standard deviation over cases.",
+        "Scores are averaged over seeds case by case, then over cases; ± is the standard deviation over cases, "
+        "'± seeds' that of the seeds' own means.",
         "A missed structure has Dice 0 and no HD95; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
@@ -101,46 +109,78 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
     if differing:
         shown = ", ".join(differing[:6]) + (" ..." if len(differing) > 6 else "")
         words.append(f"Outside their adapters the methods differ in {shown}: their scores may differ by that.")
-    scored = [key for key in _SCORING if len({str(run.summary.get(key)) for m in methods for run in m.runs}) > 1]
+    runs = [run.summary for method in methods for run in method.runs]
+    scored = [key for key in _SCORING if len({str(summary.get(key)) for summary in runs}) > 1]
     if scored:
         words.append(f"The runs were not scored alike: their evaluations differ in {', '.join(scored)}.")
-    return words + ([test_note(tests)] if len(tests) else [])
+    limited = sorted({str(summary["limited"]) for summary in runs if summary.get("limited")})
+    words += [f"Only a part of the cases was scored: {text}." for text in limited]
+    return words + (chance_notes(methods, tests) if len(tests) else [])
 
 
-def test_note(tests: pd.DataFrame) -> str:
-    """How the p values came about, and what they can at best be with so few cases."""
+def chance_notes(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
+    """How intervals and p values came about, and which source of chance is not in them."""
     cases = int(tests["cases"].max())
-    family = max(int(count) for count in tests.groupby(["measure", tests["structure"] == ALL])["p"].count())
-    text = (
-        f"Two-sided Wilcoxon signed rank tests over cases, Holm's correction; 95 % percentile bootstrap intervals "
-        f"({RESAMPLES:,} resamples of the cases)."
-    )
-    if cases < 2 or not family:
-        return text + " One case allows no test."
-    least = smallest_p(cases)
-    text += f" With {cases} cases no p can be below {least:.2g}"
-    if family > 1:
-        text += f", and of {family} comparisons the smallest corrected p not below {min(1.0, family * least):.2g}"
-    return text + (": too few for any difference to reach 0.05." if family * least > 0.05 else ".")
+    if cases < FEWEST_CASES:
+        words = [f"Under {FEWEST_CASES} cases there is no interval and no p."]
+    else:
+        families = [
+            f"{MEASURES[measure].title} of {ALL if mean else 'the structures'} ({len(rows)})"
+            for (measure, mean), rows in tests.groupby(family(tests), sort=False)
+        ]
+        words = [
+            "Intervals (95 %) and p (two-sided): Student's t with the standard error of a bootstrap over cases and "
+            "trainings. 'Improvement' is the probability that a run of the first scores better on a case than one of "
+            f"the second. Holm's correction is within a family of comparisons: {', '.join(families)}."
+        ]
+    single = [method.label for method in methods if method.repeats == 1]
+    if single:
+        words.append(f"One seed of {_few(single)}: the chance of a training is not in the p and the interval.")
+    elif {method.draws for method in methods} == {1}:
+        words.append("One draw of the training cases: its chance is not in the p and the interval.")
+    return words + _within_seeds(methods, tests)
+
+
+def _within_seeds(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
+    """The pairs whose means lie closer together than the seeds of one of them."""
+    measure, structure = headlines()[0], tests["structure"].iloc[0]
+    by_seed = {method.label: method.table(measure, structure).mean(axis=1).std() for method in methods}
+    pairs = tests[(tests["measure"] == measure) & (tests["structure"] == structure)]
+    within = []
+    for row in pairs.itertuples():
+        seeds = max(np.nan_to_num(by_seed[row.a]), np.nan_to_num(by_seed[row.b]))
+        if abs(row.difference) < seeds:
+            within.append(f"{row.a} and {row.b} ({abs(row.difference):.4f} against {seeds:.4f})")
+    if not within:
+        return []
+    what = f"{MEASURES[measure].title} of {structure}"
+    return [f"In {len(within)} of {len(pairs)} pairs {what} differs by less than the seeds of one method do: "
+            f"{_few(within)}."]  # fmt: skip
+
+
+def _few(texts: Sequence[str]) -> str:
+    return "; ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
 def markdown(table: pd.DataFrame, sentences: Sequence[str]) -> str:
     """The table and its notes for a README."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---|" + "---:|" * (len(HEADINGS) - 2)]
+    headings = list(columns().values())
+    lines = ["| " + " | ".join(headings) + " |", "|---|---|" + "---:|" * (len(headings) - 2)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in table.itertuples()]
     return "\n".join([*lines, "", *(f"- {sentence}" for sentence in sentences)]) + "\n"
 
 
 def latex(table: pd.DataFrame, sentences: Sequence[str]) -> str:
     """The table for a paper that uses booktabs; its notes are the caption."""
+    headings = list(columns().values())
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escape_latex(' '.join(sentences))}}}",
-        "\\begin{tabular}{ll" + "r" * (len(HEADINGS) - 2) + "}",
+        "\\begin{tabular}{ll" + "r" * (len(headings) - 2) + "}",
         "\\toprule",
-        " & ".join(map(escape_latex, HEADINGS)) + " \\\\",
+        " & ".join(map(escape_latex, headings)) + " \\\\",
         "\\midrule",
         *(" & ".join(map(escape_latex, cells(row))) + " \\\\" for row in table.itertuples()),
         "\\bottomrule",

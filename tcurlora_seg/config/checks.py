@@ -37,12 +37,48 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
         raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}: expected 0 to {2**32 - 1}")
+    _check_trainer(config.trainer)
     backbone = backbone_of_target(config.model["_target_"])
     backbone.check(config.model, config.get("window") or backbone.window(config.model))
     check_adapter(config.adapter, config.model)
     if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
     instantiate(config.dataset).check_root()
+
+
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_SHORT = ("16", "bf16", "32", "64")  # Lightning's own, as 16 for 16-mixed
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+_OF_THE_RUN = "every run sets it itself"
+_WITHOUT_EFFECT = {
+    "limit_test_batches": "split.test=N scores N of the test cases",
+    "limit_predict_batches": "training predicts nothing",
+    "inference_mode": "scoring does not go through Lightning",
+    "max_epochs": "trainer.max_steps says how long a run trains",
+    "logger": "the group logger chooses one, as logger=none",
+    "overfit_batches": "overfit=N trains and tests on N cases",
+    "fast_dev_run": "trainer.max_steps=2 split.test=1 is a quick trial",
+    **dict.fromkeys(("default_root_dir", "callbacks", "enable_checkpointing", "enable_model_summary",
+                     "enable_progress_bar", "use_distributed_sampler", "num_sanity_val_steps"), _OF_THE_RUN),
+}  # fmt: skip
+"""Arguments of Lightning's Trainer that would change nothing here, and what does."""
+
+
+def _check_trainer(trainer: DictConfig) -> None:
+    """Check what Lightning would answer in its own words, or take and never use.
+
+    Raises:
+        UserError: an unknown precision or accelerator, or an argument without effect.
+    """
+    for key, instead in _WITHOUT_EFFECT.items():
+        if key in trainer:
+            raise UserError(f"trainer.{key} has no effect here: {instead}")
+    if str(trainer.precision) not in (*_PRECISIONS, *_SHORT):
+        raise UserError(f"trainer.precision={trainer.precision}: choose {', '.join(_PRECISIONS)}")
+    if trainer.accelerator not in _ACCELERATORS:
+        raise UserError(f"trainer.accelerator={trainer.accelerator}: choose {', '.join(_ACCELERATORS)}")
 
 
 def check_adapter(adapter: DictConfig, model: DictConfig) -> None:

@@ -10,23 +10,27 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tcurlora_seg.config import sweep
 from tcurlora_seg.config.messages import FULL_ERROR, explain, wants_traceback
 from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.config.schema import flatten, validate
 from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.terminal import tolerate
 
 _FAILURES = "TCURLORA_SEG_FAILURES"  # a file that every process of a sweep adds its failed jobs to
 
@@ -44,7 +48,12 @@ def program(
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(config: DictConfig) -> Any:
+            tolerate()
+            if sweep.asked_to_stop():
+                return float("nan")
             try:
+                if sweep.running():
+                    sweep.begin()
                 validate(config, _defaults(config_name))
                 if check is not None:
                     check(config)
@@ -52,8 +61,14 @@ def program(
             except Exception as error:
                 _report(error, _job_name())
                 return float("nan")  # what an optimising sweeper takes for a failed trial
+            except (SystemExit, KeyboardInterrupt):  # the other jobs of a sweep must hear of it, and may be elsewhere
+                if not sweep.running():
+                    raise
+                sweep.ask_to_stop()
+                return float("nan")
 
         def main() -> None:
+            tolerate()
             os.environ[FULL_ERROR] = os.environ.get("HYDRA_FULL_ERROR", "")
             wants_help = not {"--help", "-h"}.isdisjoint(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here, to be told in one line
@@ -62,57 +77,80 @@ def program(
                 os.environ[_FAILURES] = str(failures)
                 try:
                     if wants_help:
-                        print(help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")]))
+                        print(help_text(config_name, *_own_folders(sys.argv[1:])))
                         return
                     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
                 except KeyboardInterrupt:
                     sys.exit(130)
                 except Exception as error:
                     _report(error, "", known_keys=lambda: flatten(_compose(config_name, [])))
+                finally:
+                    code = sweep.close()
                 failed = failures.read_text().splitlines() if failures.exists() else []
-            named = [line for line in failed if line]
-            if named:
-                print(f"error: {len(named)} job(s) failed: " + "; ".join(named), file=sys.stderr)
-            if failed:
-                sys.exit(1)
+            if any(failed) and not code:
+                print(f"error: {len(failed)} job(s) failed", file=sys.stderr)
+            if failed or code:
+                sys.exit(code or 1)
 
         return main
 
     return decorate
 
 
-def help_text(config_name: str, overrides: list[str]) -> str:
+def _own_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The overrides among a command's arguments, and the folders of configurations that it adds."""
+    given, _ = get_args_parser().parse_known_args(list(arguments))
+    places = [given.config_dir] if given.config_dir else []
+    for override in given.overrides:
+        if override.startswith("hydra.searchpath="):
+            places += re.findall(r"file://([^,\]'\"]+)", override)
+    return [o for o in given.overrides if not o.startswith("hydra.searchpath=")], [Path(place) for place in places]
+
+
+def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = ()) -> str:
     """What `--help` prints: the file's own words, the groups, and the composed configuration.
 
     Hydra's takes seconds, since it reads all configurations again for every group.
+
+    Args:
+        config_name: the primary file in `configs/`.
+        overrides: of the command.
+        folders: of configurations that the command adds, by `--config-dir` or `hydra.searchpath`.
     """
     path = config_folder() / f"{config_name}.yaml"
     comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     words = [line.removeprefix("#").removeprefix(" ") for line in comment]
     entries = [entry for entry in load_config(path).get("defaults", []) if isinstance(entry, DictConfig)]
+    places = (path.parent, *folders)
     groups = [
-        f"  {name}: {', '.join(sorted(option.stem for option in (path.parent / name).glob('*.yaml')))}"
+        f"  {name}: {', '.join(sorted(option.stem for p in places for option in p.glob(f'{name}/*.yaml')))}"
         for name in sorted(str(key) for entry in entries for key in entry)
         if (path.parent / name).is_dir()
     ]
     parts = ["\n".join(words)]
     if groups:
         parts.append("Groups, chosen with group=option:\n" + "\n".join(groups))
-    keys = OmegaConf.to_yaml(_compose(config_name, overrides))
+    composed = _compose(config_name, overrides, [f"file://{folder.resolve()}" for folder in folders])
+    keys = OmegaConf.to_yaml(composed)
     parts.append("Keys, set with key=value:\n" + textwrap.indent(keys, "  "))
     return "\n\n".join(parts)
 
 
 def _job_name() -> str:
-    """In a sweep the overrides of the job, else nothing."""
+    """In a sweep what tells the job from the others, else nothing."""
     settings = HydraConfig.get()
+    if sweep.running() and sweep.words():
+        return ", ".join(sweep.words())
     return " ".join(settings.overrides.task) if settings.mode == RunMode.MULTIRUN else ""
 
 
 def _report(error: Exception, job: str, known_keys: Callable[[], Any] | None = None) -> None:
     if wants_traceback():
         traceback.print_exception(error)
-    print(f"error: {'[' + job + '] ' if job else ''}{explain(error, known_keys)}", file=sys.stderr, flush=True)
+    text = explain(error, known_keys)
+    print(f"error: {'[' + job + '] ' if job else ''}{text}", file=sys.stderr, flush=True)
+    if job and sweep.running():
+        sweep.record("failed", message=text)
     with Path(os.environ[_FAILURES]).open("a", encoding="utf-8") as failures:
         failures.write(job + "\n")
 
@@ -120,10 +158,12 @@ def _report(error: Exception, job: str, known_keys: Callable[[], Any] | None = N
 def _defaults(config_name: str) -> DictConfig:
     """The configuration as the YAML files give it for the chosen groups, before the values of the command line."""
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if not k.startswith("hydra/") and v}
-    return _compose(config_name, [f"{group}={choice}" for group, choice in choices.items() if "@" not in group])
+    sources = HydraConfig.get().runtime.config_sources
+    added = [f"{s.schema}://{s.path}" for s in sources if s.provider == "command-line" or "searchpath" in s.provider]
+    return _compose(config_name, [f"{group}={choice}" for group, choice in choices.items() if "@" not in group], added)
 
 
-def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+def _compose(config_name: str, overrides: list[str], searchpath: Sequence[str] = ()) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -131,6 +171,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-            return compose(config_name, overrides=overrides)
+            places = [f"hydra.searchpath=[{','.join(map(repr, searchpath))}]"] if searchpath else []
+            return compose(config_name, overrides=[*overrides, *places])
     finally:
         GlobalHydra.instance().hydra = running

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,8 +21,6 @@ VERSION = 1
 """Of the questions asked here; with another one every case is examined again."""
 VOXEL_MM = (0.2, 9.0)
 """Sizes outside this are a mistake of units or of a header, whatever was scanned."""
-
-_WORTH_A_PROCESS = 8  # cases: a process takes seconds to start
 
 
 @dataclass(frozen=True)
@@ -141,41 +137,14 @@ def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
 
 
 def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) -> Iterator[tuple[str, Examination]]:
-    """Examine many cases, each yielded as it is done: in `workers` processes, or in this one where they are few.
+    """Examine many cases in `workers` threads, each yielded as it is done; unpacking and arithmetic run side by side.
 
-    Raises:
-        UserError: a process was killed; what was yielded before is sound.
+    A process would import MONAI anew, which takes longer than many cases.
     """
-    workers = min(workers, len(ids) // _WORTH_A_PROCESS)
-    if workers <= 1:
-        yield from ((id, examine(dataset, id)) for id in ids)
-        return
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(dataset,))
+    pool = ThreadPoolExecutor(workers)
     try:
-        futures = {pool.submit(_examine, id): id for id in ids}
+        futures = {pool.submit(examine, dataset, id): id for id in ids}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that examined cases was killed, mostly for want of memory: try workers={workers // 2}; "
-            "the same command goes on where this one was"
-        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-_dataset: SegmentationDataset
-
-
-def _begin(dataset: SegmentationDataset) -> None:
-    """Make a process ready: one thread each, and an interrupt is for the one that started it."""
-    import torch
-
-    global _dataset
-    _dataset = dataset
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _examine(id: str) -> Examination:
-    return examine(_dataset, id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from tcurlora_seg.data.manifest import Case
@@ -32,3 +34,31 @@ def _state(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns
+
+
+def contents(cases: Iterable[Case], root: Path) -> dict[str, list[int | str]]:
+    """{path: [bytes, time of the last change in ns, digest]} of all files of some cases."""
+    states = {path: _state(root / path) for case in cases for path in _files(case, root)}
+    return {path: [*state, _digest(root / path, *state)] for path, state in states.items()}
+
+
+def changed(noted: Mapping[str, list[int | str]], root: Path) -> list[str]:
+    """The paths whose files hold something else than was noted by `contents`, or are gone.
+
+    A file of the same size and time is not read again; one that was copied or touched is.
+    """
+    found = []
+    for path, (size, time, digest) in noted.items():
+        state = _state(root / path)
+        if state != (size, time) and (state[0] != size or _digest(root / path, *state) != digest):
+            found.append(path)
+    return found
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, time: int) -> str:
+    """Of a file's bytes; its size and time are named so that a changed file is read again."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -5,6 +5,7 @@ It is read while a configuration is checked, so nothing heavy is imported here.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,8 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json
 
 FORMAT = 1
+WRITTEN = Path("outputs/manifests")
+"""The manifests of the data roots that were prepared from this working folder."""
 SIMULATED = "SIMULATED.txt"
 """The file that marks a folder as a simulated cohort."""
 
@@ -99,6 +102,23 @@ class Manifest:
     @cached_property
     def _by_id(self) -> dict[str, Case]:
         return {case.id: case for case in self.cases}
+
+
+def manifest_folder(dataset: str, root: Path) -> Path:
+    """Where `prepare_data.py` writes the manifest of a data root unless told otherwise.
+
+    Below the working folder, so that it steers nobody else's runs on shared data; a simulated cohort keeps its own.
+    """
+    if (root / SIMULATED).is_file():
+        return root
+    digest = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:8]
+    return WRITTEN / f"{dataset}_{root.absolute().name}_{digest}"
+
+
+def manifest_path(dataset: str, root: Path) -> Path | None:
+    """The manifest of a data root: of this working folder, or in the root; None where there is none."""
+    places = (manifest_folder(dataset, root) / "manifest.json", root / "manifest.json")
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_manifest(path: str | Path, root: str | Path) -> Manifest:

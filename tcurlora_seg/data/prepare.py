@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +18,14 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.examine import VERSION, duplicates, examine_all
 from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
 from tcurlora_seg.data.known_defects import known_defects
-from tcurlora_seg.data.manifest import Manifest, check, load_manifest, write_manifest
+from tcurlora_seg.data.manifest import (
+    Manifest,
+    check,
+    load_manifest,
+    manifest_folder,
+    manifest_path,
+    write_manifest,
+)
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.data.split import draw_by_name
 from tcurlora_seg.errors import UserError
@@ -35,8 +43,8 @@ def prepare_data(config: DictConfig) -> Manifest:
     dataset: SegmentationDataset = instantiate(config.dataset)
     if config.simulate is not None:
         return _simulate(dataset, config)
-    folder = Path(config.output or dataset.root)
-    report, manifest = check_folder(dataset, folder, workers=config.workers)
+    folder = Path(config.output) if config.output else manifest_folder(dataset.name, dataset.root)
+    report, manifest = check_folder(dataset, folder, workers=config.workers or len(os.sched_getaffinity(0)))
     print_report(report, simulated=bool(manifest.simulated))
     if not manifest.cases:
         raise UserError(f"{dataset.name}: no case under dataset.root={dataset.root.absolute()} can be used")
@@ -47,7 +55,7 @@ def prepare_data(config: DictConfig) -> Manifest:
     for name, split in drawn.items():
         print(f"split.scheme={name}: " + ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items()))
     print(f"written: {folder / 'manifest.json'} and {folder / REPORT}")
-    if folder.absolute() != dataset.root.absolute():
+    if manifest_path(dataset.name, dataset.root) != folder / "manifest.json":
         print(f"train with dataset.manifest={folder / 'manifest.json'}")
     return manifest
 
@@ -121,8 +129,9 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
     if dataset.manifest_path:
         given = load_manifest(dataset.manifest_path)
         return given, given.excluded_by_hand, {}
-    places = [path for path in (folder / "manifest.json", dataset.root / "manifest.json") if path.is_file()]
-    older = load_manifest(places[0]) if places else Manifest(dataset.name, ())
+    place = folder / "manifest.json"
+    place = place if place.is_file() else dataset.root / "manifest.json"
+    older = load_manifest(place) if place.is_file() else Manifest(dataset.name, ())
     by_hand = older.excluded_by_hand
     found = dataset.find_cases()
     found = found.without({**known_defects(dataset.name, found.cases), **by_hand})

@@ -23,6 +23,7 @@ def draw_split(
     seed: int = 0,
     validation: int = 0,
     leave_out: int | None = None,
+    test: int | None = None,
     paper: tuple[float, float] = (5, 0),
 ) -> Split:
     """Divide the cases among train, val and test.
@@ -38,6 +39,7 @@ def draw_split(
         validation: patients moved from train to val; the test set does not depend on it.
         leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
             of them chooses a rank or a number of steps without a look at the test cases.
+        test: score only this many of the test cases, the first by a hash of their ids; None scores all.
         paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
 
     Raises:
@@ -47,10 +49,10 @@ def draw_split(
     if scheme in manifest.splits:
         sides = manifest.splits[scheme].sides.values()
         listed &= {id for ids in sides for id in ids}
-        train, val, test = (_patients_of(manifest, ids) for ids in sides)
+        train, val, held_out = (_patients_of(manifest, ids) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
-        train, val, test = _draw(order, scheme, fold, folds, shots, paper)
+        train, val, held_out = _draw(order, scheme, fold, folds, shots, paper)
     if not train:
         raise UserError(f"split.scheme={scheme}: no case of its train list can be used; the manifest says why")
     if not 0 <= validation < len(train):
@@ -64,10 +66,17 @@ def draw_split(
                 f"least), and split.validation=0, not {validation}"
             )
         train, val = train[:leave_out] + train[leave_out + 1 :], train[leave_out : leave_out + 1]
-    chosen = ({*patients} for patients in (train, val, test))
+    chosen = ({*patients} for patients in (train, val, held_out))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
-    return result
+    return result if test is None else _limit(result, test)
+
+
+def _limit(split: Split, test: int) -> Split:
+    if not 1 <= test <= len(split.test):
+        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null")
+    first = set(sorted(split.test, key=lambda case: derive("scored", case))[:test])
+    return replace(split, test=tuple(case for case in split.test if case in first))
 
 
 def draw_by_name(

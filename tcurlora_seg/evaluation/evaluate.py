@@ -55,7 +55,7 @@ def evaluate_run(
         run.predictor(), run.dataset, run.cases(split), folder,
         spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         min_component_ml=run.minimum_ml if min_component_ml is None else min_component_ml,
-        surface_tolerance_mm=surface_tolerance_mm,
+        surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.get("test") if split == "test" else None,
     )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {folder}")
@@ -73,6 +73,7 @@ def evaluate(
     trainable_parameters: int,
     min_component_ml: float | Mapping[str, float] | None = None,
     surface_tolerance_mm: float = 1.0,
+    limited: int | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Predict and score cases in their files' own grid, in mm.
 
@@ -90,6 +91,7 @@ def evaluate(
         trainable_parameters: for the summary.
         min_component_ml: see `remove_small`.
         surface_tolerance_mm: see `score`.
+        limited: `split.test`, if the cases are only a part of the split.
 
     Returns:
         The summary and the rows of `cases.csv`.
@@ -110,10 +112,11 @@ def evaluate(
             records.append(record)
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
-        dices = [result.dice for result in scores.values() if result.dice is not None]
-        title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
         image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
-        figure = overlay_figure(image, label, found.prepared, title=title, spacing=sizes)
+        figure = overlay_figure(
+            image, label, found.prepared, title=str(case), spacing=sizes, structures=dataset.task.structures,
+            dice={name: result.dice for name, result in scores.items()},
+        )  # fmt: skip
         save_figure(figure, folder / "overlays" / f"{case}.png")
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
@@ -127,6 +130,7 @@ def evaluate(
         "mirror_axes": list(predictor.mirror_axes),
         "min_component_ml": minimum_volumes(dataset.task, min_component_ml),
         "surface_tolerance_mm": surface_tolerance_mm,
+        "limited": None if limited is None else f"the first {limited} test cases by hash (split.test)",
         **summarise(rows),
     }
     if is_first():

@@ -1,11 +1,11 @@
 """How well does one predicted structure agree with its reference? Empty masks have a written policy.
 
-| reference | prediction | status      | Dice | distances                               |
-|-----------|------------|-------------|------|-----------------------------------------|
-| present   | present    | scored      | yes  | yes                                     |
-| present   | empty      | missed      | 0    | none: counted as missed, never as 0 mm  |
-| empty     | present    | false_alarm | 0    | none                                    |
-| empty     | empty      | absent      | none: left out of every mean, counted | none   |
+| reference | prediction | status      | Dice, surface Dice | distances                              |
+|-----------|------------|-------------|--------------------|----------------------------------------|
+| present   | present    | scored      | yes                | yes                                    |
+| present   | empty      | missed      | 0                  | none: counted as missed, never as 0 mm |
+| empty     | present    | false_alarm | 0                  | none                                   |
+| empty     | empty      | absent      | none: left out of every mean, counted | none                |
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scipy.spatial import KDTree
 
 POLICY = {
     "scored": "present in reference and prediction: everything is measured",
-    "missed": "present in the reference alone: Dice 0; it has no distance and is counted, never taken for 0 mm",
-    "false_alarm": "present in the prediction alone: Dice 0, no distance",
+    "missed": "present in the reference alone: Dice and surface Dice 0; no distance, but counted, never taken for 0 mm",
+    "false_alarm": "present in the prediction alone: Dice and surface Dice 0, no distance",
     "absent": "in neither: left out of every mean and counted",
 }
 """The table above in words, by status; `summary.json` repeats them."""
@@ -109,23 +109,24 @@ def score(
     volumes = {"volume_ml": predicted * voxel_ml, "reference_ml": present * voxel_ml}
     if not (predicted and present):
         status = "missed" if present else "false_alarm" if predicted else "absent"
+        overlap = None if status == "absent" else 0.0
         return Score(
-            status=status, dice=None if status == "absent" else 0.0, hd95_mm=None, msd_mm=None, surface_dice=None,
+            status=status, dice=overlap, hd95_mm=None, msd_mm=None, surface_dice=overlap,
             volume_error_ml=None if status == "absent" else (predicted - present) * voxel_ml,
             sensitivity=0.0 if present else None, precision=0.0 if predicted else None, **volumes,
         )  # fmt: skip
-    overlap = int((prediction & reference).sum())
+    common = int((prediction & reference).sum())
     forth, back = surface_distances(prediction, reference, spacing)
     both = np.concatenate([forth, back])
     return Score(
         status="scored",
-        dice=2 * overlap / (predicted + present),
+        dice=2 * common / (predicted + present),
         hd95_mm=float(max(np.percentile(forth, 95), np.percentile(back, 95))),
         msd_mm=float(both.mean()),
         surface_dice=float((both <= surface_tolerance_mm).mean()),
         volume_error_ml=(predicted - present) * voxel_ml,
-        sensitivity=overlap / present,
-        precision=overlap / predicted,
+        sensitivity=common / present,
+        precision=common / predicted,
         **volumes,
     )
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from tcurlora_seg.files import atomic_path
 
+COLOURS = ("#56b4e9", "#e69f00", "#2fd6a3", "#f0e442", "#ff8fc7", "#ff6a3d", "#b9a3ff")
+"""One a class, in turn: Okabe and Ito's, told apart by colour-blind eyes, the dark ones lightened for black."""
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
-_REFERENCE, _PREDICTION = "#2ecc71", "#e6550d"
+_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
+_MOST_NAMED = 10
 
 
 def overlay_figure(
@@ -23,8 +29,10 @@ def overlay_figure(
     *,
     title: str,
     spacing: Sequence[float],
+    structures: Mapping[str, Sequence[int]],
+    dice: Mapping[str, float | None],
 ) -> Figure:
-    """Draw a volume with the outlines of the reference (green) and the prediction (orange).
+    """Draw a volume with the outlines of every class: the reference solid, the prediction dashed, in one colour.
 
     Args:
         image: (X, Y, Z) in RAS order, so that left of the picture is the subject's left.
@@ -32,9 +40,11 @@ def overlay_figure(
         prediction: class indices (X, Y, Z).
         title: the line above the picture.
         spacing: voxel size in mm, for the aspect.
+        structures: scored structure -> class indices whose union it is, for the legend.
+        dice: of the structures; of more than ten the legend names the worst.
     """
     target = reference if reference.any() else prediction
-    figure = Figure(figsize=(12, 4.6), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(12, 4.8), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     inside = image != 0  # a z-score leaves the background at 0, which would be grey
     low, high = np.percentile(image[inside] if inside.any() else image, [0.5, 99.5])
@@ -45,14 +55,42 @@ def overlay_figure(
         planes = [np.take(volume, index, axis).T for volume in (image, reference, prediction)]
         aspect = spacing[others[1]] / spacing[others[0]]
         axes.imshow(planes[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
-        for plane, colour in ((planes[1], _REFERENCE), (planes[2], _PREDICTION)):
+        for plane, style in ((planes[1], "solid"), (planes[2], "dashed")):
             for value in np.unique(plane[plane > 0]):
-                axes.contour(plane == value, levels=[0.5], colors=colour, linewidths=1.2)
+                axes.contour(plane == value, levels=[0.5], colors=_colour(value), linewidths=1.5, linestyles=style)
         axes.set_title(f"{name}, slice {index}", color="white", fontsize=10)
         axes.set_axis_off()
+        _name_sides(axes, _ENDS[others[0]], _ENDS[others[1]])
     figure.suptitle(title, color="white", fontsize=12)
-    figure.supxlabel("green: reference    orange: prediction", color="white", fontsize=10)
+    figure.legend(handles=_legend(structures, dice), loc="outside lower center", ncols=6, frameon=False,
+                  labelcolor="white", fontsize=9)  # fmt: skip
     return figure
+
+
+def _colour(value: int) -> str:
+    return COLOURS[(int(value) - 1) % len(COLOURS)]
+
+
+def _name_sides(axes: Axes, horizontal: Sequence[str], vertical: Sequence[str]) -> None:
+    """Write at each edge which side of the subject it is."""
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.03), (0.5, 0.97))
+    for (x, y), letter in zip(places, (*horizontal, *vertical), strict=True):
+        text = axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=10, ha="center", va="center")
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
+
+
+def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | None]) -> list[Line2D]:
+    """A line a structure with its Dice, white for a union of classes, and what solid and dashed mean."""
+    named = list(structures)
+    if len(named) > _MOST_NAMED:
+        named = sorted(named, key=lambda name: dice[name] if dice.get(name) is not None else 2.0)[:_MOST_NAMED]
+    lines = []
+    for name in named:
+        score, classes = dice.get(name), structures[name]
+        colour = _colour(classes[0]) if len(classes) == 1 else "white"
+        lines.append(Line2D([], [], color=colour, label=name if score is None else f"{name}, Dice {score:.3f}"))
+    styles = (("reference", "solid"), ("prediction", "dashed"))
+    return lines + [Line2D([], [], color="silver", linestyle=style, label=name) for name, style in styles]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -33,9 +33,9 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
     table.add_section()
     for name, measures in summary["structures"].items():
         dice, hd95 = measures["dice"], measures["hd95_mm"]
-        missed = f" ({hd95['missed']} missed)" if hd95["missed"] else ""
+        missed = f"{hd95['missed']} missed" if hd95["missed"] else ""
         volumes = [_number(measures[key]["mean"], 1) for key in ("volume_ml", "reference_ml")]
-        table.add_row(f"mean of {dice['n']}", name, "", _spread(dice, 3), _spread(hd95, 2) + missed, *volumes)
+        table.add_row(f"mean of {dice['n']}", name, missed, _spread(dice, 3), _spread(hd95, 2), *volumes)
     console.print(table)
     if metrics:
         share = 100 * metrics["trainable_parameters"] / metrics["total_parameters"]
@@ -46,6 +46,8 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
             f"model file {metrics['file_bytes'] / 1e6:.2f} MB",
             highlight=False,
         )
+    if summary.get("limited"):
+        console.print(f"scored: {summary['limited']}", style="yellow", highlight=False)
     if summary["simulated"]:
         console.print(SIMULATED, style="yellow", highlight=False)
 

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tcurlora_seg.evaluation.metrics import POLICY
 
-MEASURES = (
-    "dice", "hd95_mm", "msd_mm", "surface_dice", "volume_ml", "reference_ml", "volume_error_ml", "sensitivity",
-    "precision",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Measure:
+    """How a field of `Score` is shown.
+
+    Attributes:
+        title: its heading.
+        digits: decimals.
+        better: "higher", "lower", or None if it is no score.
+        headline: the comparison's table, tests and charts show it.
+    """
+
+    title: str
+    digits: int
+    better: str | None = None
+    headline: bool = False
+
+
+MEASURES = {
+    "dice": Measure("Dice", 3, "higher", headline=True),
+    "hd95_mm": Measure("HD95 mm", 2, "lower", headline=True),
+    "msd_mm": Measure("MSD mm", 2, "lower"),
+    "surface_dice": Measure("surface Dice", 3, "higher"),
+    "volume_ml": Measure("volume ml", 1),
+    "reference_ml": Measure("reference ml", 1),
+    "volume_error_ml": Measure("volume error ml", 1),
+    "sensitivity": Measure("sensitivity", 3, "higher"),
+    "precision": Measure("precision", 3, "higher"),
+}
+"""A new metric is a field of `Score` and a line here: tables, tests and the page of a comparison follow."""
 COLUMNS = ("case", "patient", "structure", "status", *MEASURES, "seconds")
 
 
@@ -19,18 +46,17 @@ def summarise(cases: pd.DataFrame) -> dict[str, Any]:
     """Reduce the rows of `cases.csv` per structure.
 
     Returns:
-        {"cases": n, "structures": {name: {measure: {"mean", "std", "n"}}}, "mean_dice": the mean over structures,
+        {"cases": n, "structures": {name: {measure: {"mean", "std", "n", "missed"}}}, "mean_dice": mean over structures,
         "empty_masks": {status: {"policy": in words, "count": over all structures and cases}}}.
-        `std` is the sample's (n - 1), None for one case. `hd95_mm` also carries `missed`, since a missed structure
-        has no distance and would otherwise improve the mean by its absence; `status` counts all four.
+        `std` is the sample's (n - 1), None for one case. Every measure carries `missed` beside its mean, since a
+        missed structure has no distance and improves that mean by its absence; `status` counts all four.
     """
     structures = {}
     for name, rows in cases.groupby("structure", sort=False):
-        measures: dict[str, Any] = {measure: _spread(rows[measure]) for measure in MEASURES}
         counts = rows["status"].value_counts()
-        measures["status"] = {s: int(counts.get(s, 0)) for s in POLICY}
-        measures["hd95_mm"]["missed"] = measures["status"]["missed"]
-        structures[str(name)] = measures
+        status = {s: int(counts.get(s, 0)) for s in POLICY}
+        spreads = {measure: _spread(rows[measure]) | {"missed": status["missed"]} for measure in MEASURES}
+        structures[str(name)] = {**spreads, "status": status}
     means = [s["dice"]["mean"] for s in structures.values() if s["dice"]["mean"] is not None]
     return {
         "cases": int(cases["case"].nunique()),

@@ -21,6 +21,7 @@ from tcurlora_seg.inference.inputs import Input, find_inputs
 from tcurlora_seg.inference.native import minimum_volumes
 from tcurlora_seg.inference.run import load_run, segmenter
 from tcurlora_seg.inference.segmenter import Segmenter, describe_labels, volumes
+from tcurlora_seg.memory import keep_freed_memory
 
 
 def predict_files(
@@ -65,6 +66,8 @@ def predict_files(
     settings: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "precision": precision, "trust": trust}
     runs = [load_run(directory, device=device, pretrained=pretrained, **settings) for directory in directories]
     network = segmenter(runs)
+    if next(runs[0].network.parameters()).device.type == "cpu":
+        keep_freed_memory()
     if min_component_ml is not None:
         network = replace(network, minimum_ml=min_component_ml)
     minimum_volumes(network.task, network.minimum_ml)

@@ -49,6 +49,10 @@ class Run:
     network: nn.Module
     spacing: TrainingSpacing | None = None
 
+    def __repr__(self) -> str:
+        data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"
+        return f"Run({self.directory}: {self.config.adapter.name}, {data})"
+
     @property
     def minimum_ml(self) -> Any:
         """The run's own `min_component_ml`; None in a configuration from before there was one."""
@@ -114,6 +118,7 @@ def load_run(
     mirror: bool | None = None,
     precision: str | None = None,
     trust: Sequence[str] = (),
+    merged: bool = True,
 ) -> Run:
     """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
 
@@ -126,6 +131,7 @@ def load_run(
         mirror: whether to average over mirrored copies; None for the run's own.
         precision: see `Predictor`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
+        merged: False leaves the adapters beside the base, as `save_peft` takes them.
 
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
@@ -150,8 +156,8 @@ def load_run(
         spacing = read_spacing(notes.get("spacing"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
-    plain = merge(network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, plain, spacing)
+    network = (merge(network) if merged else network).eval().to(choose_device(device))
+    return Run(directory, config, dataset, network, spacing)
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,12 +190,16 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     )
 
 
-def segmenter(runs: Sequence[Run]) -> Segmenter:
+def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
     """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
+
+    Args:
+        runs: runs, or the directories of some.
 
     Raises:
         UserError: runs that differ in task, image channels, preparation or training spacing.
     """
+    runs = [run if isinstance(run, Run) else load_run(run) for run in runs]
     first = runs[0]
     for other in runs[1:]:
         for what, get in _MUST_AGREE.items():
@@ -220,8 +230,12 @@ _MUST_AGREE = {
 }
 
 
-def predict(runs: Sequence[Run], image: Channels) -> SpatialImage:
+def predict(runs: Sequence[Run | str | Path], image: Channels) -> SpatialImage:
     """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
+
+    Args:
+        runs: runs, or the directories of some.
+        image: see `Segmenter.predict`.
 
     Raises:
         UserError: see `segmenter` and `Segmenter.predict`.

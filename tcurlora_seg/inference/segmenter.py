@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -15,14 +16,15 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import Volume, prepare_image
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.data.volume import series_of
+from tcurlora_seg.data.volume import open_volume, series_of
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.native import native_probabilities, segment
 from tcurlora_seg.inference.windows import Predictor
 
-Channels = SpatialImage | Sequence[SpatialImage] | Mapping[str, SpatialImage]
-"""An image, whose fourth axis holds the channels where there are several; or one image a channel, in their order or by
-their names."""
+Image = SpatialImage | str | Path
+Channels = Image | Sequence[Image] | Mapping[str, Image]
+"""An image or the path of one, whose fourth axis holds the channels where there are several; or one a channel, in their
+order or by their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Segmenter:
 
         What is 0 in `mask`, as a skull may be, is cut out of the channels, as in training.
         """
+        source = str(image) if isinstance(image, str | Path) else source
         channels = self._channels(image, source)
         volumes = [self._volume(channel, source) for channel in channels]
         case = prepare_image(
@@ -100,11 +103,16 @@ class Segmenter:
             missing = [m for m in self.modalities if m not in image]
             if missing:
                 raise UserError(f"{source} has no {missing[0]}; the network sees {wanted}")
-            return [image[m] for m in self.modalities]
-        channels = volumes(image) if isinstance(image, SpatialImage) else list(image)
+            return [_opened(image[m]) for m in self.modalities]
+        one = isinstance(image, SpatialImage | str | Path)
+        channels = volumes(_opened(image)) if one else [_opened(channel) for channel in image]
         if len(channels) != len(self.modalities):
             raise UserError(f"{source}: {len(channels)} image(s) given; the network sees {wanted}, one image each")
         return channels
+
+
+def _opened(image: Image) -> SpatialImage:
+    return image if isinstance(image, SpatialImage) else open_volume(Path(image))
 
 
 def volumes(image: SpatialImage) -> list[SpatialImage]:

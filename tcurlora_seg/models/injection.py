@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 from hydra.utils import get_class
@@ -96,6 +97,8 @@ def adapt(
     Raises:
         UserError: an unknown method or key, or a value that the method refuses.
     """
+    if rank is not None and not isinstance(rank, Integral):
+        raise UserError(f"rank={rank!r} is not what was expected: a whole number")
     config = read_adapter(method)
     for key, value in {**overrides, **({} if rank is None else {"rank": rank})}.items():
         node = config if key in config else config.method

@@ -89,6 +89,13 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
         elif not backbone.is_unused(name):
             faults.append(f"{name} is missing")
     faults += [f"{name} is surplus" for name in tensors if name not in wanted and not backbone.is_stale(name)]
+    differ = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
+    if len(differ) > len(wanted) / 2:
+        whose = "these weights are unetr_small's" if source == "builtin" else "these weights are of another size"
+        raise UserError(
+            f"pretrained={source} does not fit the network: {whose} ({len(differ)} of {len(wanted)} tensors differ in "
+            "shape); take pretrained=random or a file of this size"
+        )
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}")

@@ -53,6 +53,11 @@ class Switch:
         self._members: dict[str, _Member] = {}
         self.use(None)
 
+    def __repr__(self) -> str:
+        scales = self._scales
+        shown = " + ".join(name if scale == 1 else f"{scale} {name}" for name, scale in scales.items()) or "the base"
+        return f"Switch(in use: {shown}; models: {', '.join(self._members) or 'none'})"
+
     def add(self, name: str, path: str | Path) -> None:
         """Read a model file; the network is its plain base afterwards.
 
@@ -110,7 +115,7 @@ class Switch:
         for name, scale in scales.items():
             if not self._members[name].adapters and (scale != 1 or name != decoder):
                 raise UserError(f"'{name}' has no updates to scale or add: its method trains the base's own tensors")
-        network = self.network
+        network, self._scales = self.network, scales
         trained = {} if decoder is None else self._members[decoder].tensors
         for key, parameter in network.named_parameters():
             if key in self._base:

@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from omegaconf import DictConfig
 from torch import nn
 
@@ -26,6 +26,9 @@ from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSigna
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
+_NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
+"""Keys of `training` that make callbacks and not the module."""
+
 
 def load_base(network: nn.Module, config: DictConfig) -> None:
     """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
@@ -35,8 +38,7 @@ def load_base(network: nn.Module, config: DictConfig) -> None:
 
 
 def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
-    others = ("average_last", "patience", "on_divergence", "save_every")
-    options = {k: v for k, v in config.training.items() if k not in others}
+    options = {k: v for k, v in config.training.items() if k not in _NO_ARGUMENTS}
     return SegmentationModule(
         network=network,
         optimizer=instantiate(config.optimizer),
@@ -65,11 +67,18 @@ def build_trainer(
     """Lightning's trainer with what every run has.
 
     Raises:
-        UserError: early stopping without validation cases.
+        UserError: early stopping without validation cases, or a GPU where PyTorch sees none.
     """
+    device = config.trainer.accelerator
+    if device in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={device}: PyTorch sees no GPU here; choose auto or cpu")
     terminal = sys.stdout.isatty()
     callbacks: list[Callback] = [RandomState(), *more, EpochBar() if terminal else EpochLine()]
-    callbacks.append(Histograms(config.training.save_every))
+    logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+    if config.training.histograms:
+        callbacks.append(Histograms(config.training.save_every))
     callbacks.append(Divergence(skip=config.training.on_divergence == "skip"))
     if checkpoints.validated:
         callbacks.append(ValidationOverlays())
@@ -79,7 +88,6 @@ def build_trainer(
             raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
         callbacks.append(Patience(patience))
     callbacks += [checkpoints, StopOnSignal(checkpoints)]
-    logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
     return instantiate(
         {**config.trainer, "precision": training_precision(config)},
         max_epochs=-1,

@@ -59,7 +59,7 @@ class Checkpoints(AtEpochEnd):
         self.saved_step = -1
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        dice = trainer.callback_metrics.get("val/dice")
+        dice = trainer.callback_metrics.get("dice/val")
         self.last_dice = None if dice is None else float(dice)
         improved = False
         if self.validated and self.last_dice is not None and self.last_dice > self.best_dice:
@@ -258,6 +258,7 @@ class EpochBar(RichProgressBar):
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
         if self._fresh:
             self._shown = super().get_metrics(trainer, module)
+            self._shown.pop("v_num", None)  # the version of a logger is no figure
         return self._shown
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -270,7 +271,7 @@ class EpochLine(AtEpochEnd):
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        names = {"train/loss_epoch": "loss", "val/dice": "validation Dice"}
+        names = {"train/loss_epoch": "loss", "dice/val": "validation Dice"}
         figures = [(names[k], float(v)) for k, v in trainer.callback_metrics.items() if k in names]
         text = "  ".join(f"{name} {value:.4f}" for name, value in figures)
         rate = trainer.optimizers[0].param_groups[0]["lr"]

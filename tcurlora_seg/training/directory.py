@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.paths import PACKAGE
+from tcurlora_seg.config.sweep import slug
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY
 
@@ -32,21 +33,36 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
     """Where a run with this configuration writes.
 
     A single run gets `outputs/<dataset>/<adapter>/<time>`. A job of a sweep gets
-    `outputs/sweeps/<name>/<hash of its resolved configuration>`: no two jobs collide, and the same command finds what
-    it has already finished. No name holds `=`, a comma or a bracket, which Hydra's grammar trips over.
+    `outputs/sweeps/<name>/<what it differs in>_<hash of its resolved configuration>`: no two jobs collide, and the
+    hash finds what the same command has already finished. No name holds `=`, a comma or a bracket, which Hydra's
+    grammar trips over. A single run's folder is made at once: of two that start together each gets one of its own.
+
+    Raises:
+        UserError: the folder cannot be made.
     """
     if config.get("output"):
         return Path(config.output)
     root = Path(config.outputs)
     if sweep:
-        return root / "sweeps" / config.sweep / config_hash(config)
+        parent, name = root / "sweeps" / config.sweep, config_hash(config)
+        begun = sorted(parent.glob(f"*{name}"))
+        return begun[0] if begun else parent / "_".join(part for part in (slug(), name) if part)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parent, number = root / dataset / config.adapter.name, 1
-    path = parent / now
-    while path.exists():
-        number += 1
-        path = parent / f"{now}_{number}"
-    return path
+    while True:
+        path = parent / (now if number == 1 else f"{now}_{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        else:
+            return path
+
+
+def _unwritable(directory: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write into {directory}: {error.strerror}; choose another folder by output=")
 
 
 def announced_directory(config: DictConfig) -> Path:
@@ -72,7 +88,7 @@ def claimed(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write into {directory}: {error.strerror}; choose another folder by output=") from error
+        raise _unwritable(directory, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from tcurlora_seg.config import sweep
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.training.callbacks import Checkpoints, logged
 
@@ -29,7 +30,8 @@ class Stopped(Exception):
 class StopOnSignal(Callback):
     """On SIGINT or SIGTERM, finish the step in hand, save `last.ckpt` and raise `Stopped`.
 
-    A second signal does what it did before training. With several processes, a signal to one stops all.
+    A second signal does what it did before training. With several processes, a signal to one stops all; so it does
+    with the jobs of a sweep.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -55,7 +57,7 @@ class StopOnSignal(Callback):
         self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+        if trainer.strategy.reduce_boolean_decision(bool(self._asked) or sweep.asked_to_stop(), all=False):
             if self._checkpoints.saved_step < trainer.global_step:
                 self._checkpoints.save(trainer)
             raise Stopped(self._asked or signal.SIGTERM)
@@ -83,7 +85,7 @@ class Patience(EarlyStopping):
     """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("val/dice", mode="max", patience=epochs, check_on_train_epoch_end=False)
+        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience

@@ -88,23 +88,23 @@ class SegmentationModule(lightning.LightningModule):
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
     def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
-        """Score one whole volume; returns its label map for pictures."""
+        """Score one whole volume; returns its label map and its Dice for pictures."""
         prediction = labels([self.predictor], batch.image).numpy()
         reference = batch.label[0].numpy()
         found = {name: dice(_union(prediction, classes), _union(reference, classes))
                  for name, classes in self.structures.items()}  # fmt: skip
         self._validated.append((batch.case, {name: value for name, value in found.items() if value is not None}))
-        return {"prediction": prediction}
+        return {"prediction": prediction, "dice": found}
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all cases, whichever process scored them."""
         cases = dict(gather(self._validated)).values()
         self._validated = []
-        means = {f"val/dice_{name}": [scores[name] for scores in cases if name in scores] for name in self.structures}
-        means["val/dice"] = [sum(scores.values()) / len(scores) for scores in cases if scores]
+        means = {f"dice/val_{name}": [scores[name] for scores in cases if name in scores] for name in self.structures}
+        means["dice/val"] = [sum(scores.values()) / len(scores) for scores in cases if scores]
         for name, values in means.items():
             if values:
-                self.log(name, sum(values) / len(values), prog_bar=name == "val/dice", sync_dist=True)
+                self.log(name, sum(values) / len(values), prog_bar=name == "dice/val", sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
@@ -28,12 +29,14 @@ from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.inference.run import predictor_for
+from tcurlora_seg.memory import keep_freed_memory
 from tcurlora_seg.models.backbone import build_network, window_of
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
+from tcurlora_seg.training.data_changes import check_data, note_data
 from tcurlora_seg.training.directory import (
     ANNOUNCED,
     announced_directory,
@@ -45,6 +48,7 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.resumption import describe_resumption
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
 
@@ -66,11 +70,16 @@ def train(config: DictConfig) -> float | None:
         return None
     directory = _directory(config, dataset.name)
     with claimed(directory):
-        if _finished(directory, config.trainer.max_steps):
+        check_data(directory, dataset)
+        skipped = _finished(directory, config.trainer.max_steps)
+        if skipped:
             print(f"{directory} is finished: skipped")
         else:
             _run(config, dataset, directory)
-    return read_json(directory / "metrics.json")["validation_dice"]
+    metrics = read_json(directory / "metrics.json")
+    dice = (metrics["scores"] or {}).get("mean_dice")
+    sweep.record("skipped" if skipped else "finished", directory=str(directory), dice=dice)
+    return metrics["validation_dice"]
 
 
 def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | None:
@@ -95,6 +104,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     """
     leads = is_first()
     checkpoint = _readable_checkpoint(directory / "checkpoints")
+    going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
     lightning.seed_everything(config.seed, verbose=False)
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
@@ -118,7 +128,12 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "total_parameters": sum(p.numel() for p in network.parameters()),
     }
     if leads:
+        note_data(directory, dataset, split)
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
+        if going_on:
+            print(going_on, flush=True)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     module = build_module(config, dataset, network)
     shape = (config.data.batch_size, len(dataset.modalities), *config.window)
     bf16 = precision == "bf16-mixed"
@@ -129,7 +144,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         with remedies():
             trainer.fit(module, datamodule=build_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
     except Stopped as stopped:
-        print(f"{stopped}: saved after step {trainer.global_step}; resume={directory} goes on there", file=sys.stderr)
+        sweep.record("stopped", directory=str(directory))
+        advice = "" if sweep.running() else f"; resume={directory} goes on there"
+        print(f"{stopped}: saved after step {trainer.global_step}{advice}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
 
     if config.training.average_last:
@@ -187,6 +204,7 @@ def _announce(
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
     write_json(directory / "environment.json", environment(device))
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
+    cases += "" if config.split.get("test") is None else " (the first by hash)"
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
     print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
     print(f"run directory {directory}", flush=True)
@@ -209,6 +227,7 @@ def _score(
             predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
             min_component_ml=config.inference.min_component_ml,
+            limited=config.split.get("test") if config.test == "test" else None,
         )  # fmt: skip
     if is_first():
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"], trainer.global_step)
@@ -222,9 +241,9 @@ def _directory(config: DictConfig, dataset: str) -> Path:
     Raises:
         UserError: a folder that holds something else.
     """
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=sweep)
-    if not (config.resume or sweep) and directory.is_dir() and any(directory.iterdir()):
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=multirun)
+    if not (config.resume or multirun) and directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"output={directory} is not empty: choose another folder, or resume={directory} to go on")
     os.environ[ANNOUNCED] = str(directory)  # for the processes of the other devices
     return directory

@@ -1,4 +1,7 @@
-"""What a run shows in TensorBoard beside its curves: pictures, histograms of the adapters, a row to compare runs by."""
+"""What a run shows in TensorBoard beside its curves: pictures, histograms of the adapters, a row to compare runs by.
+
+TensorBoard sorts by name: Dice and one overlay come first.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,30 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.image import imread
 from nibabel.affines import voxel_sizes
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from pandas import read_csv
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 
-from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure
 from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
 class ValidationOverlays(Callback):
-    """Adds one picture per validation case and epoch under `val/<case>`; of several devices the first one's cases."""
+    """Adds a picture of the first validation case after each epoch, as `dice/overlay_val`."""
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int, *_: Any
     ) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger):
+        if not isinstance(trainer.logger, TensorBoardLogger) or index:
             return
         figure = overlay_figure(
             batch.image[0].numpy(), batch.label[0].numpy(), outputs["prediction"],
             title=f"{batch.case}, step {trainer.global_step}", spacing=voxel_sizes(batch.image.affine.numpy()),
+            structures=module.structures, dice=outputs["dice"],
         )  # fmt: skip
         trainer.logger.experiment.add_image(
-            f"val/{batch.case}", figure_to_array(figure), trainer.global_step, dataformats="HWC"
+            "dice/overlay_val", figure_to_array(figure), trainer.global_step, dataformats="HWC"
         )
 
 
@@ -67,37 +72,54 @@ def _by_tensor(module: lightning.LightningModule) -> dict[str, Tensor]:
 
 
 def log_evaluation(logger: Logger | None, folder: Path, split: str, summary: dict[str, Any], step: int) -> None:
-    """Add an evaluation's pictures under `<split>/<case>`, its mean Dice, and those of the structures."""
-    if not isinstance(logger, TensorBoardLogger):
+    """Add an evaluation's scores, and in TensorBoard the picture of its worst case, as `dice/overlay_<split>`."""
+    if logger is None:
         return
-    for path in sorted((folder / "overlays").glob("*.png")):
-        logger.experiment.add_image(f"{split}/{path.stem}", imread(path)[..., :3], step, dataformats="HWC")
-    for name, value in _scores(split, summary).items():
-        logger.experiment.add_scalar(name, value, step)
-    logger.experiment.flush()
+    logger.log_metrics(_scores(split, summary), step)
+    if isinstance(logger, TensorBoardLogger):
+        cases = read_csv(folder / "cases.csv", dtype={"case": str})
+        worst = cases.groupby("case")["dice"].mean().fillna(1).idxmin()
+        picture = imread(folder / "overlays" / f"{worst}.png")[..., :3]
+        logger.experiment.add_image(f"dice/overlay_{split}", picture, step, dataformats="HWC")
+        logger.experiment.flush()
+
+
+_COLUMNS = {
+    "method": "adapter.name", "rank": "adapter.rank", "model": "model._target_", "pretrained": "pretrained",
+    "data": "dataset.task", "split": "split.scheme", "draw": "split.seed", "seed": "seed", "steps": "trainer.max_steps",
+    "lr": "optimizer.lr",
+}  # fmt: skip
+_COSTS = ("trainable_parameters", "step_seconds", "peak_memory_bytes")
 
 
 def log_hyperparameters(logger: Logger | None, config: DictConfig, split: str, metrics: dict[str, Any]) -> None:
-    """Add the run's row to the HParams tab: every setting, and the final scores and costs to compare runs by."""
-    if not isinstance(logger, TensorBoardLogger):
+    """Add the run's row: in what runs mostly differ, and its scores and costs.
+
+    TensorBoard's columns point to the curves that are there; Lightning's own way would write every score a second time.
+    """
+    if logger is None:
         return
-    settings = {key: _plain(value) for key, value in flatten(config).items() if not key.endswith("_target_")}
-    final = {name: float(metrics[name]) for name in ("trainable_parameters", "step_seconds", "peak_memory_bytes")
-             if metrics[name] is not None}  # fmt: skip
+    settings = {name: _plain(OmegaConf.select(config, key)) for name, key in _COLUMNS.items()}
+    settings["model"] = str(settings["model"]).rpartition(".")[2].removeprefix("build_")
+    costs = {f"run/{name}": float(metrics[name]) for name in _COSTS if metrics[name] is not None}
+    logger.log_metrics(costs, metrics["steps"])
+    if not isinstance(logger, TensorBoardLogger):
+        logger.log_hyperparams(settings)
+        return
+    scores = _scores(split, metrics["scores"]) if metrics["scores"] else {}
     if metrics["validation_dice"] is not None:
-        final["validation_dice"] = metrics["validation_dice"]
-    if metrics["scores"]:
-        final.update(_scores(split, metrics["scores"]))
-    logger.log_hyperparams(settings, {f"final/{name}": value for name, value in final.items()})
+        scores["dice/val"] = metrics["validation_dice"]
+    for summary in hparams(settings, {**scores, **costs}):
+        logger.experiment.file_writer.add_summary(summary)
     logger.experiment.flush()
 
 
 def _scores(split: str, summary: dict[str, Any]) -> dict[str, float]:
     """Mean Dice and HD95, where they are defined."""
-    found = {f"{split}/mean_dice": summary["mean_dice"]}
+    found = {f"dice/{split}": summary["mean_dice"]}
     for name, measures in summary["structures"].items():
         for measure in ("dice", "hd95_mm"):
-            found[f"{split}/{measure}_{name}"] = measures[measure]["mean"]
+            found[f"{measure}/{split}_{name}"] = measures[measure]["mean"]
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tcurlora_seg.compare.collect import find_runs, newest_only, read_run
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.statistics import COLUMNS
 
 
 def test_runs_are_found_by_folder_pattern_and_list_and_each_once(make_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -87,3 +89,16 @@ def test_of_exact_repeats_the_newest_counts(make_run: Callable[..., Path]) -> No
     kept, left_out = newest_only([read_run(run, "test") for run in (newer, older, other)])
     assert [run.directory for run in kept] == [newer, other]
     assert left_out == [f"{older} repeats {newer}, which is newer"]
+
+
+def test_a_measure_that_an_older_run_has_not_is_missing_and_a_missed_structure_has_no_surface_dice_but_0(
+    make_run: Callable[..., Path],
+) -> None:
+    path = make_run([0.8, 0.0]) / "evaluation" / "test" / "cases.csv"
+    older = pd.read_csv(path).drop(columns=["precision", "msd_mm"])
+    older.assign(surface_dice=[0.7, None]).to_csv(path, index=False)
+    rows = read_run(path.parents[2], "test").cases
+    assert list(rows.columns) == list(COLUMNS)
+    assert rows[["precision", "msd_mm"]].isna().all(axis=None)
+    assert list(rows["surface_dice"]) == [0.7, 0.0]
+    assert list(rows["dice"]) == [0.8, 0.0]

@@ -63,7 +63,7 @@ def test_one_run_makes_a_page_without_tests(
 ) -> None:
     run = make_run([0.8])
     code, printed, _ = compare(f"runs={run}", f"output={tmp_path / 'out'}")
-    assert code == 0 and "1 runs, 1 methods" in printed and "Wilcoxon" not in printed
+    assert code == 0 and "1 runs, 1 methods" in printed and "interval" not in printed
     assert "nothing to test" in (tmp_path / "out" / PAGE).read_text()
     assert pd.read_csv(tmp_path / "out" / "comparison_tests.csv").empty
 
@@ -88,8 +88,8 @@ def test_of_many_structures_the_page_tests_the_mean_and_the_file_all(
     page = (tmp_path / "out" / PAGE).read_text().partition("Is a difference more than chance?")[2]
     shown = page.partition("</section>")[0]
     assert "comparison_tests.csv has every structure" in shown
-    assert shown.count("<tr>") == 1 + 1
-    assert len(pd.read_csv(tmp_path / "out" / "comparison_tests.csv")) == 1 + 2 * 8
+    assert shown.count("<tr>") == 1 + 2
+    assert len(pd.read_csv(tmp_path / "out" / "comparison_tests.csv")) == 2 * (1 + 8)
 
 
 def test_left_out_runs_are_named_on_the_terminal_and_the_page(

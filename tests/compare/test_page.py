@@ -57,8 +57,8 @@ def test_a_click_on_a_heading_sorts_and_another_turns_it_round(page: Page) -> No
     first = column(page, 0)
     page.click(f"{heading} button")
     assert column(page, 0) == first[::-1]
-    page.click("#scores th:nth-child(6) button")  # 1,000 and 9,000 are numbers, not words
-    assert column(page, 5) == ["1,000", "9,000"]
+    page.click("#scores th:nth-child(8) button")  # 1,000 and 9,000 are numbers, not words
+    assert column(page, 7) == ["1,000", "9,000"]
 
 
 def test_the_theme_follows_the_system_and_the_button(page: Page) -> None:
@@ -94,7 +94,7 @@ def test_truth_and_prediction_can_be_switched_off_and_on(page: Page) -> None:
 
 def test_case_plane_method_and_slice_change_the_picture(page: Page) -> None:
     seen = [picture(page)]
-    for key in ("method", "plane", "chosen"):
+    for key in ("run", "method", "plane", "chosen"):
         choose(page, key, 1)
         seen.append(picture(page))
     page.run("document.querySelector('#viewer canvas').focus()")
@@ -102,7 +102,7 @@ def test_case_plane_method_and_slice_change_the_picture(page: Page) -> None:
     page.press("ArrowRight")
     assert page.run("document.querySelector('#viewer .caption').textContent") != before
     seen.append(picture(page))
-    assert len(set(seen)) == 5
+    assert len(set(seen)) == 6
 
 
 def test_marks_can_be_reached_and_read_by_keyboard(page: Page) -> None:
@@ -120,6 +120,12 @@ def test_it_fits_a_phone(page: Page) -> None:
         assert page.run("document.documentElement.scrollWidth") == 360
         texts = page.run("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
         assert min(texts) >= 10
+        assert page.run("document.querySelector('#scores .wide').hasAttribute('data-more')")
+        page.run("document.querySelector('#scores .wide').scrollLeft = 9999")
+        page.settle()
+        assert not page.run("document.querySelector('#scores .wide').hasAttribute('data-more')")
+        first = "document.querySelector('#scores tbody td').getBoundingClientRect()"
+        assert page.run(f"{first}.left") < 40  # the names stay
     finally:
         page.resize(1280, 900)
         page.settle()
@@ -138,6 +144,9 @@ def test_structures_can_be_chosen_ranks_make_a_curve_and_dark_is_taken_from_the_
         assert page.run("document.documentElement.dataset.theme") == "dark"
         assert page.run("document.querySelectorAll('#curves .mark').length") == 3 + 1  # points and the legend's
         assert page.run("document.querySelectorAll('#boxes svg').length") == 4
+        row = page.run("[...document.querySelector('#scores tbody tr').cells].map(c => c.textContent)")
+        assert row[1] == "mean of structures" and row[4].startswith("2.25") and row[6] == "2 of 8"
+        assert page.run("document.querySelector('#volumes h3').textContent").startswith("left: ")
         label = "document.querySelector('#cost .mark').getAttribute('aria-label')"
         mean = page.run(label)
         page.run("(() => { const s = document.getElementById('structure'); s.value = 'right';"

@@ -49,8 +49,11 @@ def test_strips_hold_the_masks_of_the_files_turned_upright(demo: Path) -> None:
     shown = viewer(methods, None)
     assert shown["note"] == ""
     for case in shown["cases"]:
-        for method, position in ((methods[0], 0), (methods[1], 1)):
-            path = method.runs[0].folder / "predictions" / f"{case['id']}.nii.gz"
+        positions = [(method, run) for method, listed in zip(methods, case["runs"], strict=True) for run in listed]
+        for method, entry in positions:
+            run = next(run for run in method.runs if entry["name"] == f"seed {run.repeat[0]}")
+            position = entry["at"]
+            path = run.folder / "predictions" / f"{case['id']}.nii.gz"
             upright = nib.as_closest_canonical(nib.load(path))
             volume = np.asarray(upright.dataobj)
             for plane, axis in zip(case["planes"], (2, 1, 0), strict=True):
@@ -65,6 +68,18 @@ def test_strips_hold_the_masks_of_the_files_turned_upright(demo: Path) -> None:
                 assert areas.max() == volume.sum(axis=tuple({0, 1, 2} - {axis})).max()
 
 
+def test_every_run_has_its_own_score_and_the_worst_comes_first(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for seed, dice in enumerate((0.8, 0.5, 0.7)):
+        make_run([dice], seed=seed)
+    make_run([0.9], adapter="full", rank=None, trainable=9000)
+    (case,) = viewer(read(tmp_path / "runs"), None)["cases"]
+    assert case["runs"] == [
+        [{"name": "seed 1", "dice": 0.5, "at": 0}, {"name": "seed 2", "dice": 0.7, "at": 1},
+         {"name": "seed 0", "dice": 0.8, "at": 2}],
+        [{"name": "seed 0", "dice": 0.9, "at": 3}],
+    ]  # fmt: skip
+
+
 def test_up_is_up_and_left_is_left(demo: Path, tmp_path: Path) -> None:
     """One voxel, marked left, in front of and above the middle of the head, is found there in every plane."""
     methods = read(Path(shutil.copytree(demo / "runs", tmp_path / "runs")))
@@ -73,8 +88,10 @@ def test_up_is_up_and_left_is_left(demo: Path, tmp_path: Path) -> None:
     affine, volume = nib.load(path).affine, np.zeros(nib.load(path).shape, np.uint8)
     volume[tuple((np.linalg.inv(affine) @ [-40, 30, 30, 1])[:3].round().astype(int))] = 200
     nib.save(nib.Nifti1Image(volume, affine), path)
-    for plane in viewer(methods, None)["cases"][0]["planes"]:
-        (row, column), = np.argwhere(pixels(plane["predictions"][0]))
+    shown = viewer(methods, None)["cases"][0]
+    at = next(run["at"] for run in shown["runs"][0] if run["name"] == f"seed {methods[0].runs[0].repeat[0]}")
+    for plane in shown["planes"]:
+        (row, column), = np.argwhere(pixels(plane["predictions"][at]))
         beside = column % plane["width"]
         assert row < plane["height"] / 2
         assert beside > plane["width"] / 2 if plane["name"] == "sagittal" else beside < plane["width"] / 2
@@ -115,8 +132,8 @@ def test_without_the_images_the_runs_own_pictures_are_shown(demo: Path, tmp_path
     assert shown["note"].endswith("gone does not exist; root=DIR says where the images are.")
     pictures = {case["id"]: case["overlays"] for case in shown["cases"]}
     assert all(not case["planes"] for case in shown["cases"])
-    assert pixels(pictures[best][0]).shape == (345, 900, 3)
-    assert pictures[best][1] == ""
+    there = [picture for picture in pictures[best] if picture]
+    assert [pixels(picture).shape for picture in there] == [(345, 900, 3)]
 
 
 def _overlay(method: Method, case: str) -> Path:

@@ -12,19 +12,11 @@ import pytest
 
 from tcurlora_seg.compare.collect import read_run
 from tcurlora_seg.compare.methods import ALL, Method, group_methods
+from tcurlora_seg.compare.page import build_page
 from tcurlora_seg.compare.significance import compare_pairs
-from tcurlora_seg.compare.table import (
-    HEADINGS,
-    escape_latex,
-    latex,
-    markdown,
-    notes,
-    summarise_methods,
-    test_note,
-)
+from tcurlora_seg.compare.table import chance_notes, columns, escape_latex, latex, markdown, notes, summarise_methods
+from tcurlora_seg.evaluation.statistics import COLUMNS, MEASURES, Measure
 from tcurlora_seg.files import read_json, write_json
-
-test_note.__test__ = False  # a function of the table, though its name begins like a test's
 
 
 @pytest.fixture
@@ -63,9 +55,9 @@ def test_markdown_and_latex_hold_the_same_cells(methods: list[Method]) -> None:
     table = summarise_methods(methods, "test")
     lines = markdown(table, ["note"]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:4])]
-    assert cells[0] == list(HEADINGS)
-    assert cells[1] == ["lora, rank 4", "a", "0.583 ± 0.293", "3.33 ± 1.53", "1 of 6", "1,000", "0.50", "1.00", "0.00",
-                        "2", "3"]  # fmt: skip
+    assert cells[0] == list(columns().values())
+    assert cells[1] == ["lora, rank 4", "a", "0.583 ± 0.293", "± 0.212", "3.33 ± 1.53", "± 0.59", "1 of 6", "1,000",
+                        "0.50", "1.00", "0.00", "2", "3"]  # fmt: skip
     assert lines[-1] == "- note"
     body = latex(table, ["note"]).split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert [cell.strip().replace(r"$\pm$", "±") for cell in body[0].removesuffix("\\\\").split("&")] == cells[1]
@@ -73,12 +65,13 @@ def test_markdown_and_latex_hold_the_same_cells(methods: list[Method]) -> None:
 
 
 def test_the_csv_is_one_row_per_method_and_structure(make_run: Callable[..., Path]) -> None:
-    run = make_run({"a": {"x": 0.5}, "b": {"x": 0.7}})
+    run = make_run({"a": {"x": 0.5}, "b": {"x": 0.7}, "c": {"x": 0.0}})
     table = summarise_methods(group_methods([read_run(run, "test")]), "test")
     read = pd.read_csv(io.StringIO(table.to_csv(index=False)))
-    assert list(read["structure"]) == [ALL, "a", "b"]
-    assert list(read["dice_mean"]) == pytest.approx([0.6, 0.5, 0.7])
-    assert read["hd95_mm_mean"].isna().tolist() == [True, False, False]
+    assert list(read["structure"]) == [ALL, "a", "b", "c"]
+    assert list(read["dice_mean"]) == pytest.approx([0.4, 0.5, 0.7, 0.0])
+    assert list(read["hd95_mm_mean"]) == pytest.approx([4.0, 5.0, 3.0, float("nan")], nan_ok=True)
+    assert list(read["missed"]) == [1, 0, 0, 1] and list(read["predicted"]) == [3, 1, 1, 1]
     assert not read["simulated"].any()
 
 
@@ -114,17 +107,46 @@ def test_the_notes_tell_of_runs_that_were_scored_in_different_ways(make_run: Cal
     assert "not scored alike: their evaluations differ in overlap." in text
 
 
-@pytest.mark.parametrize(
-    ("cases", "count", "expected"),
-    [
-        (8, 2, "With 8 cases no p can be below 0.0078."),
-        (8, 5, "of 10 comparisons the smallest corrected p not below 0.078: too few for any difference to reach 0.05."),
-        (12, 3, "With 12 cases no p can be below 0.00049, and of 3 comparisons the smallest corrected p not below"),
-        (1, 2, "One case allows no test."),
-    ],
-)
-def test_the_notes_tell_what_so_few_cases_can_show(
-    make_run: Callable[..., Path], cases: int, count: int, expected: str
+def chance(make_run: Callable[..., Path], *runs: tuple[str, int, float], cases: int = 6, **options: int) -> str:
+    """The notes on chance for runs given as (adapter, seed, how much worse than the first)."""
+    made = [make_run([0.5 + 0.05 * k - worse for k in range(cases)], adapter=name, seed=seed, **options)
+            for name, seed, worse in runs]  # fmt: skip
+    methods = group_methods([read_run(run, "test") for run in made])
+    return " ".join(chance_notes(methods, compare_pairs(methods)))
+
+
+def test_the_notes_tell_of_chance_that_is_in_no_p(make_run: Callable[..., Path]) -> None:
+    single = chance(make_run, ("one", 0, 0.1), ("two", 0, 0.0), ("two", 1, 0.0))
+    assert "One seed of one, rank 4: the chance of a training is not in the p and the interval." in single
+
+
+def test_the_notes_tell_of_one_draw_and_of_seeds_that_differ_by_more_than_methods(
+    make_run: Callable[..., Path],
 ) -> None:
-    runs = [make_run([0.5 + 0.01 * k for k in range(cases)], adapter=f"m{i}") for i in range(count)]
-    assert expected in test_note(compare_pairs(group_methods([read_run(run, "test") for run in runs])))
+    text = chance(make_run, ("one", 0, 0.1), ("one", 1, 0.0), ("two", 0, 0.04), ("two", 1, 0.05))
+    assert "One draw of the training cases: its chance is not in" in text
+    assert "In 1 of 1 pairs Dice of a differs by less than the seeds of one method do: one, rank 4 and two" in text
+    assert "(0.0050 against 0.0707)" in text
+    assert "Dice of the structures (1), HD95 mm of the structures (1)" in text
+
+
+def test_few_cases_have_no_p(make_run: Callable[..., Path]) -> None:
+    assert chance(make_run, ("one", 0, 0.1), ("two", 0, 0.0), cases=5).startswith("Under 6 cases there is no interval")
+
+
+def test_a_new_metric_is_a_field_and_a_line_and_older_runs_lack_it(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table, tests and page follow the list of measures."""
+    monkeypatch.setitem(MEASURES, "lesions", Measure("lesions found", 1, "higher", headline=True))
+    monkeypatch.setattr("tcurlora_seg.compare.collect.COLUMNS", (*COLUMNS, "lesions"))
+    older, newer = make_run([0.6] * 7), make_run([0.7] * 7, adapter="full")
+    path = newer / "evaluation" / "test" / "cases.csv"
+    pd.read_csv(path).assign(lesions=2.0).to_csv(path, index=False)
+    methods = group_methods([read_run(run, "test") for run in (older, newer)])
+    table, tests = summarise_methods(methods, "test"), compare_pairs(methods)
+    assert list(table["lesions_mean"]) == pytest.approx([2.0, float("nan")], nan_ok=True)
+    assert "| lesions found | lesions found ± seeds |" in markdown(table, [])
+    assert list(tests["measure"]) == ["dice", "hd95_mm", "lesions"]
+    page = build_page(methods, table, tests, [], {"cases": [], "note": ""}, [])
+    assert '"title":"lesions found"' in page and "lesions found ± seeds" in page

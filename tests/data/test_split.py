@@ -138,3 +138,12 @@ def test_leaving_one_out_goes_through_the_training_patients_and_never_touches_th
 def test_leaving_out_what_is_not_there_is_refused(options: dict) -> None:
     with pytest.raises(UserError, match=r"split\.leave_out=-?\d: expected 0 to 4"):
         draw_split(cohort(12), **options)
+
+
+def test_a_limit_scores_the_first_test_cases_by_hash_and_trains_on_the_same() -> None:
+    whole, few, fewer = (draw_split(cohort(30), scheme="shots", test=n) for n in (None, 8, 4))
+    assert whole.train == few.train and len(few.test) == 8
+    assert set(fewer.test) < set(few.test) < set(whole.test)
+    assert few.test != whole.test[:8]
+    with pytest.raises(UserError, match=r"split\.test=26: expected 1 to 25, the number of test cases"):
+        draw_split(cohort(30), scheme="shots", test=26)

@@ -82,7 +82,7 @@ def test_overlaps_follow_their_definitions(name: str) -> None:
         (False, False, "absent", None, None, None),
     ],
 )
-def test_an_empty_mask_has_no_distance(
+def test_an_empty_mask_has_no_distance_and_no_overlap(
     prediction: bool, reference: bool, status: str, expected_dice: float | None,
     sensitivity: float | None, precision: float | None,
 ) -> None:  # fmt: skip
@@ -91,7 +91,8 @@ def test_an_empty_mask_has_no_distance(
     assert (result.status, result.dice) == (status, expected_dice)
     assert (result.sensitivity, result.precision) == (sensitivity, precision)
     assert dice(*(full if there else empty for there in (prediction, reference))) == expected_dice
-    assert result.hd95_mm is result.msd_mm is result.surface_dice is None
+    assert result.hd95_mm is result.msd_mm is None
+    assert result.surface_dice == expected_dice  # missing a hard case improves no mean
 
 
 def brute_force(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:

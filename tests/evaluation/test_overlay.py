@@ -1,14 +1,50 @@
-"""Pictures in the proportions of the body."""
+"""Pictures in the proportions of the body that show which class is where."""
 
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
-from tcurlora_seg.evaluation.overlay import overlay_figure
+from tcurlora_seg.evaluation.overlay import COLOURS, overlay_figure
+
+
+def figure(prediction_is: int = 1) -> Figure:
+    """A structure of class 1 that is predicted as another."""
+    image, label = np.random.default_rng(0).random((6, 7, 8)), np.zeros((6, 7, 8), np.uint8)
+    label[2:4, 2:5, 3:6] = 1
+    return overlay_figure(
+        image, label, label * prediction_is, title="case", spacing=(1.0, 2.0, 5.0),
+        structures={"whole": (1, 2), "core": (1,), "rim": (2,)}, dice={"whole": 1.0, "core": 0.25, "rim": None},
+    )  # fmt: skip
 
 
 def test_every_plane_has_the_proportions_of_its_voxels() -> None:
-    image, label = np.random.default_rng(0).random((6, 7, 8)), np.zeros((6, 7, 8), np.uint8)
-    label[2:4, 2:5, 3:6] = 1
-    figure = overlay_figure(image, label, label, title="case", spacing=(1.0, 2.0, 5.0))
-    assert [axes.get_aspect() for axes in figure.axes] == [2.5, 5.0, 2.0]
+    assert [axes.get_aspect() for axes in figure().axes] == [2.5, 5.0, 2.0]
+
+
+def test_a_wrong_class_has_another_colour_than_the_reference() -> None:
+    for predicted in (1, 2):
+        reference, prediction = figure(predicted).axes[0].collections
+        assert to_hex(reference.get_edgecolor()[0]) == COLOURS[0]
+        assert to_hex(prediction.get_edgecolor()[0]) == COLOURS[predicted - 1]
+        assert reference.get_linestyle()[0][1] is None and prediction.get_linestyle()[0][1] is not None  # dashes
+
+
+def test_the_legend_gives_the_dice_of_every_structure_and_the_edges_name_the_sides() -> None:
+    (legend,) = figure().legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "whole, Dice 1.000", "core, Dice 0.250", "rim", "reference", "prediction",
+    ]  # fmt: skip
+    sides = [[text.get_text() for text in axes.texts] for axes in figure().axes]
+    assert sides == [["P", "A", "I", "S"], ["L", "R", "I", "S"], ["L", "R", "P", "A"]]
+
+
+def test_of_many_structures_the_worst_are_named() -> None:
+    volume = np.zeros((4, 4, 4), np.uint8)
+    drawn = overlay_figure(
+        volume.astype(float), volume, volume, title="case", spacing=(1.0, 1.0, 1.0),
+        structures={f"s{i}": (i + 1,) for i in range(56)}, dice={f"s{i}": 1 - i / 100 for i in range(56)},
+    )  # fmt: skip
+    names = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert len(names) == 12 and names[0] == "s55, Dice 0.450" and names[9] == "s46, Dice 0.540"

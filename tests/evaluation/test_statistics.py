@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
+from tcurlora_seg.evaluation.statistics import COLUMNS, MEASURES, summarise
 
 
 def rows(*values: tuple[str, str, float | None, float | None]) -> pd.DataFrame:
@@ -19,8 +19,9 @@ def rows(*values: tuple[str, str, float | None, float | None]) -> pd.DataFrame:
 
 def test_a_missed_structure_lowers_dice_and_leaves_the_distance_alone() -> None:
     summary = summarise(rows(("a", "scored", 0.8, 2.0), ("a", "missed", 0.0, None)))
-    assert summary["structures"]["a"]["dice"] == {"mean": 0.4, "std": pytest.approx(0.4 * 2**0.5), "n": 2}
+    assert summary["structures"]["a"]["dice"] == {"mean": 0.4, "std": pytest.approx(0.4 * 2**0.5), "n": 2, "missed": 1}
     assert summary["structures"]["a"]["hd95_mm"] == {"mean": 2.0, "std": None, "n": 1, "missed": 1}
+    assert all(summary["structures"]["a"][measure]["missed"] == 1 for measure in MEASURES)
 
 
 def test_an_absent_structure_is_counted_and_left_out() -> None:

@@ -146,3 +146,9 @@ def test_a_file_that_cannot_be_added_leaves_the_plain_base(saved, build, tiny, i
     with pytest.raises(UserError, match="does not say how its adapters are made"):
         switch.add("own", tmp_path / "own.safetensors")
     assert torch.equal(network(image), before)
+
+
+def test_it_tells_what_is_in_use_in_a_line(switch):
+    assert repr(switch) == "Switch(in use: the base; models: curls, loras, scales, biases)"
+    switch.use({"curls": 0.5, "loras": 1}, decoder="curls")
+    assert repr(switch).startswith("Switch(in use: 0.5 curls + loras; models: curls")

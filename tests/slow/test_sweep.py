@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from programs import TINY, finish_script, run_script, start_script
+import torch
+from programs import SCRIPTS, TINY, finish_script, run_script, start_script
 
 from tcurlora_seg.data.simulate import simulate
 
@@ -47,3 +52,26 @@ def test_an_interrupted_sweep_ends_with_the_table_of_an_uninterrupted_one(
     finish_script("train", log, *sweep("cut"))
     assert all(path.stat().st_mtime_ns == changed for path, changed in untouched.items())
     pd.testing.assert_frame_equal(table("cut"), table("whole"))
+
+
+def test_every_job_of_a_parallel_sweep_saves_when_it_is_stopped(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches every process of the group."""
+    simulate("lpba40", tmp_path / "data", subjects=8, seed=0, spacing=8.0)
+    arguments = ("-m", *TINY, f"dataset.root={tmp_path / 'data'}", f"outputs={tmp_path}", "adapter.rank=2",
+                 "seed=0,1,2",
+                 "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_steps=60", "data.steps_per_epoch=30",
+                 "training.average_last=0", "test=null")  # fmt: skip
+    command, log = [sys.executable, SCRIPTS / "train.py", *arguments], tmp_path / "log"
+    with log.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        while log.read_text().count("step 30/60") < 2:
+            time.sleep(0.05)
+            assert process.poll() is None, log.read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=300) == 130, log.read_text()
+    text = log.read_text()
+    assert text.count("SIGINT: saved after step") == 2 and "2 stopped of 3" in text, text
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("last.ckpt")]
+    assert len(steps) == 2 and all(30 < step < 60 for step in steps), text
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0 and "3 finished of 3" in again.stdout, again.stdout + again.stderr

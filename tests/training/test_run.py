@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from programs import TINY, run_script
 from safetensors.torch import load_file
 
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.inference.run import load_run
+from tcurlora_seg.training.directory import run_directory
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +190,90 @@ def test_a_sweep_leaves_one_directory_a_job_reports_failures_and_skips_what_is_f
     assert run_script("train", *arguments, monkeypatch=patch) == 1
     finished = list((tmp_path / "sweeps" / "default").glob("*/metrics.json"))
     assert len(finished) == 2
-    error = capsys.readouterr().err
-    assert error.count("rank=999") >= 2
-    assert "2 job(s) failed" in error
+    assert sorted(path.parent.name.rpartition("_")[0] for path in finished) == ["lora_rank2", "tcurlora_rank2"]
+    printed, error = capsys.readouterr()
+    assert error.count("rank=999 is not possible") == 2 and error.count("error: [lora, rank 999] ") == 1
+    assert error.splitlines()[-1] == (
+        "error: 2 job(s) failed: run the same command again, it goes on with the 2 that are left"
+    )
     assert "Traceback" not in error
+    assert "job 1 of 4: tcurlora, rank 2" in printed and "job 4 of 4: lora, rank 999; about 1 min to go" in printed
+    assert "2 finished, 2 failed of 4" in printed.splitlines()[-5]
+    table = pd.read_csv(tmp_path / "sweeps" / "default" / "sweep.csv")
+    assert list(table["status"]) == ["finished", "failed", "finished", "failed"]
     assert run_script("train", *arguments, monkeypatch=patch) == 1
-    assert capsys.readouterr().out.count("is finished: skipped") == 2
+    again = capsys.readouterr().out
+    assert again.count("is finished: skipped") == 2 and "2 skipped, 2 failed of 4" in again
+    assert len(pd.read_csv(tmp_path / "sweeps" / "default" / "sweep.csv")) == 4
+
+
+def test_a_sweep_that_is_stopped_says_how_to_go_on_and_ends_the_same(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tcurlora_seg.training.interruption import StopOnSignal
+
+    arguments = ["-m", f"dataset.root={root}", *TINY, "test=null", f"outputs={tmp_path}", "seed=0,1,2",
+                 "adapter.rank=2", "trainer.max_steps=6", "data.steps_per_epoch=3"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as stopping:
+        step = StopOnSignal.on_train_batch_end
+
+        def interrupt(self: StopOnSignal, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 2 and "seed1" in trainer.default_root_dir:
+                os.kill(os.getpid(), signal.SIGINT)
+            step(self, trainer, *args)
+
+        stopping.setattr(StopOnSignal, "on_train_batch_end", interrupt)
+        assert run_script("train", *arguments, monkeypatch=stopping) == 130
+    printed, error = capsys.readouterr()
+    assert "1 finished, 1 stopped of 3" in printed and "job 3" not in printed
+    assert error.splitlines() == [
+        "SIGINT: saved after step 2", "stopped: run the same command again, it goes on with the 2 that are left",
+    ]  # fmt: skip
+    assert run_script("train", *arguments, monkeypatch=patch) == 0
+    printed, error = capsys.readouterr()
+    assert "1 skipped, 2 finished" in printed or "2 finished, 1 skipped of 3" in printed
+    assert "goes on after step 2 of 6, in epoch 1" in printed and error == ""
+
+
+def test_data_that_changed_stop_a_skip_and_a_resume_and_new_cases_are_counted(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(root, tmp_path / "data"))
+    folder = data / "LPBA40" / "delineation_space"
+    shutil.copytree(folder / "S08", tmp_path / "S08")
+    shutil.rmtree(folder / "S08")
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["cases"] = [case for case in manifest["cases"] if case["id"] != "S08"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(tmp_path / "S08", folder / "S08")
+    arguments = [f"dataset.root={data}", *TINY, "test=null", f"outputs={tmp_path}", "adapter.rank=2"]
+    assert run_script("train", "-m", *arguments, "seed=0", monkeypatch=patch) == 0
+    assert "1 case(s) in" in (printed := capsys.readouterr().out) and "take no part: S08; " in printed
+    (run,) = (path.parent for path in (tmp_path / "sweeps").rglob("metrics.json"))
+    label = next(folder.glob("S02/*.label.img.gz"))
+    label.write_bytes(next(folder.glob("S03/*.label.img.gz")).read_bytes())
+    assert run_script("train", "-m", *arguments, "seed=0", monkeypatch=patch) == 1
+    assert f"{label} changed since {run} began" in capsys.readouterr().err
+    assert run_script("train", *arguments, f"resume={run}", "trainer.max_steps=3", monkeypatch=patch) == 1
+    assert f"{label} changed since {run} began" in capsys.readouterr().err
+
+
+def test_a_longer_run_says_that_its_schedule_changes(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"dataset.root={root}", *TINY, "test=null", f"outputs={tmp_path}", "adapter.rank=2"]
+    assert run_script("train", *arguments, f"output={tmp_path / 'run'}", monkeypatch=patch) == 0
+    assert "goes on" not in capsys.readouterr().out
+    again = [argument for argument in arguments if not argument.startswith("trainer.max_steps")]
+    assert run_script("train", *again, f"resume={tmp_path / 'run'}", "trainer.max_steps=4", monkeypatch=patch) == 0
+    assert "goes on after step 2 of 4, in epoch 2; trainer.max_steps was 2: from here" in capsys.readouterr().out
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    config = OmegaConf.create({"outputs": str(tmp_path), "adapter": {"name": "lora"}})
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: run_directory(config, "lpba40", sweep=False), range(100)))
+    assert len(set(folders)) == 100
 
 
 def test_overfitting_trains_and_tests_on_the_same_single_case(root: Path, tmp_path: Path, patch: pytest.MonkeyPatch,

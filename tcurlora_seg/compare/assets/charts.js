@@ -172,11 +172,11 @@ function volumeCharts(container, methods, structure) {
   const x = extent(series.flat().map((p) => p.mean)), y = extent([0, ...limits.flat(), ...series.flat().map((p) => p.difference)]);
   methods.forEach((m, i) => {
     const bias = element("span", {}, `bias ${limits[i][1].toFixed(2)}`);
-    const box = element("div", {}, element("h3", {}, `${m.label} `, bias));
+    const box = element("div", {}, element("h3", {}, `${structure}: ${m.label} `, bias));
     container.append(box);
     const { svg, sx, sy, left, right } = frame(box, {
       width: box.clientWidth, height: 230, x, y, xTicks: niceTicks(...x, 4), yTicks: niceTicks(...y, 4),
-      xName: "mean of both, ml", yName: "predicted − reference, ml", label: `Bland-Altman plot of ${m.label}`,
+      xName: "mean of both, ml", yName: "predicted − reference, ml", label: `Bland-Altman plot of ${structure} by ${m.label}`,
     });
     shape(svg, "line", { class: "zero", x1: left, x2: right, y1: sy(0), y2: sy(0), "stroke-width": .75 });
     limits[i].forEach((v, k) => shape(svg, "line", { x1: left, x2: right, y1: sy(v), y2: sy(v), stroke: colour(i), "stroke-width": 1.5, "stroke-dasharray": k === 1 ? "none" : "5 4" }));

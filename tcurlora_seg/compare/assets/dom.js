@@ -39,6 +39,13 @@ function tell(mark, text) {
   mark.addEventListener("blur", hide);
 }
 
+// A table that goes on to the right shows a shadow there.
+function tellMore(box) {
+  const mark = () => box.toggleAttribute("data-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", mark);
+  new ResizeObserver(mark).observe(box);
+}
+
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {

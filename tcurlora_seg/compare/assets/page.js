@@ -38,8 +38,7 @@ function drawCharts() {
   for (const curve of data.curves) panel($$("curves"), (box) => curveChart(box, curve, data.methods, structure));
   const single = structure === data.all ? real[0] : structure;
   for (const name of real.length <= 6 ? real : [single]) {
-    panel($$("boxes"), (box) => boxChart(box, data.methods, name, "dice", "Dice", 3));
-    panel($$("boxes"), (box) => boxChart(box, data.methods, name, "hd95_mm", "HD95 in mm", 2));
+    for (const m of data.measures) panel($$("boxes"), (box) => boxChart(box, data.methods, name, m.name, m.title, m.digits));
   }
   volumeCharts($$("volumes"), data.methods, single);
 }
@@ -50,6 +49,7 @@ if (data.structures.length > 1) {
   $$("structure").addEventListener("change", (event) => { structure = event.target.value; filterTables(); drawCharts(); });
 }
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+document.querySelectorAll(".wide").forEach(tellMore);
 filterTables();
 let drawn = 0;
 new ResizeObserver(() => { // fires at once, then whenever the width changes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
-from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, read_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, manifest_path, read_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import PreparedCase, Volume, prepare_case
 from tcurlora_seg.data.spacing import TrainingSpacing
@@ -129,15 +129,15 @@ class SegmentationDataset(ABC):
             raise UserError(f"{self.name}: dataset.root={self.root.absolute()} {state}. {self._advice()}")
 
     def manifest(self) -> Manifest:
-        """The cohort: from `dataset.manifest`, from manifest.json in the root, or else found on disk.
+        """The cohort: from `dataset.manifest`, else from `manifest_path`, or else found on disk.
 
         Raises:
             UserError: as `check_root`, `find_cases` and `read_manifest`.
         """
         if self._manifest is None:
             self.check_root()
-            path = Path(self.manifest_path) if self.manifest_path else self.root / "manifest.json"
-            if self.manifest_path or path.is_file():
+            path = Path(self.manifest_path) if self.manifest_path else manifest_path(self.name, self.root)
+            if path is not None:
                 found = read_manifest(path, self.root)
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
@@ -146,6 +146,17 @@ class SegmentationDataset(ABC):
             self.adopt(found)
         assert self._manifest is not None
         return self._manifest
+
+    def unlisted(self) -> list[str]:
+        """The cases that lie on disk and that the manifest does not know; none where the cohort was found on disk."""
+        if not self.manifest_path and manifest_path(self.name, self.root) is None:
+            return []
+        manifest = self.manifest()
+        known = {*(case.id for case in manifest.cases), *manifest.excluded}
+        try:
+            return [case.id for case in self.find_cases().cases if case.id not in known]
+        except UserError:  # a manifest may list files in another layout
+            return []
 
     def _found_manifest(self) -> Manifest:
         found = self.find_cases()
@@ -184,6 +195,7 @@ class SegmentationDataset(ABC):
         seed: int = 0,
         validation: int = 0,
         leave_out: int | None = None,
+        test: int | None = None,
     ) -> Split:
         """Divide this cohort; see `draw_split`. Lists that came with the files are not passed over in silence."""
         lists = self.manifest().splits
@@ -201,6 +213,7 @@ class SegmentationDataset(ABC):
             seed=seed,
             validation=validation,
             leave_out=leave_out,
+            test=test,
             paper=self.paper_split,
         )
 

@@ -1,0 +1,50 @@
+"""Output that never fails: a terminal that takes ASCII only, or a pipe that somebody closed."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+
+_ASCII = {"±": "+-", "→": "->", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "×": "x"}
+
+
+def tolerate() -> None:
+    """Let standard output and error replace what they cannot encode, and swallow what nobody reads any more."""
+    codecs.register_error("ascii_words", _replace)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            buffered = stream.line_buffering
+            encoding = stream.encoding
+            tolerant = _Tolerant(stream.detach(), encoding, "ascii_words", line_buffering=buffered)
+            setattr(sys, name, tolerant)
+            setattr(sys, f"__{name}__", tolerant)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_ASCII.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+class _Tolerant(io.TextIOWrapper):
+    """A text stream that turns to the null device when its reader has gone."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._turn_away()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)

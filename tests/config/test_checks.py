@@ -1,0 +1,45 @@
+"""Values that another library would answer in its own words, or take and never use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from programs import TINY, run_script
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("+trainer.limit_test_batches=2", "trainer.limit_test_batches has no effect here: split.test=N scores N"),
+        ("+trainer.max_epochs=3", "trainer.max_epochs has no effect here: trainer.max_steps says"),
+        ("+trainer.callbacks=[]", "trainer.callbacks has no effect here: every run sets it itself"),
+        ("trainer.precision=fp16", "trainer.precision=fp16: choose auto, 32-true, bf16-mixed, 16-mixed"),
+        ("trainer.accelerator=graphics", "trainer.accelerator=graphics: choose auto, cpu, gpu"),
+        ("seed=-1", "seed=-1: expected 0 to 4294967295"),
+    ],
+)
+def test_one_line_of_ours(
+    argument: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script("train", argument, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert expected in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["model=unetr_tiny"], "pretrained=builtin does not fit the network: these weights are unetr_small's"),
+        ([*TINY, "trainer.accelerator=gpu"], "trainer.accelerator=gpu: PyTorch sees no GPU here; choose auto or cpu"),
+        ([*TINY, "split.test=9"], "split.test=9: expected 1 to 6, the number of test cases"),
+    ],
+)
+def test_one_line_of_ours_where_it_takes_data(
+    arguments: list[str], expected: str, tmp_path: Path, cohort: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    given = (f"dataset.root={cohort}", f"outputs={tmp_path}", "split.scheme=shots", "split.shots=1")
+    assert run_script("train", *arguments, *given, monkeypatch=monkeypatch) == 1
+    assert expected in capsys.readouterr().err

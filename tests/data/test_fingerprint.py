@@ -1,0 +1,25 @@
+"""Files that hold something else than they did are found, and no others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tcurlora_seg.data.fingerprint import changed, contents
+from tcurlora_seg.data.manifest import Case
+
+
+def test_other_contents_are_found_and_a_copy_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "labels").mkdir(parents=True)
+    for name in ("a.hdr", "a.img", "labels/a.nii"):
+        (root / name).write_bytes(b"voxels")
+    noted = contents([Case("a", "a", {"t1": "a.hdr"}, "labels/a.nii")], root)
+    assert list(noted) == ["a.hdr", "a.img", "labels/a.nii"] and changed(noted, root) == []
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    os.utime(copy / "a.img", (1, 1))
+    assert changed(noted, copy) == []
+    (copy / "labels/a.nii").write_bytes(b"vaxels")  # of the same size
+    (copy / "a.img").unlink()
+    assert changed(noted, copy) == ["a.img", "labels/a.nii"]
