@@ -259,6 +259,8 @@ class EpochBar(RichProgressBar):
         if self._fresh:
             self._shown = super().get_metrics(trainer, module)
             self._shown.pop("v_num", None)  # the version of a logger is no figure
+            loss = trainer.logged_metrics.get("train/loss_step")
+            self._shown |= {} if loss is None else {"loss": float(loss)}
         return self._shown
 
     def _get_train_description(self, current_epoch: int) -> str:

@@ -78,7 +78,7 @@ class SegmentationModule(lightning.LightningModule):
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
         return loss + penalty(self.adapters)
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
