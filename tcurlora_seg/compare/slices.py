@@ -18,7 +18,8 @@ from tcurlora_seg.compare.methods import ALL, Method
 from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.volume import read_volume, turn_to
+from tcurlora_seg.data.grid import turn_to
+from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.stored import stored_dataset
 

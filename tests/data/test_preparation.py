@@ -7,9 +7,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import Volume, prepare_image
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 

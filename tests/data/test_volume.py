@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tcurlora_seg.data.grid import centred_affine, turn_to
 from tcurlora_seg.data.simulate.folder import write_analyze
-from tcurlora_seg.data.volume import centred_affine, read_header, read_series, read_volume, turn_to
+from tcurlora_seg.data.volume import read_header, read_series, read_volume
 from tcurlora_seg.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.datasets.folder import Folder
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.manifest import write_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepare import check_folder
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 SIZE = (6, 8, 7)
