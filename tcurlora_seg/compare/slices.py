@@ -19,6 +19,7 @@ from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.grid import turn_to
+from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.stored import stored_dataset
@@ -95,7 +96,8 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
     raw, affine = dataset.read_label(entry)
     _, stored, other = next(dataset.read_images(entry))
     image, _ = turn_to(stored, other, affine)  # the two may run along other axes: MINC beside NIfTI, LAS beside RAS
-    volumes = {"image": image.astype(np.float32), "truth": dataset.task.class_indices(raw)}
+    truth = dataset.task.class_indices(raw)
+    volumes = {"image": image.astype(np.float32), "truth": without_ignored(truth, truth)[1]}
     for i, folder in enumerate(folders):
         volumes[str(i)], _ = read_volume(folder / "predictions" / f"{case}.nii.gz")
     if len({volume.shape for volume in volumes.values()}) > 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -20,6 +21,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,6 +49,7 @@ def program(
         def job(config: DictConfig) -> Any:
             try:
                 validate(config, _defaults(config_name))
+                expand_home(config)
                 if check is not None:
                     check(config)
                 return function(config)
@@ -64,6 +68,7 @@ def program(
                     if wants_help:
                         print(help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")]))
                         return
+                    sys.argv[1:] = map(quote_path, sys.argv[1:])
                     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
                 except KeyboardInterrupt:
                     sys.exit(130)
@@ -79,6 +84,31 @@ def program(
         return main
 
     return decorate
+
+
+def quote_path(argument: str) -> str:
+    """An argument whose value is a path that Hydra's grammar stumbles over, as ~/data or /data/a(1), as one text."""
+    match = re.fullmatch(r"(\+{0,2}[\w.@/]+)=((?:~|\.{0,2}/)[^,]*)", argument)
+    try:
+        OverridesParser.create().parse_overrides([argument])
+    except OverrideParseException:
+        if match:
+            value = match[2].replace("'", "\\'")
+            return f"{match[1]}='{value}'"
+    return argument
+
+
+def expand_home(config: DictConfig) -> None:
+    """Put the home directory in the place of ~, which shells leave alone after an equals sign and within quotes."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, list):
+            return [expanded(item) for item in value]
+        return os.path.expanduser(value) if isinstance(value, str) and re.match(r"~[^/]*(/|$)", value) else value
+
+    for key, value in flatten(config).items():
+        if expanded(value) != value:
+            OmegaConf.update(config, key, expanded(value))
 
 
 def help_text(config_name: str, overrides: list[str]) -> str:

@@ -26,6 +26,8 @@ from tcurlora_seg.errors import UserError
 _EXPANSION = 1032
 """Deflate, which packs .gz, MINC, NRRD and MetaImage, writes at least 2 bits for 258 bytes: no packed file holds more
 than this times its own size."""
+_ROUNDING = 1e-3
+"""How far from a whole number a label value may be."""
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
 """NIfTI's codes for units of length other than mm."""
 
@@ -85,6 +87,25 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
     if array.ndim != 4:
         raise UserError(f"{source} has the shape {array.shape}; expected three axes, or four with the channels last")
     return array, affine_of(image, source, analyze_axes)
+
+
+def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
+    """Labels as whole numbers; a scale factor in a header may leave them up to 0.001 away.
+
+    Raises:
+        UserError: a value that is none.
+    """
+    if labels.dtype.kind in "biu":
+        return labels
+    rounded = np.rint(labels)
+    apart = np.abs(labels - rounded)
+    strange = np.unique(labels[~(apart <= _ROUNDING)])
+    if len(strange):
+        shown = ", ".join(f"{value:.6g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
+        raise UserError(f"{source}: label values {shown} are no whole numbers; was the label interpolated linearly?")
+    if apart.max() > 0:
+        note("rounded", f"{source}: label values up to {apart.max():.1g} away from whole numbers are rounded")
+    return rounded.astype(np.int64)
 
 
 def affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:

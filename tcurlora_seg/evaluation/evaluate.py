@@ -14,6 +14,7 @@ from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
+from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
 from tcurlora_seg.evaluation.report import print_summary
@@ -102,8 +103,8 @@ def evaluate(
         found = segment([predictor], item, dataset.task, min_component_ml)
         seconds = time.perf_counter() - started
         scores = score_structures(
-            found.native, item.native_label.numpy(), dataset.task.structures, voxel_sizes(item.affine),
-            surface_tolerance_mm=surface_tolerance_mm,
+            *without_ignored(found.native, item.native_label.numpy()), dataset.task.structures,
+            voxel_sizes(item.affine), surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
         for name, result in scores.items():
             record = {"case": case, "patient": item.patient, "structure": name, **asdict(result), "seconds": seconds}
@@ -113,7 +114,8 @@ def evaluate(
         dices = [result.dice for result in scores.values() if result.dice is not None]
         title = f"{case}, Dice {sum(dices) / len(dices):.3f}" if dices else str(case)
         image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
-        figure = overlay_figure(image, label, found.prepared, title=title, spacing=sizes)
+        shown, label = without_ignored(found.prepared, label)
+        figure = overlay_figure(image, label, shown, title=title, spacing=sizes)
         save_figure(figure, folder / "overlays" / f"{case}.png")
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)

@@ -178,7 +178,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         classes=dataset.task.out_channels,
         overlap=config.inference.overlap,
         batch_size=config.inference.batch_size,
-        mirror_axes=tuple(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
+        mirror_axes=dataset.task.mirror_axes(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
         precision=config.inference.get("precision", "auto"),  # none in a configuration from before there was one
     )

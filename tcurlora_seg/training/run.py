@@ -189,6 +189,8 @@ def _announce(
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
     print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
+    if sides := dataset.task.describe_sides():
+        print(sides)
     print(f"run directory {directory}", flush=True)
 
 
