@@ -47,7 +47,7 @@ def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
     return pd.DataFrame(records).reindex(columns=_COLUMNS).astype(whole)
 
 
-_SCORING = ("overlap", "mirror_axes", "min_component_ml", "surface_tolerance_mm")  # of summary.json
+_SCORING = ("overlap", "mirror_axes", "min_component_ml", "largest_pieces", "surface_tolerance_mm")  # of summary.json
 _COLUMNS = (
     "method", "adapter", "rank", "structure",
     *(f"{measure}_{part}" for measure in MEASURES for part in ("mean", "sd_cases", "sd_seeds")),

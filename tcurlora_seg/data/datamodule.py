@@ -69,6 +69,12 @@ class SegmentationDataModule(LightningDataModule):
             self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
             self._validation.keep = place == "memory"
 
+    @property
+    def typical(self) -> dict[str, list[float]]:
+        """What the training images are like; see `TrainingVolumes.typical`."""
+        assert self._volumes is not None, "setup('fit') comes first"
+        return self._volumes.typical()
+
     def train_dataloader(self) -> DataLoader[Any]:
         assert self._volumes is not None, "setup('fit') comes first"
         trainer = self.trainer

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from tcurlora_seg.data.notes import note
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
     from monai.transforms import Compose
     from torch import Tensor
-
-    from tcurlora_seg.data.background import Background
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,12 @@ class Preparation:
         import torch
         from monai.transforms.utils import reset_ops_id
 
-        from tcurlora_seg.data.background import find_background
+        from tcurlora_seg.data.intensity import note_backgrounds, scale
 
-        backgrounds = [find_background(channel) for channel in image.as_tensor()]
-        case = self._geometry(backgrounds)({"image": image} if label is None else {"image": image, "label": label})
+        image = note_backgrounds(image)
+        case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
         reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
-        scaled = self._scale(case["image"], backgrounds)
+        scaled = scale(case["image"], self.intensity, self.limits)
         return scaled, None if label is None else case["label"].round().to(torch.uint8)
 
     def check(self, channel: Tensor, source: str) -> None:
@@ -69,7 +67,7 @@ class Preparation:
         Raises:
             UserError: NaN or inf; nothing above 0, or the same everywhere, where the scaling goes by that.
         """
-        from tcurlora_seg.data.background import find_background
+        from tcurlora_seg.data.intensity import find_background
 
         if not bool(channel.isfinite().all()):
             raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
@@ -96,16 +94,14 @@ class Preparation:
         mode = "nearest" if nearest else "bilinear"
         moved = MetaTensor(prediction, affine=image.affine)
         moved.applied_operations = convert_applied_interp_mode(image.applied_operations, mode=mode)
-        return self._geometry(()).inverse({"image": moved})["image"].as_tensor()
+        return self._geometry.inverse({"image": moved})["image"].as_tensor()
 
-    def _geometry(self, backgrounds: Sequence[Background]) -> Compose:
+    @cached_property
+    def _geometry(self) -> Compose:
         """Turning, cropping to what shows something in any channel, and resampling."""
-        import torch
         from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd
 
-        def inside(image: Tensor) -> Tensor:
-            channels = torch.as_tensor(image).as_subclass(torch.Tensor)
-            return torch.stack([b.inside(channel) for b, channel in zip(backgrounds, channels, strict=True)])
+        from tcurlora_seg.data.intensity import inside
 
         keys = ("image", "label")
         steps: list[Any] = [Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True)]
@@ -115,22 +111,3 @@ class Preparation:
             mode = ("bilinear", "nearest")
             steps.append(Spacingd(keys, pixdim=tuple(self.spacing), mode=mode, allow_missing_keys=True))
         return Compose(steps)
-
-    def _scale(self, image: MetaTensor, backgrounds: Sequence[Background]) -> MetaTensor:
-        """The image with scaled intensities; it keeps its affine and the memory of what was done."""
-        import numpy as np
-        import torch
-        from monai.data import MetaTensor
-
-        channels = []
-        for channel, background in zip(image.as_tensor().float(), backgrounds, strict=True):
-            inside = background.inside(channel)
-            values = channel[inside]
-            if self.intensity == "zscore":
-                channels.append(torch.where(inside, (channel - values.mean()) / values.std(correction=0), 0.0))
-                continue
-            low, high = self.limits or (0.0, 1.0)
-            if self.intensity == "percentiles":
-                low, high = np.percentile(values.numpy(), [low, high]).tolist()
-            channels.append(((channel - low) / max(high - low, 1e-8)).clamp(0, 1))
-        return MetaTensor(torch.stack(channels), meta=image.meta, applied_operations=image.applied_operations)

@@ -16,8 +16,11 @@ from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.typical import UNKNOWN, Ranges, read_ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
+from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import stored_dataset
 from tcurlora_seg.inference.windows import Predictor
@@ -41,6 +44,7 @@ class Run:
         dataset: its data set, which knows task and preparation.
         network: the merged network, a plain network in evaluation mode.
         spacing: the voxel sizes of its training images; None where an older model file says nothing.
+        typical: what its training images are like; nothing where an older model file says nothing.
     """
 
     directory: Path
@@ -48,11 +52,13 @@ class Run:
     dataset: SegmentationDataset
     network: nn.Module
     spacing: TrainingSpacing | None = None
+    typical: Ranges = UNKNOWN
 
-    @property
-    def minimum_ml(self) -> Any:
-        """The run's own `min_component_ml`; None in a configuration from before there was one."""
-        return self.config.inference.get("min_component_ml")
+    def clearing(self, min_component_ml: Any = None, largest_pieces: Any = None) -> Clearing:
+        """Which pieces of a structure stay: as given, else the run's own rules, which older configurations lack."""
+        given = {"min_component_ml": min_component_ml, "largest_pieces": largest_pieces}
+        own = self.config.inference
+        return Clearing(**{key: own.get(key) if value is None else value for key, value in given.items()})
 
     @property
     def simulated(self) -> bool:
@@ -147,11 +153,12 @@ def load_run(
     adapt_from_config(network, config.adapter, seed=config.seed)
     notes = load_model(network, directory / "model.safetensors")
     try:
-        spacing = read_spacing(notes.get("spacing"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
+        spacing, typical = read_spacing(notes.get("spacing")), read_ranges(notes.get("typical"))
+    except (KeyError, TypeError, ValueError) as error:
+        what = "its notes on the training images are none"
+        raise UserError(f"{directory / 'model.safetensors'}: {what} ({error})") from error
     plain = merge(network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, plain, spacing)
+    return Run(directory, config, dataset, plain, spacing, typical)
 
 
 def choose_device(name: str) -> torch.device:
@@ -187,8 +194,10 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
 def segmenter(runs: Sequence[Run]) -> Segmenter:
     """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
 
+    Classes are matched by the structures and the label values that they stand for, whatever their order.
+
     Raises:
-        UserError: runs that differ in task, image channels, preparation or training spacing.
+        UserError: runs that differ in the meaning of their classes, image channels, preparation or training spacing.
     """
     first = runs[0]
     for other in runs[1:]:
@@ -202,19 +211,40 @@ def segmenter(runs: Sequence[Run]) -> Segmenter:
            for run in runs):  # fmt: skip
         raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
     return Segmenter(
-        predictors=[run.predictor() for run in runs],
+        predictors=[_in_order(run, first.dataset.task) for run in runs],
         task=first.dataset.task,
         modalities=first.dataset.modalities,
         preparation=first.dataset.preparation,
         spacing=first.spacing,
         analyze_axes=first.dataset.analyze_axes,
-        minimum_ml=first.minimum_ml,
+        clearing=first.clearing(),
+        typical=_widest([run.typical for run in runs]),
     )
+
+
+def _in_order(run: Run, task: Task) -> Predictor:
+    """A run's predictor, its classes in the order of those of `task`."""
+    own = {frozenset(raw): index for index, raw in run.dataset.task.classes.items()}
+    predictor = run.predictor()
+    predictor.order = (0, *(own[frozenset(task.classes[index])] for index in sorted(task.classes)))
+    return predictor
+
+
+def _widest(seen: Sequence[Ranges]) -> Ranges:
+    """Ranges over the training images of all runs; of what all of them have noted."""
+    names = [name for name in seen[0] if all(name in other for other in seen)]
+    return {name: [min(s[name][0] for s in seen), max(s[name][1] for s in seen)] for name in names}
+
+
+def _meaning(run: Run) -> dict[str, list[list[int]]]:
+    """The structures of a run, each with the label values of its classes."""
+    task = run.dataset.task
+    return {name: sorted(sorted(task.classes[i]) for i in own) for name, own in sorted(task.structures.items())}
 
 
 _MUST_AGREE = {
     "data set": lambda run: run.dataset.name,
-    "task": lambda run: run.dataset.task.name,
+    "the label values of their structures": _meaning,
     "image channels": lambda run: ", ".join(run.dataset.modalities),
     "preparation": lambda run: run.dataset.preparation,
 }

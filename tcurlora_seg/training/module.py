@@ -88,8 +88,15 @@ class SegmentationModule(lightning.LightningModule):
         return loss + penalty(self.adapters)
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
-        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there."""
+        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there.
+
+        A step that float16's loss scaler leaves out, since a gradient has overflowed, is none for the adapters either.
+        """
+        scaler = self.trainer.scaler
+        before = scaler.get_scale() if scaler is not None else 0.0
         super().optimizer_step(epoch, batch_index, optimizer, closure)
+        if scaler is not None and scaler.get_scale() < before:
+            return
         rate = optimizer.param_groups[-1]["lr"]  # the adapters' group, where there are any
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 

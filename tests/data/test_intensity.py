@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tcurlora_seg.data.background import Background, find_background
+from tcurlora_seg.data.intensity import Background, find_background
 
 
 def head() -> tuple[torch.Tensor, torch.Tensor]:
