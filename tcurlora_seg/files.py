@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,8 @@ TEMPORARY = ".partial."
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
 os.umask(_UMASK)
+_TORCH = re.compile("inline_container|PytorchStreamWriter|iostream error")
+"""How torch.save says that it could not write."""
 _LARGEST = 100_000_000  # bytes of JSON: a manifest takes some 300 a case
 
 
@@ -31,14 +36,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
+    writer = f"{socket.gethostname()}.{os.getpid()}"  # machines may share a folder, and numbers
+    temporary = path.with_name(f"{TEMPORARY}{writer}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.chmod(0o666 & ~_UMASK)  # some writers open their files for the owner alone
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch have their own for a full disk
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, RuntimeError):
+            if not _TORCH.search(str(error)):
+                raise
+            free = shutil.disk_usage(path.parent).free
+            reason = f"the disk is full, or files may not be as large ({free / 1e9:.1f} GB are free)"
         raise UserError(f"cannot write {path}: {reason}; nothing was changed") from error
     finally:
         with suppress(OSError):

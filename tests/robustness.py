@@ -125,7 +125,7 @@ class Lab:
         code, lines = self._call(*arguments)
         assert code == 1 and "Traceback" not in lines
         written = sorted(path.name for path in (self.folder / "out").iterdir())
-        assert written == ["labels.json", "sound.nii.gz"], written
+        assert written == ["labels.json", "predictions.csv", "sound.nii.gz"], written
         found = dict(re.findall(r"^error: \[\d+/\d+\] (\S+): (.*)$", lines, re.MULTILINE))
         return {name: self._anonymous(f"error: {line}") for name, line in found.items()}
 
@@ -223,6 +223,9 @@ ARGUMENTS = [
     _argument("dataset.task=brain", r"dataset\.task=brain.*hippocampus"),
     _argument("training.loss=l2", r"training\.loss='l2'.*dice_ce"),
     _argument("resume=/nowhere", r"resume=/nowhere is no run directory"),
+    _argument("trainer.precision=bf16-true", r"precision=bf16-true would round the frozen base.*bf16-mixed"),
+    _argument("dataset.root=a;b", r"dataset\.root=a;b cannot be read: .*two kinds of quotes"),
+    _argument("dataset.root=/a,/b", r"a comma divides the values of a sweep"),
     _argument("test=all", r"test=all: choose train, val or test"),
     Entry("The command line", "`evaluate` without a checkpoint", r"a value is needed: checkpoint=",
           lambda lab: ["evaluate"]),
@@ -305,6 +308,30 @@ def _label_values(value: float) -> Callable[[Path], None]:
     return harm
 
 
+def _nifti_image(*, sheared: bool = False, moved: float = 0.0, unit: str = "mm") -> Callable[[Path], None]:
+    """Exchange the first image for a NIfTI file with something wrong in its header."""
+
+    def harm(root: Path) -> None:
+        from tcurlora_seg.data.volume import read_volume
+
+        voxels, affine = read_volume(root / f"{IMAGE}.hdr")
+        affine[0, 1] += 2.0 * sheared
+        affine[0, 3] += moved
+        image = nib.Nifti1Image(voxels, affine)
+        image.header.set_xyzt_units(unit)
+        for ending in (".hdr", ".img.gz"):
+            (root / f"{IMAGE}{ending}").unlink()
+        nib.save(image, root / f"{IMAGE}.nii")
+
+    return harm
+
+
+def _link_out(root: Path) -> None:
+    outside = root.parent / "elsewhere.img.gz"
+    (root / f"{IMAGE}.hdr").rename(outside)
+    (root / f"{IMAGE}.hdr").symlink_to(outside)
+
+
 def _cut(path: str, size: int) -> Callable[[Path], None]:
     return lambda root: os.truncate(root / path, size)
 
@@ -331,8 +358,15 @@ DATA = [
     _folder("labels without images", r"none of 7 case\(s\).*S01.*label without an image",
             lambda root: [path.unlink() for path in root.rglob("*skullstripped*")]),
     _folder("image and label of different shape", r"S01.*shape.*\(9, 9, 9\)", _other_label),
-    _folder("a label with fractions", r"S01.*label values 0\.5 are not of lpba40", _label_values(0.5)),
-    _folder("a label with NaN", r"S01.*label values nan are not of lpba40", _label_values(float("nan"))),
+    _folder("a label with fractions", r"S01.*label values 0\.5 are no whole numbers", _label_values(0.5)),
+    _folder("a label with NaN", r"S01.*label values nan are no whole numbers", _label_values(float("nan"))),
+    _folder("an image with slanting axes", r"S01.*not at right angles", _nifti_image(sheared=True)),
+    _folder("a label .1 voxels away from its image", r"S01.*lie on different grids", _nifti_image(moved=0.8)),
+    _folder("a header in metres that are none", r"S01.*voxels of 8000 x .* mm, its header in metres; expected",
+            _nifti_image(unit="meter")),
+    _folder("a link out of the root", r"is a link to .*dataset\.outside_root=true follows them", _link_out),
+    _folder("a target that preparation makes vanish", r"no training case has a voxel of dataset\.task=hippocampus",
+            lambda root: None, "dataset.preparation.spacing=[60,60,60]"),
     _folder("an image cut off", r"S01.*cannot be read", _cut(f"{IMAGE}.img.gz", 500)),
     _folder("an Analyze header cut off", r"S01.*cannot be read", _cut(f"{IMAGE}.hdr", 100)),
 ]  # fmt: skip
@@ -419,6 +453,14 @@ VOLUMES = [
     _bad("affine_nan.nii", "an affine with NaN", "affine holds NaN", _raw(srow_x=[8, 0, NAN, 0])),
     _bad("affine_inf.nii", "an infinite offset", "affine holds NaN or inf", _raw(srow_x=[8, 0, 0, INF])),
     _bad("affine_flat.nii", "a singular affine", "affine flattens", _raw(srow_x=[0, 8, 0, 0])),
+    _bad("sheared.nii", "slanting axes", "not at right angles", _raw(srow_x=[8, 2, 0, 0])),
+    _bad("huge.nii", "voxels of two metres", "voxels of 2000 x 8 x 8 mm; expected", _raw(srow_x=[2000, 0, 0, 0])),
+    _bad("metres.nii", "millimetres called metres", "voxels of 8000 x 8000 x 8000 mm, its header in metres",
+         _raw(xyzt_units=1)),
+    _bad("text.mgz", "a text named .mgz", "cannot be read", _bytes(lambda: b"no image at all\n")),
+    _bad("text.nrrd", "a text named .nrrd", "cannot be read", _bytes(lambda: b"no image at all\n")),
+    _bad("elsewhere.nrrd", "an .nrrd that points to another file", "its voxels lie in another file",
+         _bytes(lambda: b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\nencoding: raw\ndata file: a.raw\n\n")),
     _bad("offset.nii", "voxels that begin at infinity", "cannot be read", _raw(vox_offset=INF)),
     _bad("black.nii", "0 everywhere", "no .*above 0", _scaled(0)),
     _bad("grey.nii", "1 everywhere", "no two different intensities", _scaled(1)),
@@ -468,16 +510,16 @@ def _claims(path: Path, lab: Lab) -> None:
 
 EMBEDDING = "vit.patch_embedding.position_embeddings"
 WEIGHTS = [
-    _weights("code.pt", "a pickle with code in it: it is not run", "damaged or holds more than tensors",
+    _weights("code.pt", "a pickle with code in it: it is not run", "holds a pickled .* which could run code",
              lambda path, lab: torch.save({"a": Code(str(lab.folder / "EXECUTED"))}, path)),
-    _weights("plain.pt", "a bare pickle with code in it", "damaged or holds more than tensors",
+    _weights("plain.pt", "a bare pickle with code in it", "damaged or holds more than tensors|could run code",
              lambda path, lab: path.write_bytes(pickle.dumps(Code(str(lab.folder / "EXECUTED"))))),
     _weights("cut.pt", "a .pt cut off", "damaged",
              lambda path, lab: (_base(len)(path, lab), os.truncate(path, 20_000))),
     _weights("cut.safetensors", "a .safetensors cut off", "damaged",
              lambda path, lab: (_base(len)(path, lab), os.truncate(path, 20_000))),
     _weights("text.pt", "a text", "damaged", lambda path, lab: path.write_text("weights")),
-    _weights("a.npz", "a file of another kind", "a .safetensors, .pt or .pth file is needed",
+    _weights("a.npz", "a file of another kind", "a .safetensors file or one of .pt, .pth",
              lambda path, lab: path.write_text("weights")),
     _weights("claims.safetensors", "a header that promises terabytes", "damaged", _claims),
     _weights("header.safetensors", "a header of 2^60 bytes", "damaged",
@@ -498,6 +540,8 @@ WEIGHTS = [
     _weights("nan.safetensors", "a tensor with NaN", "not finite", _base(lambda t: t[EMBEDDING].fill_(NAN))),
     _weights("int.safetensors", "whole numbers", "not finite numbers",
              _base(lambda t: t.update({EMBEDDING: t[EMBEDDING].int()}))),
+    _weights("whole.pth", "a whole pickled network", r"holds a pickled torch\.nn\..*save network\.state_dict\(\)",
+             lambda path, lab: torch.save(torch.nn.Linear(2, 2), path)),
     _weights("run.safetensors", "the model file of a run", "is the file of a run: merge it with scripts/export",
              lambda path, lab: shutil.copy(lab.run / "model.safetensors", path)),
 ]  # fmt: skip
@@ -680,9 +724,9 @@ OUTPUTS = [
     Entry("Outputs", "a disk full at the checkpoint", r"cannot write .*last\.ckpt", _full_checkpoint),
     Entry("Outputs", "predict on a full disk", r"cannot write .*File too large", _full_predict),
     Entry("Inputs of predict", "no such image", r"does not exist", lambda lab: lab.predict(input="/nowhere.nii")),
-    Entry("Inputs of predict", "a folder without images", r"holds no image like",
+    Entry("Inputs of predict", "a folder without images", r"holds no image: ",
           lambda lab: lab.predict(input=lab.folder)),
-    Entry("Inputs of predict", "a picture", r"expected a file that ends in",
+    Entry("Inputs of predict", "a picture", r"a\.png is none of the images that are read",
           lambda lab: lab.predict(input=_file(lab).rename(lab.folder / "a.png"))),
     Entry("Inputs of predict", "no image that can be read", r"b\.nii\.gz cannot be read.*1 of 1 image", _broken_among),
 ]  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
@@ -32,6 +35,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         write_text(tmp_path / "file" / "below.txt", "x")
+
+
+def test_machines_that_share_a_folder_write_under_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for host in ("node1", "node2"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        with atomic_path(tmp_path / "a.pt") as temporary:
+            names.add(temporary.name)
+            temporary.touch()
+    assert len(names) == 2 and all(name.endswith(".a.pt") for name in names)
+
+
+def test_torchs_own_exception_of_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+        told = pytest.raises(UserError, match=r"cannot write .*a.pt: .*nothing was changed")
+        with told, atomic_path(tmp_path / "a.pt") as temporary:
+            torch.save(torch.zeros(100_000), temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="of something else"), atomic_path(tmp_path / "a.pt"):
+        raise RuntimeError("of something else")
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:

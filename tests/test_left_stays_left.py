@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.simulate import folder
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.inference.windows import Predictor
 

@@ -48,7 +48,8 @@ def compare_labels(device: torch.device, spacing: float) -> dict[str, float]:
     network.eval().to(device)
     window = [64, 64, 64]
     with torch.inference_mode():
-        theirs = sliding_window_inference(image[None].to(device), window, 4, network, overlap=0.25).argmax(1)[0].cpu()
+        logits: Any = sliding_window_inference(image[None].to(device), window, 4, network, overlap=0.25)
+        theirs = logits.argmax(1)[0].cpu()
     speed_up(network, half=True)
     ours = labels([Predictor(network, window=window, overlap=0.25, precision="bf16-mixed")], image)
     both = (ours > 0) & (theirs > 0)

@@ -1,6 +1,6 @@
 """One contestant in a process of its own: answers each line `step`, `infer` or `finish` with a line of JSON.
 
-    python -m tcurlora_seg.benchmark.worker '{"setting": {...}, "model": {...}, "optimizer": {...}, ...}'
+python -m tcurlora_seg.benchmark.worker '{"setting": {...}, "model": {...}, "optimizer": {...}, ...}'
 """
 
 from __future__ import annotations

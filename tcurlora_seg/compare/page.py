@@ -89,10 +89,7 @@ def _method(method: Method, table: pd.DataFrame) -> dict[str, Any]:
                 "mean": row.dice_mean,
                 "sdCases": row.dice_sd_cases,
                 "sdSeeds": row.dice_sd_seeds,
-                **{
-                    column: list(scores[column].xs(row.structure, level="structure").sort_index())
-                    for column in scores
-                },
+                **{column: list(scores[column].xs(row.structure, level="structure").sort_index()) for column in scores},
             }
             for row in table.itertuples()
         },

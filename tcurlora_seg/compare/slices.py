@@ -19,7 +19,9 @@ from tcurlora_seg.compare.methods import ALL, Method
 from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.volume import read_volume, turn_to
+from tcurlora_seg.data.grid import turn_to
+from tcurlora_seg.data.task import without_ignored
+from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.overlay import COLOURS
 from tcurlora_seg.inference.stored import stored_dataset
@@ -64,7 +66,8 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
     """
     note, cases, names = "", [], {}
     for word, case in choose_cases(methods).items():
-        runs, shown = [], []
+        runs: list[FinishedRun] = []
+        shown = []
         for method in methods:
             scored = sorted((_dice(run, case), i, run) for i, run in enumerate(method.runs) if _has(run, case))
             shown.append([{"name": _name(run, method), "dice": dice, "at": len(runs) + at}
@@ -118,7 +121,8 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
     raw, affine = dataset.read_label(entry)
     _, stored, other = next(dataset.read_images(entry))
     image, _ = turn_to(stored, other, affine)  # the two may run along other axes: MINC beside NIfTI, LAS beside RAS
-    volumes = {"image": image.astype(np.float32), "truth": dataset.task.class_indices(raw)}
+    truth = dataset.task.class_indices(raw)
+    volumes = {"image": image.astype(np.float32), "truth": without_ignored(truth, truth)[1]}
     for i, folder in enumerate(folders):
         volumes[str(i)], _ = read_volume(folder / "predictions" / f"{case}.nii.gz")
     if len({volume.shape for volume in volumes.values()}) > 1:

@@ -18,7 +18,8 @@ _COSTS = {
     "missed": "missed", "trainable_parameters": "trainable", "step_seconds": "step s",
     "peak_memory_bytes": "memory GiB", "file_bytes": "file MB", "seeds": "seeds", "cases": "cases",
 }  # fmt: skip
-_SCORING = ("overlap", "mirror_axes", "min_component_ml", "surface_tolerance_mm", "limited")  # of summary.json
+_SCORING = ("overlap", "mirror_axes", "min_component_ml", "largest_pieces", "surface_tolerance_mm", "limited")
+"""Keys of summary.json in which runs must agree to be scored alike."""
 
 
 def columns() -> dict[str, str]:
@@ -110,7 +111,7 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
         shown = ", ".join(differing[:6]) + (" ..." if len(differing) > 6 else "")
         words.append(f"Outside their adapters the methods differ in {shown}: their scores may differ by that.")
     runs = [run.summary for method in methods for run in method.runs]
-    scored = [key for key in _SCORING if len({str(summary.get(key)) for summary in runs}) > 1]
+    scored = [key for key in _SCORING if len({str(summary.get(key) or None) for summary in runs}) > 1]
     if scored:
         words.append(f"The runs were not scored alike: their evaluations differ in {', '.join(scored)}.")
     limited = sorted({str(summary["limited"]) for summary in runs if summary.get("limited")})

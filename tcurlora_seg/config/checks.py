@@ -11,6 +11,7 @@ from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.inference.inputs import check_input
 
 
 def check_training(config: DictConfig) -> None:
@@ -22,6 +23,11 @@ def check_training(config: DictConfig) -> None:
     config = resumed(config)
     if config.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
+    if config.trainer.precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision={config.trainer.precision} would round the frozen base, which a model file does not "
+            "hold: choose bf16-mixed, 16-mixed or 32-true"
+        )
     if config.overfit < 0:
         raise UserError(f"overfit={config.overfit}: a number of training cases is needed, 0 for a real run")
     for key in ("batch_size", "steps_per_epoch"):
@@ -119,8 +125,7 @@ def check_prediction(config: DictConfig) -> None:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
     for directory in directories:
         _check_directory(directory)
-    if not Path(config.input).exists():
-        raise UserError(f"input={config.input} does not exist: give an image, a folder of images, or a manifest.json")
+    check_input(Path(config.input))
 
 
 def _check_directory(checkpoint: str) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,6 +57,7 @@ def program(
                 if sweep.running():
                     sweep.begin()
                 validate(config, _defaults(config_name))
+                expand_home(config)
                 if check is not None:
                     check(config)
                 return function(config)
@@ -79,6 +82,7 @@ def program(
                     if wants_help:
                         print(help_text(config_name, *_own_folders(sys.argv[1:])))
                         return
+                    sys.argv[1:] = map(quote_path, sys.argv[1:])
                     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)()
                 except KeyboardInterrupt:
                     sys.exit(130)
@@ -105,6 +109,31 @@ def _own_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
         if override.startswith("hydra.searchpath="):
             places += re.findall(r"file://([^,\]'\"]+)", override)
     return [o for o in given.overrides if not o.startswith("hydra.searchpath=")], [Path(place) for place in places]
+
+
+def quote_path(argument: str) -> str:
+    """An argument whose value is a path that Hydra's grammar stumbles over, as ~/data or /data/a(1), as one text."""
+    match = re.fullmatch(r"(\+{0,2}[\w.@/]+)=((?:~|\.{0,2}/)[^,]*)", argument)
+    try:
+        OverridesParser.create().parse_overrides([argument])
+    except OverrideParseException:
+        if match:
+            value = match[2].replace("'", "\\'")
+            return f"{match[1]}='{value}'"
+    return argument
+
+
+def expand_home(config: DictConfig) -> None:
+    """Put the home directory in the place of ~, which shells leave alone after an equals sign and within quotes."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, list):
+            return [expanded(item) for item in value]
+        return os.path.expanduser(value) if isinstance(value, str) and re.match(r"~[^/]*(/|$)", value) else value
+
+    for key, value in flatten(config).items():
+        if expanded(value) != value:
+            OmegaConf.update(config, key, expanded(value))
 
 
 def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = ()) -> str:

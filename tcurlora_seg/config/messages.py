@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from tcurlora_seg.config.schema import OWN_NAMES
@@ -53,6 +53,19 @@ def _user_error(error: BaseException) -> UserError | None:
 
 
 def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        return (
+            f"{error.override} cannot be read: spaces, commas, quotes, brackets, = and ~ mean something to Hydra; "
+            f"a text with them needs two kinds of quotes: '{key}=\"{value or 'value'}\"'"
+        )
+    ambiguous = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
+    if ambiguous:
+        key, value = ambiguous.groups()
+        return (
+            f"{key}={value}: a comma divides the values of a sweep, which needs -m; "
+            f"one text is written '{key}=\"{value}\"', a list {key}=[{value}]"
+        )
     misspelt = re.match(r"Could not override '(?P<key>[^']+)'", text) or re.search(r"full_key: (?P<key>\S+)", text)
     if misspelt and ("not in struct" in f"{error.__cause__}{text}" or "append to your config" in text):
         key = misspelt["key"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tcurlora_seg.data.task import IGNORED
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,6 +117,6 @@ def foreground_spots(label: Tensor) -> list[Tensor]:
     import torch
 
     flat = label.flatten()
-    inside = torch.nonzero(flat).flatten()
+    inside = torch.nonzero((flat > 0) & (flat != IGNORED)).flatten()
     classes = flat[inside]
     return [inside[classes == value].to(torch.int32) for value in torch.unique(classes)]

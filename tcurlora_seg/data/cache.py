@@ -15,10 +15,15 @@ import torch
 from tcurlora_seg.data.augmentation import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
+from tcurlora_seg.data.notes import note
+from tcurlora_seg.data.structures import shrunken
+from tcurlora_seg.data.typical import Facts, image_facts, ranges, result_facts
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
 
+_ENOUGH = 50  # cases: more tell little more, and take minutes
+_VERSION = 2  # of what preparation makes of the same files with the same settings
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
 
@@ -36,6 +41,11 @@ class TrainingVolumes:
         if place != "none":
             with ThreadPoolExecutor(2) as pool:
                 self._volumes = list(pool.map(self._prepare if place == "memory" else self._stored, self._ids))
+            if not any(volume["spots"] for volume in self._volumes):
+                raise UserError(
+                    f"no training case has a voxel of dataset.task={dataset.task.name} after preparation: "
+                    "scripts/prepare_data.py says why; dataset.preparation.spacing may be too coarse"
+                )
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -47,14 +57,32 @@ class TrainingVolumes:
         case = self._dataset.prepare(id)
         image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
         label = label.to(torch.uint8)
+        for line in shrunken(case, self._dataset.task):
+            note("shrunken", f"case {id}: {line}")
         return {"image": image, "label": label, "spots": foreground_spots(label)}
+
+    def typical(self) -> dict[str, list[float]]:
+        """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell."""
+        return ranges(self._facts(position) for position in range(min(len(self), _ENOUGH)))
+
+    def _facts(self, position: int) -> Facts:
+        volume, dataset, id = self[position], self._dataset, self._ids[position]
+        sizes = dataset.preparation.spacing or dataset.check_headers([id])[id][1]
+        facts = image_facts(volume["image"].numpy(), sizes, dataset.modalities)
+        return facts | result_facts(volume["label"][0].numpy(), sizes, dataset.task.structures)
 
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self._dataset, id, self._folder)
         if not path.is_file():
             volume = self._prepare(id)
-            with atomic_path(path) as temporary:
-                torch.save(volume, temporary)
+            try:
+                with atomic_path(path) as temporary:
+                    torch.save(volume, temporary)
+            except UserError as error:
+                size = _bytes(sum(volume[key].nbytes for key in ("image", "label")))
+                raise UserError(
+                    f"{error}; a case takes {size}: set data.cache_dir to a larger disk, or data.cache=none"
+                ) from error
         return torch.load(path, mmap=True, weights_only=True)
 
 
@@ -62,7 +90,7 @@ def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Pa
     """Where a prepared case lies on disk; the name changes with its files and with whatever they are read by."""
     root = dataset.root.absolute()
     files = fingerprint(dataset.manifest().case(id), root)
-    parts = (str(root), files, dataset.settings())
+    parts = (_VERSION, str(root), files, dataset.settings())
     return Path(folder) / f"{id}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.pt"
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tcurlora_seg.data.examine import Examination
 from tcurlora_seg.data.fingerprint import Fingerprint
+from tcurlora_seg.data.structures import volume_text
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json
 
@@ -82,20 +83,22 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     left_out = {**report.left_out, **{id: f"{why} (excluded by hand)" for id, why in report.by_hand.items()}}
     table.add_row("found", str(len(report.usable) + len(left_out)), kind)
     table.add_row("usable", str(len(report.usable)), _describe(report), style="green" if report.usable else "red")
-    if left_out:
-        table.add_section()
-    rows = _alike(left_out)
-    for n, (ids, why) in enumerate(rows[:SHOWN]):
-        case = f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
-        table.add_row(f"left out ({len(left_out)})" if n == 0 else "", case, _short(why, common), style="yellow")
-    if len(rows) > SHOWN:
-        table.add_row("", "...", f"{sum(len(ids) for ids, _ in rows[SHOWN:])} more are in {REPORT}", style="yellow")
-    reasons: dict[str, list[str]] = {}
+    noted = {id: "; ".join(report.cases[id].notes) for id in report.usable if report.cases[id].notes}
+    for title, reasons, style in (("left out", left_out, "yellow"), ("noted", noted, "cyan")):
+        if reasons:
+            table.add_section()
+        rows = _alike(reasons)
+        for n, (ids, why) in enumerate(rows[:SHOWN]):
+            case = f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
+            table.add_row(f"{title} ({len(reasons)})" if n == 0 else "", case, _short(why, common), style=style)
+        if len(rows) > SHOWN:
+            table.add_row("", "...", f"{sum(len(ids) for ids, _ in rows[SHOWN:])} more are in {REPORT}", style=style)
+    skipped: dict[str, list[str]] = {}
     for path, why in report.skipped.items():
-        reasons.setdefault(why, []).append(_short(path, common))
-    if reasons:
+        skipped.setdefault(why, []).append(_short(path, common))
+    if skipped:
         table.add_section()
-    for n, (why, paths) in enumerate(reasons.items()):
+    for n, (why, paths) in enumerate(skipped.items()):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         table.add_row(f"skipped ({len(report.skipped)})" if n == 0 else "", "", f"{paths[0]}{more}: {why}", style="dim")
     Console(width=None if sys.stdout.isatty() else 110).print(table, highlight=False)
@@ -131,7 +134,8 @@ def _describe(report: CheckReport) -> str:
     (shape, spacing), n = grids.most_common(1)[0]
     others = f" ({n} of them; {len(grids) - 1} other grids)" if len(grids) > 1 else ""
     volumes = sorted(case.target_ml for case in cases)
-    target = f"target {volumes[0]:.3g} to {volumes[-1]:.3g} ml, median {volumes[len(volumes) // 2]:.3g}"
+    least, median, most = (volume_text(volumes[n]) for n in (0, len(volumes) // 2, -1))
+    target = f"target {least} to {most}, median {median}"
     return f"{shape} voxels of {spacing} mm{others}; {target}"
 
 

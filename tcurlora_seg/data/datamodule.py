@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -45,7 +46,8 @@ class SegmentationDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if value < 1:
                 raise UserError(f"{name}={value}: expected at least 1")
-        self.dataset, self.case_split, self.crop, self.augmentation = dataset, split, list(crop), augmentation
+        self.dataset, self.case_split, self.crop = dataset, split, list(crop)
+        self.augmentation = replace(augmentation, mirror_axes=dataset.task.mirror_axes(augmentation.mirror_axes))
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
         self._volumes: TrainingVolumes | None = None
@@ -66,6 +68,12 @@ class SegmentationDataModule(LightningDataModule):
                 print(line, flush=True)
             self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
             self._validation.keep = place == "memory"
+
+    @property
+    def typical(self) -> dict[str, list[float]]:
+        """What the training images are like; see `TrainingVolumes.typical`."""
+        assert self._volumes is not None, "setup('fit') comes first"
+        return self._volumes.typical()
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self._volumes is not None, "setup('fit') comes first"

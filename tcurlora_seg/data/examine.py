@@ -6,21 +6,22 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.notes import listen, note
 from tcurlora_seg.data.prepared import PreparedCase
+from tcurlora_seg.data.structures import shrunken
+from tcurlora_seg.data.task import IGNORED, without_ignored
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 """Of the questions asked here; with another one every case is examined again."""
-VOXEL_MM = (0.2, 9.0)
-"""Sizes outside this are a mistake of units or of a header, whatever was scanned."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Examination:
         shape: of the files.
         spacing: voxel size in mm.
         target_ml: volume of the task's structures together.
+        notes: what is worth a word about files that are used all the same.
         images: path, with the modality where a file holds several -> hash of the prepared voxels.
         label: hash of the class indices.
     """
@@ -42,20 +44,23 @@ class Examination:
     target_ml: float = 0.0
     images: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
+    notes: Sequence[str] = ()
 
 
 def examine(dataset: SegmentationDataset, id: str) -> Examination:
     """Prepare a case as training would, with every modality that it has, and look at what came out.
 
     `SegmentationDataset.prepare` finds what cannot be read, differs in shape or affine, holds unknown labels, NaN or
-    nothing. Here follow an empty target, voxels and heads of impossible size, slanting axes, a modality stored twice.
+    nothing. Here follow an empty target, one that preparation makes vanish, heads of impossible size, a modality
+    stored twice.
     """
     case = dataset.manifest().case(id)
     whole = copy(dataset)
     whole.modalities = tuple(m for m in dataset.all_modalities if m in case.images)
     try:
-        item = whole.prepare(id)
-        return _look(whole, case, item)
+        with listen() as heard:
+            found = _look(whole, case, whole.prepare(id))
+        return replace(found, notes=[line.replace(f"{dataset.root}/", "") for line in heard])
     except UserError as error:
         return Examination(str(error).removeprefix(f"case {id}: ").replace(f"{dataset.root}/", ""))
     except Exception as error:  # no strange file may end the examination of a thousand others
@@ -70,24 +75,23 @@ def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Exami
     if len({*paths}) < len(paths):
         paths = [f"{path} ({modality})" for path, modality in zip(paths, dataset.modalities, strict=True)]
     affine, native = item.affine, item.native_label.numpy()
-    sizes = voxel_sizes(affine)
-    if not all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in sizes):
-        shown = " x ".join(f"{size:g}" for size in sizes)
-        raise UserError(f"{paths[0]}: voxels of {shown} mm; expected {VOXEL_MM[0]} to {VOXEL_MM[1]}: mend the header")
-    axes = affine[:3, :3] / sizes
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        raise UserError(f"{paths[0]}: its axes are not at right angles to each other: resample it to a straight grid")
-    if not native.any():
+    sizes, target = voxel_sizes(affine), (native > 0) & (native != IGNORED)
+    if not target.any():
         task = dataset.task.name
         raise UserError(f"{case.label_paths[0]}: the target is empty, no voxel has a label of dataset.task={task}")
+    lines = shrunken(item, dataset.task)
+    if not without_ignored(item.label.numpy(), item.label.numpy())[1].any():
+        raise UserError(f"{case.label_paths[0]}: {'; '.join(lines)}")
+    for line in lines:
+        note("shrunken", f"{case.label_paths[0]}: {line}")
     image = item.image
     _check_extent(image.numpy(), voxel_sizes(image.affine.numpy()), dataset.extent_mm, paths[0])
     hashes = {path: _hash(channel.numpy()) for path, channel in zip(paths, image, strict=True)}
     twins = [path for path in paths if list(hashes.values()).count(hashes[path]) > 1]
     if twins:
         raise UserError(f"{' and '.join(twins)} hold the same voxels under the names of different modalities")
-    volume = float(np.count_nonzero(native) * np.prod(sizes) / 1000)
-    return Examination(None, native.shape, sizes.round(4).tolist(), round(volume, 3), hashes, _hash(native))
+    volume = float(np.count_nonzero(target) * np.prod(sizes) / 1000)
+    return Examination(None, native.shape, sizes.round(4).tolist(), volume, hashes, _hash(native))
 
 
 def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, float] | None, path: str) -> None:

@@ -121,16 +121,18 @@ def manifest_path(dataset: str, root: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def read_manifest(path: str | Path, root: str | Path) -> Manifest:
-    """Read and check a manifest whose files lie under `root`.
+def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) -> Manifest:
+    """Read and check a manifest whose files lie under `root`, or anywhere if `outside` says so.
 
     Raises:
         UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
             is not there; a split with an unknown case or with a patient on two sides.
     """
     manifest = load_manifest(path)
-    check(manifest, path)
+    check(manifest, path, outside=outside)
     check_files(manifest.cases, root, path)
+    if not outside:
+        check_inside(manifest.cases, root, path)
     return manifest
 
 
@@ -178,14 +180,17 @@ def _text(value: Any) -> str:
     return value
 
 
-def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Check the manifest and write it as JSON."""
-    check(manifest, path)
+def write_manifest(manifest: Manifest, path: str | Path, *, outside: bool = False) -> None:
+    """Check the manifest and write it as JSON; `outside` as in `read_manifest`."""
+    check(manifest, path, outside=outside)
     write_json(path, {"format": FORMAT, **asdict(manifest)})
 
 
-def check(manifest: Manifest, name: str | Path) -> None:
+def check(manifest: Manifest, name: str | Path, *, outside: bool = False) -> None:
     """Check what can be checked without the files; `name` is what an error calls the manifest.
+
+    Args:
+        outside: whether paths may lead out of the root.
 
     Raises:
         UserError: as `read_manifest`.
@@ -196,9 +201,12 @@ def check(manifest: Manifest, name: str | Path) -> None:
     for case in manifest.cases:
         if not case.id or case.id.startswith(".") or {*"/\\\0"} & {*case.id}:
             raise UserError(f"{name}: the case id {case.id!r} is no name for a file: label maps are written under it")
-        for path in case.paths:
+        for path in () if outside else case.paths:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-                raise UserError(f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it")
+                raise UserError(
+                    f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it, unless "
+                    "dataset.outside_root=true allows others"
+                )
     for split_name, split in manifest.splits.items():
         check_split(split, manifest.cases, f"{name}, split '{split_name}'", passed_over=manifest.excluded)
 
@@ -225,22 +233,32 @@ def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed
 
 
 def check_files(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file is there, and lies under the root when links are followed.
+    """Check that every file is there.
 
     Raises:
         UserError: the first that is not.
     """
-    place = Path(root).resolve()
     for case in cases:
         for path in case.paths:
-            if not (Path(root) / path).is_file():
+            if not (Path(root) / path).exists():
                 raise UserError(
                     f"{name}: {path} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
                     "or write the manifest again with scripts/prepare_data.py"
                 )
+
+
+def check_inside(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
+    """Check that every file lies under the root when links are followed.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    place = Path(root).resolve()
+    for case in cases:
+        for path in case.paths:
             target = (Path(root) / path).resolve()
             if not target.is_relative_to(place):
                 raise UserError(
-                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: "
-                    "set dataset.root to a folder that holds both, or copy the file"
+                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
+                    "the links there, dataset.outside_root=true follows them"
                 )

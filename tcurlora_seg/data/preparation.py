@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class Preparation:
 
     Scaling, per channel: "zscore", (x − mean) / std over the voxels above 0, the background left at 0 (the paper's);
     "window", `limits` = [low, high] to [0, 1] with what lies outside clipped (CT); "percentiles", the same between two
-    percentiles of the voxels above 0.
+    percentiles of the voxels above 0. Where values lie on both sides of 0, `find_background` says what counts instead
+    of the voxels above 0.
 
     Attributes:
         spacing: voxel size in mm to resample to; None leaves the grid alone.
@@ -48,9 +50,13 @@ class Preparation:
         import torch
         from monai.transforms.utils import reset_ops_id
 
+        from tcurlora_seg.data.intensity import note_backgrounds, scale
+
+        image = note_backgrounds(image)
         case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
         reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
-        return self._scale(case["image"]), None if label is None else case["label"].round().to(torch.uint8)
+        scaled = scale(case["image"], self.intensity, self.limits)
+        return scaled, None if label is None else case["label"].round().to(torch.uint8)
 
     def check(self, channel: Tensor, source: str) -> None:
         """Check that the intensities (X, Y, Z) of one channel can be scaled.
@@ -61,11 +67,19 @@ class Preparation:
         Raises:
             UserError: NaN or inf; nothing above 0, or the same everywhere, where the scaling goes by that.
         """
+        from tcurlora_seg.data.intensity import find_background
+
         if not bool(channel.isfinite().all()):
             raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
-        inside = channel[channel > 0]
+        background = find_background(channel)
+        inside = channel[background.inside(channel)]
         if self.intensity != "window" and (len(inside) == 0 or bool((inside == inside[0]).all())):
-            raise UserError(f"{source} has no two different intensities above 0; is it empty?")
+            above = " above 0" if background.below else ""
+            raise UserError(f"{source} has no two different intensities{above}; is it empty?")
+        if not background.below and (self.crop_to_brain or self.intensity != "window"):
+            negative, rest = float((channel < 0).double().mean()), 1 - len(inside) / channel.numel()
+            found = "no voxel" if background.value is None else f"the value {background.value:.4g} ({rest:.0%})"
+            note("negative", f"{source}: {negative:.0%} of its voxels are below 0; {found} is taken for the background")
 
     def invert(self, prediction: Tensor, image: MetaTensor, *, nearest: bool) -> Tensor:
         """Bring (K, X, Y, Z) values on the prepared grid back to the grid of the file.
@@ -84,32 +98,16 @@ class Preparation:
 
     @cached_property
     def _geometry(self) -> Compose:
+        """Turning, cropping to what shows something in any channel, and resampling."""
         from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd
+
+        from tcurlora_seg.data.intensity import inside
 
         keys = ("image", "label")
         steps: list[Any] = [Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True)]
         if self.crop_to_brain:
-            steps.append(CropForegroundd(keys, source_key="image", allow_missing_keys=True))
+            steps.append(CropForegroundd(keys, source_key="image", select_fn=inside, allow_missing_keys=True))
         if self.spacing is not None:
             mode = ("bilinear", "nearest")
             steps.append(Spacingd(keys, pixdim=tuple(self.spacing), mode=mode, allow_missing_keys=True))
         return Compose(steps)
-
-    def _scale(self, image: MetaTensor) -> MetaTensor:
-        """The image with scaled intensities; it keeps its affine and the memory of what was done."""
-        import numpy as np
-        import torch
-        from monai.data import MetaTensor
-
-        channels = []
-        for channel in image.as_tensor().float():
-            inside = channel > 0
-            values = channel[inside]
-            if self.intensity == "zscore":
-                channels.append(torch.where(inside, (channel - values.mean()) / values.std(correction=0), 0.0))
-                continue
-            low, high = self.limits or (0.0, 1.0)
-            if self.intensity == "percentiles":
-                low, high = np.percentile(values.numpy(), [low, high]).tolist()
-            channels.append(((channel - low) / max(high - low, 1e-8)).clamp(0, 1))
-        return MetaTensor(torch.stack(channels), meta=image.meta, applied_operations=image.applied_operations)

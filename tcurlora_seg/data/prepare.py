@@ -20,7 +20,6 @@ from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
 from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import (
     Manifest,
-    check,
     load_manifest,
     manifest_folder,
     manifest_path,
@@ -46,12 +45,14 @@ def prepare_data(config: DictConfig) -> Manifest:
     folder = Path(config.output) if config.output else manifest_folder(dataset.name, dataset.root)
     report, manifest = check_folder(dataset, folder, workers=config.workers or len(os.sched_getaffinity(0)))
     print_report(report, simulated=bool(manifest.simulated))
+    if sides := dataset.task.describe_sides():
+        print(sides)
     if not manifest.cases:
         raise UserError(f"{dataset.name}: no case under dataset.root={dataset.root.absolute()} can be used")
-    write_manifest(manifest, folder / "manifest.json")
+    write_manifest(manifest, folder / "manifest.json", outside=dataset.outside_root)
     drawn = draw_by_name(manifest, **config.split, paper=dataset.paper_split)
     manifest = replace(manifest, splits={**manifest.splits, **drawn})
-    write_manifest(manifest, folder / "manifest.json")
+    write_manifest(manifest, folder / "manifest.json", outside=dataset.outside_root)
     for name, split in drawn.items():
         print(f"split.scheme={name}: " + ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items()))
     print(f"written: {folder / 'manifest.json'} and {folder / REPORT}")
@@ -95,7 +96,7 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     dataset.check_root()
     before = CheckReport.read(folder / REPORT)
     cohort, by_hand, skipped = _candidates(dataset, folder)
-    check(cohort, dataset.manifest_path or dataset.root)  # before any file is read, which may take an hour
+    dataset.check(cohort)  # before any file is read, which may take an hour
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()

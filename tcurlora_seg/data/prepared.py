@@ -149,12 +149,10 @@ def _on_grid(volume: Volume, grid: Volume, case: str, hint: str) -> np.ndarray:
     Raises:
         UserError: another shape or affine.
     """
-    import numpy as np
-
-    from tcurlora_seg.data.volume import turn_to
+    from tcurlora_seg.data.grid import same_grid, turn_to
 
     voxels, affine = turn_to(volume.voxels, volume.affine, grid.affine)
-    if voxels.shape != grid.voxels.shape or not np.allclose(affine, grid.affine, atol=0.01):
-        pair = f"{volume.source} and {grid.source}"
+    pair = f"{volume.source} and {grid.source}"
+    if voxels.shape != grid.voxels.shape or not same_grid(voxels.shape, grid.affine, affine, pair):
         raise UserError(f"case {case}: {pair} lie on different grids (shape or affine differ){hint}")
     return voxels

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tcurlora_seg.data.notes import note
 from tcurlora_seg.data.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -22,27 +23,41 @@ class TrainingSpacing:
     median: tuple[float, ...]
     largest: tuple[float, ...]
 
+    @property
+    def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The least and the largest size along each axis that counts as one of the training images'."""
+        return tuple(s * (1 - _TOLERANCE) for s in self.smallest), tuple(s * (1 + _TOLERANCE) for s in self.largest)
+
     def covers(self, spacing: Sequence[float]) -> bool:
         """Whether a voxel size lies, within 5 %, between the smallest and the largest along each axis."""
-        sides = zip(spacing, self.smallest, self.largest, strict=True)
-        return all(low * (1 - _TOLERANCE) <= size <= high * (1 + _TOLERANCE) for size, low, high in sides)
+        return self.fit(spacing) == list(spacing)
+
+    def fit(self, spacing: Sequence[float]) -> list[float]:
+        """The voxel size to resample to: the median along each axis where the size is not covered."""
+        axes = zip(spacing, *self.limits, self.median, strict=True)
+        return [size if low <= size <= high else middle for size, low, high, middle in axes]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: np.ndarray) -> Preparation:
-    """The preparation for an image: where it leaves the grid alone, and the image's voxel size is not among those of
-    the training images, it resamples to their median.
+    """The preparation for an image: where it leaves the grid alone, and the image's voxel size along an axis is not
+    among those of the training images, it resamples that axis to their median.
 
     Args:
         preparation: of the training images.
         spacing: of the training images; None where nobody knows.
         affine: the image's, from voxels to RAS mm.
     """
-    if preparation.spacing is not None or spacing is None or spacing.covers(ras_spacing(affine).tolist()):
+    if preparation.spacing is not None or spacing is None:
         return preparation
-    return replace(preparation, spacing=list(spacing.median))
+    sizes = ras_spacing(affine).tolist()
+    if spacing.covers(sizes):
+        return preparation
+    own, theirs = (" x ".join(f"{size:.3g}" for size in s) for s in (sizes, spacing.median))
+    note("resampled", f"voxels of {own} mm are resampled to the training images' {theirs} mm, and back")
+    return replace(preparation, spacing=spacing.fit(sizes))
 
 
 def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:

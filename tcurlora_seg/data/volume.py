@@ -1,4 +1,4 @@
-"""Reading volumes from disk: NIfTI, MINC, and Analyze 7.5 whose voxels may be gzipped.
+"""Reading volumes from disk: the formats of `formats`, in millimetres.
 
 Any bytes may come under these names. The header is checked before a voxel is read, so that what it promises costs no
 memory, and whatever the parsers raise becomes one line.
@@ -6,8 +6,9 @@ memory, and whatever the parsers raise becomes one line.
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,19 @@ import nibabel as nib
 import numpy as np
 from nibabel.fileholders import FileHolder
 
+from tcurlora_seg.data.foreign import open_foreign
+from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series
+from tcurlora_seg.data.grid import centred_affine, check_affine
+from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
 
-_ENDINGS = (".nii", ".nii.gz", ".hdr", ".mnc")
 _EXPANSION = 1032
-"""Deflate, which packs .gz and MINC, writes at least 2 bits for 258 bytes: no packed file holds more than this times
-its own size."""
+"""Deflate, which packs .gz, MINC, NRRD and MetaImage, writes at least 2 bits for 258 bytes: no packed file holds more
+than this times its own size."""
+_ROUNDING = 1e-3
+"""How far from a whole number a label value may be."""
+_UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
+"""NIfTI's codes for units of length other than mm."""
 
 
 def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
@@ -78,22 +86,50 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
         array = array[..., None]
     if array.ndim != 4:
         raise UserError(f"{source} has the shape {array.shape}; expected three axes, or four with the channels last")
-    if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
-        return array, centred_affine(array.shape[:3], image.header.get_zooms()[:3], analyze_axes)
-    affine = np.asarray(image.affine, dtype=np.float64)
-    _check_affine(affine, source)
-    return array, affine
+    return array, affine_of(image, source, analyze_axes)
 
 
-def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with axes in the order and direction of the affine `other`, and their affine then.
+def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
+    """Labels as whole numbers; a scale factor in a header may leave them up to 0.001 away.
 
-    MINC stores z first and NIfTI x first; no voxel is interpolated.
+    Raises:
+        UserError: a value that is none.
     """
-    orientation = nib.io_orientation
-    change = nib.orientations.ornt_transform(orientation(affine), orientation(other))
-    turned = nib.orientations.apply_orientation(volume, change)
-    return turned, affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+    if labels.dtype.kind in "biu":
+        return labels
+    rounded = np.rint(labels)
+    apart = np.abs(labels - rounded)
+    strange = np.unique(labels[~(apart <= _ROUNDING)])
+    if len(strange):
+        shown = ", ".join(f"{value:.6g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
+        raise UserError(f"{source}: label values {shown} are no whole numbers; was the label interpolated linearly?")
+    if apart.max() > 0:
+        note("rounded", f"{source}: label values up to {apart.max():.1g} away from whole numbers are rounded")
+    return rounded.astype(np.int64)
+
+
+def affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:
+    """The affine from an image's voxels to RAS mm, float64: converted where its header has other units.
+
+    Raises:
+        UserError: see `check_affine`.
+    """
+    unit, millimetres = _unit(image)
+    if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
+        affine = centred_affine(image.shape[:3], image.header.get_zooms()[:3], analyze_axes)
+    else:
+        affine = np.array(image.affine, dtype=np.float64)
+        affine[:3] *= millimetres
+    check_affine(affine, source, unit)
+    if unit != "mm":
+        note("units", f"{source}: its header is in {unit}, converted to mm")
+    return affine
+
+
+def _unit(image: Any) -> tuple[str, float]:
+    """An image's unit of length and how many mm it is; for all that a header cannot say, one."""
+    code = int(image.header["xyzt_units"]) & 7 if isinstance(image, nib.Nifti1Pair) else 0
+    return _UNITS.get(code, ("mm", 1.0))
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -106,7 +142,8 @@ def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """
     with _readable(path):
         image = _open(Path(path))
-        shape, zooms = image.header.get_data_shape()[:3], image.header.get_zooms()[:3]
+        shape = image.shape[:3]
+        zooms = [zoom * _unit(image)[1] for zoom in image.header.get_zooms()[:3]]
         order = (0, 1, 2) if image.affine is None else np.argsort(nib.io_orientation(image.affine)[:, 0])
     return tuple(int(shape[axis]) for axis in order), tuple(float(zooms[axis]) for axis in order)
 
@@ -127,18 +164,47 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 def _open(path: Path) -> Any:
     """The nibabel image, its header checked, no voxel read."""
-    if not path.is_file():
+    if not path.is_file() and not is_series(path):
         raise FileNotFoundError("it is a folder, not a file" if path.is_dir() else "there is no such file")
-    if not path.name.endswith(_ENDINGS):
-        raise UserError(f"{path} is none of the images that are read: {', '.join(_ENDINGS)}")
+    if not ending(path) and not path.is_dir():
+        raise UserError(f"{path} is none of the images that are read: {SHOWN}")
     with nib.imageglobals.LoggingOutputSuppressor():  # what it would mend silently is refused below
-        image = nib.load(path) if path.suffix != ".hdr" else _pair(path)
+        if path.is_dir() or ending(path) in SIMPLEITK:
+            image: Any = open_foreign(path)
+        elif ending(path) == ".hdr":
+            image = _pair(path)
+        else:
+            image = _misnamed(path) or nib.load(path)
     _check_header(image, path)
     return image
 
 
+def _misnamed(path: Path) -> Any:
+    """A NIfTI file that is compressed though it is named .nii, or not though it is named .nii.gz; None for others."""
+    packed = _is_gzip(path)
+    if ending(path) not in (".nii", ".nii.gz") or packed == (ending(path) == ".nii.gz"):
+        return None
+    with gzip.open(path) if packed else path.open("rb") as opened:
+        start = opened.read(4)
+        opened.seek(0)
+        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+            size = kind.header_class.sizeof_hdr
+            if start in (size.to_bytes(4, "little"), size.to_bytes(4, "big")):
+                image = kind.from_stream(opened)
+                _check_header(image, path)
+                state = "compressed" if packed else "not compressed"
+                note("misnamed", f"{path} is {state}, whatever its name says: it is read as it is")
+                return kind(np.asanyarray(image.dataobj), image.affine, image.header)
+    return None
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+
+
 def _pair(path: Path) -> Any:
-    voxels = next((v for v in (path.with_suffix(".img"), path.with_suffix(".img.gz")) if v.is_file()), None)
+    voxels = next((v for ending in (".img", ".img.gz", ".IMG") if (v := path.with_suffix(ending)).is_file()), None)
     if voxels is None:
         raise FileNotFoundError("its .img or .img.gz is missing")
     parts = {"header": FileHolder(str(path)), "image": FileHolder(str(voxels))}
@@ -151,7 +217,7 @@ def _check_header(image: Any, path: Path) -> None:
 
     Raises:
         UserError: no image in space; an axis of length 0; voxels that are no real numbers; more of them than the file
-            can hold; a voxel size that is not above 0; an affine that is not finite or flattens the volume.
+            can hold; a voxel size that is not above 0; see also `check_affine`.
     """
     if not isinstance(image, nib.spatialimages.SpatialImage):
         raise UserError(f"{path} holds no volume but a {type(image).__name__}")
@@ -162,41 +228,21 @@ def _check_header(image: Any, path: Path) -> None:
         kind = {"c": "complex numbers", "V": "colours"}.get(dtype.kind, str(dtype))
         raise UserError(f"{path} holds {kind}; expected one real number a voxel: convert it first")
     file = Path(image.file_map["image"].filename or path)
-    promised, size = math.prod(shape) * dtype.itemsize, file.stat().st_size
-    if promised > size * (_EXPANSION if file.suffix in (".gz", ".mnc") else 1):
-        raise UserError(
-            f"{path}: its header promises {promised:,} bytes of voxels, more than {file.name} can hold in {size:,}; "
-            "copy or download it again"
-        )
-    if isinstance(image, nib.AnalyzeImage):  # what nibabel has made positive by now
-        with image.file_map["header" if "header" in image.file_map else "image"].get_prepare_fileobj("rb") as opened:
+    if file.is_file():  # a DICOM series has been read by now
+        promised, size = math.prod(shape) * dtype.itemsize, file.stat().st_size
+        packed = _is_gzip(file) or ending(file) in (".mnc", *SIMPLEITK)
+        if promised > size * (_EXPANSION if packed else 1):
+            raise UserError(
+                f"{path}: its header promises {promised:,} bytes of voxels, more than {file.name} can hold in "
+                f"{size:,}; copy or download it again"
+            )
+    holder = image.file_map["header" if "header" in image.file_map else "image"]
+    if isinstance(image, nib.AnalyzeImage) and (holder.filename or holder.fileobj):
+        with holder.get_prepare_fileobj("rb") as opened:  # sizes that nibabel has made positive by now
             sizes = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4].tolist()
         if not isinstance(image, nib.Nifti1Pair):  # SPM marks a mirrored axis so; `analyze_axes` says where it runs
             sizes = [abs(size) for size in sizes]
         if not all(0 < size < math.inf for size in sizes):
             shown = " x ".join(f"{size:g}" for size in sizes)
             raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")
-    _check_affine(image.affine, path)
-
-
-def _check_affine(affine: np.ndarray, source: object) -> None:
-    """Check that an affine (4, 4) places a volume in space.
-
-    Raises:
-        UserError: it does not.
-    """
-    axes = affine[:3, :3]
-    if not np.isfinite(affine).all():
-        raise UserError(f"{source}: its affine holds NaN or infinite values: mend the header")
-    if abs(np.linalg.det(axes)) <= 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
-        raise UserError(f"{source}: its affine flattens the volume: mend the header")
-
-
-def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:
-    """The affine of a volume whose axes run towards `axes` (such as "LAS") and whose centre is the origin."""
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(axes)):
-        affine[int(world), axis] = sign * abs(zooms[axis])
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
+    affine_of(image, path)

@@ -14,13 +14,16 @@ from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
+from tcurlora_seg.data.task import without_ignored
+from tcurlora_seg.data.typical import UNKNOWN, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
 from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
-from tcurlora_seg.inference.native import minimum_volumes, segment
+from tcurlora_seg.inference.native import segment
+from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.inference.windows import Predictor
 
@@ -36,6 +39,7 @@ def evaluate_run(
     mirror: bool | None = None,
     precision: str | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
+    largest_pieces: int | Mapping[str, int] | None = None,
     surface_tolerance_mm: float = 1.0,
     output: str | None = None,
     trust: Sequence[str] = (),
@@ -54,7 +58,7 @@ def evaluate_run(
     summary, rows = evaluate(
         run.predictor(), run.dataset, run.cases(split), folder,
         spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-        min_component_ml=run.minimum_ml if min_component_ml is None else min_component_ml,
+        typical=run.typical, clearing=run.clearing(min_component_ml, largest_pieces),
         surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.get("test") if split == "test" else None,
     )  # fmt: skip
     print_summary(rows, summary)
@@ -71,7 +75,8 @@ def evaluate(
     spacing: TrainingSpacing | None,
     adapter: str,
     trainable_parameters: int,
-    min_component_ml: float | Mapping[str, float] | None = None,
+    typical: Ranges = UNKNOWN,
+    clearing: Clearing = NOTHING,
     surface_tolerance_mm: float = 1.0,
     limited: int | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -89,32 +94,37 @@ def evaluate(
         spacing: voxel sizes of the training images, see `fitting`.
         adapter: its name, for the summary.
         trainable_parameters: for the summary.
-        min_component_ml: see `remove_small`.
+        typical: of the training images; what a case has outside of them is said.
+        clearing: which pieces of a structure stay.
         surface_tolerance_mm: see `score`.
         limited: `split.test`, if the cases are only a part of the split.
 
     Returns:
         The summary and the rows of `cases.csv`.
     """
-    minimum_volumes(dataset.task, min_component_ml)  # a mistake in it is told before the first case is computed
-    records = []
+    rules = clearing.by_structure(dataset.task)  # a mistake in it is told before the first case is computed
+    records, remarks = [], []
     for case in share(cases):
         item = dataset.prepare(case, spacing)
         started = time.perf_counter()
-        found = segment([predictor], item, dataset.task, min_component_ml)
+        found = segment([predictor], item, dataset.task, clearing)
         seconds = time.perf_counter() - started
         scores = score_structures(
-            found.native, item.native_label.numpy(), dataset.task.structures, voxel_sizes(item.affine),
-            surface_tolerance_mm=surface_tolerance_mm,
+            *without_ignored(found.native, item.native_label.numpy()), dataset.task.structures,
+            voxel_sizes(item.affine), surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
+        facts = image_facts(item.image.numpy(), voxel_sizes(item.image.affine.numpy()), dataset.modalities)
+        facts |= result_facts(found.native, voxel_sizes(item.affine), dataset.task.structures)
+        remarks += [{"case": case, "unusual": line} for line in unusual(facts, typical)]
         for name, result in scores.items():
             record = {"case": case, "patient": item.patient, "structure": name, **asdict(result), "seconds": seconds}
             records.append(record)
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
         image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
+        shown, label = without_ignored(found.prepared, label)
         figure = overlay_figure(
-            image, label, found.prepared, title=str(case), spacing=sizes, structures=dataset.task.structures,
+            image, label, shown, title=str(case), spacing=sizes, structures=dataset.task.structures,
             dice={name: result.dice for name, result in scores.items()},
         )  # fmt: skip
         save_figure(figure, folder / "overlays" / f"{case}.png")
@@ -123,14 +133,16 @@ def evaluate(
     summary = {
         "dataset": dataset.name,
         "task": dataset.task.name,
+        "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "simulated": dataset.manifest().simulated,
         "adapter": adapter,
         "trainable_parameters": trainable_parameters,
         "overlap": predictor.overlap,
         "mirror_axes": list(predictor.mirror_axes),
-        "min_component_ml": minimum_volumes(dataset.task, min_component_ml),
+        **rules,
         "surface_tolerance_mm": surface_tolerance_mm,
         "limited": None if limited is None else f"the first {limited} test cases by hash (split.test)",
+        "unusual": gather(remarks),
         **summarise(rows),
     }
     if is_first():

@@ -83,14 +83,16 @@ def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | 
     """A line a structure with its Dice, white for a union of classes, and what solid and dashed mean."""
     named = list(structures)
     if len(named) > _MOST_NAMED:
-        named = sorted(named, key=lambda name: dice[name] if dice.get(name) is not None else 2.0)[:_MOST_NAMED]
+        scores = {name: 2.0 if (score := dice.get(name)) is None else score for name in named}
+        named = sorted(named, key=scores.__getitem__)[:_MOST_NAMED]
     lines = []
     for name in named:
         score, classes = dice.get(name), structures[name]
         colour = _colour(classes[0]) if len(classes) == 1 else "white"
         lines.append(Line2D([], [], color=colour, label=name if score is None else f"{name}, Dice {score:.3f}"))
-    styles = (("reference", "solid"), ("prediction", "dashed"))
-    return lines + [Line2D([], [], color="silver", linestyle=style, label=name) for name, style in styles]
+    lines.append(Line2D([], [], color="silver", linestyle="solid", label="reference"))
+    lines.append(Line2D([], [], color="silver", linestyle="dashed", label="prediction"))
+    return lines
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

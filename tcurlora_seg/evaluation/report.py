@@ -48,6 +48,10 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         )
     if summary.get("limited"):
         console.print(f"scored: {summary['limited']}", style="yellow", highlight=False)
+    for remark in summary["unusual"][:5]:
+        console.print(f"{remark['case']}: {remark['unusual']}", style="yellow", highlight=False)
+    if more := len(summary["unusual"][5:]):
+        console.print(f"{more} more remarks are in summary.json", style="yellow", highlight=False)
     if summary["simulated"]:
         console.print(SIMULATED, style="yellow", highlight=False)
 

@@ -1,7 +1,7 @@
 """A run as a MONAI bundle: a folder that `python -m monai.bundle run` executes with MONAI alone.
 
 The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` are written once more here, as MONAI's own
-transforms in JSON; the tests hold the label maps of both together.
+transforms in JSON, with a copy of `intensity`; the tests hold the label maps of both together.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tcurlora_seg.config.paths import PACKAGE
+from tcurlora_seg.data import intensity
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
 from tcurlora_seg.inference.run import Run, predictor_for
@@ -44,11 +45,12 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
     kind = network.rpartition(".")[2]
     if not network.startswith("monai."):
         raise UserError(f"format=bundle: MONAI has no {kind}; take format=state_dict")
-    if run.minimum_ml is not None:
-        raise UserError(
-            f"{run.directory} has inference.min_component_ml={run.minimum_ml}, which a bundle cannot do: take "
-            "format=state_dict, or scripts/predict.py"
-        )
+    for key, rule in run.clearing()._asdict().items():
+        if rule is not None:
+            raise UserError(
+                f"{run.directory} has inference.{key}={rule}, which a bundle cannot do: take format=state_dict, or "
+                "scripts/predict.py"
+            )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as scratch:
@@ -56,6 +58,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
             write_json(new / "configs" / "metadata.json", bundle_metadata(run, kind))
             write_json(new / "configs" / "inference.json", inference_config(run, kind))
             write_text(new / "docs" / "README.md", _readme(run, kind, folder.name))
+            write_text(new / "scripts" / "intensity.py", Path(intensity.__file__).read_text(encoding="utf-8"))
             shutil.copy(_license(), new / "LICENSE")
             (new / "models").mkdir()
             torch.save(dict(state), new / "models" / "model.pt")
@@ -72,19 +75,20 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
         kind: name of MONAI's class.
     """
     preparation, predictor = run.dataset.preparation, predictor_for(run.network, run.config, run.dataset)
-    resampled = preparation.spacing is not None
+    resampled = preparation.spacing is not None or run.spacing is not None
     values = label_values(run.dataset.task)
     table = [0, *(values[c] for c in sorted(values))]
     invert = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
               "nearest_interp": not resampled, "to_tensor": True}  # fmt: skip
     choose = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
     return {
-        "imports": ["$import glob", "$import numpy", "$import os", "$import torch"],
+        "imports": ["$import glob", "$import os", "$import runpy", "$import torch"],
         "bundle_root": ".",
         "input": "$@bundle_root + '/input'",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "files": _files(run),
+        "intensity": "$runpy.run_path(@bundle_root + '/scripts/intensity.py')",
         "network_def": {"_target_": kind, **run.arguments},
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(run)},
@@ -129,26 +133,21 @@ def _preprocessing(run: Run) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True, "dtype": "$torch.float32"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Lambdad", "keys": "image", "func": "$@intensity['note_backgrounds']"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
     ]
     if preparation.crop_to_brain:
-        steps.append({"_target_": "CropForegroundd", "keys": "image", "source_key": "image"})
+        steps.append({"_target_": "CropForegroundd", "keys": "image", "source_key": "image",
+                      "select_fn": "$@intensity['inside']"})  # fmt: skip
+    resample: dict[str, Any] = {"_target_": "Spacingd", "keys": "image", "mode": "bilinear"}
     if preparation.spacing is not None:
-        spacing = list(preparation.spacing)
-        steps.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing, "mode": "bilinear"})
-    low, high = preparation.limits or (0.0, 1.0)
-    scaling: dict[str, list[dict[str, Any]]] = {
-        "zscore": [
-            {"_target_": "ThresholdIntensityd", "keys": "image", "threshold": 0.0},
-            {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},
-        ],
-        "window": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, "b_min": 0.0,
-                    "b_max": 1.0, "clip": True}],
-        "percentiles": [{"_target_": "Lambdad", "keys": "image", "func":
-            "$lambda x: torch.stack([((c - low) / max(high - low, 1e-8)).clamp(0, 1) for c in x for low, high in "
-            f"[numpy.percentile(c[c > 0].cpu().numpy(), [{low}, {high}]).tolist()]])"}],
-    }  # fmt: skip
-    return [*steps, *scaling[preparation.intensity]]
+        steps.append({**resample, "pixdim": list(preparation.spacing)})
+    elif run.spacing is not None:  # an axis is resampled that is none of the training images'
+        least, most = map(list, run.spacing.limits)
+        steps.append({**resample, "pixdim": list(run.spacing.median), "min_pixdim": least, "max_pixdim": most})
+    how = f"{preparation.intensity!r}, {preparation.limits!r}"
+    scaling = f"$lambda x, scale=@intensity['scale']: scale(x, {how})"
+    return [*steps, {"_target_": "Lambdad", "keys": "image", "func": scaling}]
 
 
 def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes: int) -> list[list[list[int]]]:
@@ -204,7 +203,7 @@ def _readme(run: Run, kind: str, name: str) -> str:
     meanings = "\n".join(
         f"- {structure}: {', '.join(str(values[c]) for c in classes)}" for structure, classes in task.structures.items()
     )
-    size = "any voxel size" if run.spacing is None else f"voxels of about {list(run.spacing.median)} mm"
+    size = "any voxel size" if run.spacing is None else f"resampled to voxels of {list(run.spacing.median)} mm and back"
     images = ", ".join(run.dataset.modalities)
     if len(run.dataset.modalities) > 1:
         images += " (a file each, <case>_<name>.nii.gz; or in this order on the fourth axis of one file)"

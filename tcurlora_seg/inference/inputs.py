@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcurlora_seg.data.formats import SHOWN, ending, is_series, stem
 from tcurlora_seg.data.manifest import check, load_manifest
 from tcurlora_seg.errors import UserError
-
-_ENDINGS = (".nii.gz", ".nii", ".hdr", ".mnc")
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,8 @@ def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) 
     Raises:
         UserError: nothing there, or two label maps of one name.
     """
-    if not path.exists():
-        raise UserError(f"input={path} does not exist: give an image, a folder of images, or a manifest.json")
-    if path.is_dir():
+    check_input(path)
+    if path.is_dir() and not is_series(path):
         found = _folder(path, modalities)
     elif path.suffix == ".json":
         found = _manifest(path, root)
@@ -59,11 +57,26 @@ def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) 
     return found
 
 
+def check_input(path: Path) -> None:
+    """Check that there may be something to segment: asked before anything heavy is imported.
+
+    Raises:
+        UserError: nothing there, a file of another kind, or a folder that holds no image however it is laid out.
+    """
+    if not path.exists():
+        raise UserError(f"input={path} does not exist: give an image, a folder of images, or a manifest.json")
+    pair = path.name.endswith((".img", ".img.gz"))  # of an Analyze image, which is named by its header
+    if path.is_file() and not ending(path) and not pair and path.suffix != ".json":
+        raise UserError(f"input={path} is none of the images that are read: {SHOWN}, or a manifest.json")
+    if path.is_dir() and not is_series(path):
+        folders = [path, *(inner for inner in path.iterdir() if inner.is_dir())]
+        if not any(map(_images, folders)):
+            raise UserError(f"input={path} holds no image: {SHOWN} are read, in it or in a folder a case")
+
+
 def _file(path: Path, modalities: Sequence[str]) -> list[Input]:
     if path.name.endswith((".img", ".img.gz")):
         path = path.with_name(path.name.removesuffix(".gz").removesuffix(".img") + ".hdr")
-    if not _ending(path):
-        raise UserError(f"input={path}: expected a file that ends in {', '.join(_ENDINGS)}, or a manifest.json")
     return [Input(path.name, dict.fromkeys(modalities, path), _target(path))]
 
 
@@ -81,10 +94,10 @@ def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = 
     """Group `<case>_<modality>.nii.gz` by case; in a case's own folder the part before the modality may be anything."""
     cases: dict[str, dict[str, Path]] = {}
     for path in paths:
-        stem = path.name.removesuffix(_ending(path))
+        own = stem(path)
         for modality in modalities:
-            if stem.lower() == modality.lower() or stem.lower().endswith(f"_{modality.lower()}"):
-                name = case or stem[: -len(modality)].rstrip("_") or stem
+            if own.lower() == modality.lower() or own.lower().endswith(f"_{modality.lower()}"):
+                name = case or own[: -len(modality)].rstrip("_") or own
                 cases.setdefault(name, {})[modality] = path
     for name, files in sorted(cases.items()):
         yield Input(name, files, f"{name}.nii.gz")
@@ -105,17 +118,13 @@ def _manifest(path: Path, root: str | None) -> list[Input]:
 
 
 def _images(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if _ending(path)]
-
-
-def _ending(path: Path) -> str:
-    return next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in files if (path.is_file() and ending(path)) or is_series(path)]
 
 
 def _target(path: Path) -> str:
-    """The image's own name; Analyze and MINC come back as NIfTI."""
-    return path.name if path.name.endswith((".nii", ".nii.gz")) else f"{path.name.removesuffix(_ending(path))}.nii.gz"
+    """The image's own name; what is no NIfTI comes back as NIfTI."""
+    return f"{stem(path)}{'.nii' if ending(path) == '.nii' else '.nii.gz'}"
 
 
 def _layout(modalities: Sequence[str]) -> str:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from tcurlora_seg.config.messages import explain
+from tcurlora_seg.data.notes import listen
+from tcurlora_seg.data.structures import volume_text
 from tcurlora_seg.data.volume import open_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.inputs import Input, find_inputs
-from tcurlora_seg.inference.native import minimum_volumes
+from tcurlora_seg.inference.records import Records
 from tcurlora_seg.inference.run import load_run, segmenter
 from tcurlora_seg.inference.segmenter import Segmenter, describe_labels, volumes
+from tcurlora_seg.inference.watch import watched
 from tcurlora_seg.memory import keep_freed_memory
 
 
@@ -36,11 +38,14 @@ def predict_files(
     mirror: bool | None = None,
     precision: str | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
+    largest_pieces: int | Mapping[str, int] | None = None,
     probabilities: bool = False,
+    strict: bool = False,
     overwrite: bool = False,
     trust: Sequence[str] = (),
 ) -> None:
-    """Segment images and write `<output>/<name of the image>`, `labels.json` and, on request, `probabilities/`.
+    """Segment images and write `<output>/<name of the image>`, `labels.json`, `predictions.csv` and, on request,
+    `probabilities/`.
 
     An image that cannot be segmented is reported and the others are done.
 
@@ -54,8 +59,10 @@ def predict_files(
         overlap: of neighbouring windows; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
         precision: see `Predictor`; None for the run's own.
-        min_component_ml: see `remove_small`; None for the run's own.
+        min_component_ml: see `Clearing`; None for the run's own.
+        largest_pieces: see `Clearing`; None for the run's own.
         probabilities: write those of every class, too.
+        strict: refuse images and results that are unlike those of the training.
         overwrite: replace what is there; otherwise an image whose label map is there is skipped.
         trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
 
@@ -65,16 +72,14 @@ def predict_files(
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     settings: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "precision": precision, "trust": trust}
     runs = [load_run(directory, device=device, pretrained=pretrained, **settings) for directory in directories]
-    network = segmenter(runs)
+    network = replace(segmenter(runs), clearing=runs[0].clearing(min_component_ml, largest_pieces))
     if next(runs[0].network.parameters()).device.type == "cpu":
         keep_freed_memory()
-    if min_component_ml is not None:
-        network = replace(network, minimum_ml=min_component_ml)
-    minimum_volumes(network.task, network.minimum_ml)
+    network.clearing.by_structure(network.task)  # a mistake in it is told before the first image is computed
     folder = Path(output)
     found = find_inputs(Path(input), network.modalities, root)
     _check_output(folder, found, network, overwrite)
-    failed, skipped = [], 0
+    records, failed, skipped = Records(folder), [], 0
     for number, item in enumerate(found, start=1):
         heading, target = f"[{number}/{len(found)}] {item.name}", folder / item.target
         if target.exists() and not overwrite:
@@ -82,7 +87,10 @@ def predict_files(
             skipped += 1
             continue
         try:
-            print(f"{heading}: {_segment(network, item, folder, probabilities)}", flush=True)
+            with watched(network.predictors, heading):
+                row = _segment(network, item, folder, probabilities, strict)
+            records.add(item.target, row)
+            print(f"{heading}: {_line(row, network)}", flush=True)
         except Exception as error:  # one bad file among many, or one too large, ends none of the others
             print(f"error: {heading}: {explain(error)}", file=sys.stderr, flush=True)
             failed.append(item.name)
@@ -91,19 +99,37 @@ def predict_files(
         raise UserError(f"{len(failed)} of {len(found)} image(s) could not be segmented: {', '.join(failed)}")
 
 
-def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool) -> str:
-    """Segment one image, write the files, and say how long it took and what was found."""
+def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool, strict: bool) -> dict[str, object]:
+    """Segment one image, write the files, and give its row of the table."""
     started = time.perf_counter()
     for modality in network.modalities:
         if modality not in item.files:
             raise UserError(f"its {modality} image is missing; the network sees {', '.join(network.modalities)}")
-    mask = open_volume(item.mask) if item.mask else None
-    source = str(item.files[network.modalities[0]])
-    label, classes = network.run(_channels(network, item), source, mask=mask, probabilities=probabilities)
-    if classes is not None:
-        _save(classes, folder / "probabilities" / item.target)
-    _save(label, folder / item.target)
-    return f"{time.perf_counter() - started:.1f} s{_volumes(label, network)}"
+    with listen() as notes:
+        mask = open_volume(item.mask) if item.mask else None
+        source = str(item.files[network.modalities[0]])
+        found = network.run(_channels(network, item), source, mask=mask, probabilities=probabilities, strict=strict)
+    if found.probabilities is not None:
+        _save(found.probabilities, folder / "probabilities" / item.target)
+    _save(found.label, folder / item.target)
+    facts = {name.replace("/", "_"): f"{value:.6g}" for name, value in found.facts.items()}
+    return {
+        "seconds": f"{time.perf_counter() - started:.1f}",
+        "voxel_mm": " x ".join(f"{size:.4g}" for size in found.spacing),
+        "orientation": found.orientation,
+        **facts,
+        "notes": "; ".join(notes),
+        "warnings": "; ".join(found.unusual),
+    }
+
+
+def _line(row: Mapping[str, Any], network: Segmenter) -> str:
+    """How long an image took, what was found in it and what is worth a word."""
+    names = list(network.task.structures) if len(network.task.structures) <= 4 else []
+    volumes = "".join(f", {name} {volume_text(float(row[f'{name}_ml']))}" for name in names)
+    words = [f"note: {row['notes']}"] if row["notes"] else []
+    words += [f"warning: {row['warnings']}"] if row["warnings"] else []
+    return "\n    ".join([f"{row['seconds']} s{volumes}", *words])
 
 
 def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
@@ -123,14 +149,6 @@ def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
             )
         channels[modality] = opened[path][held.index(modality)]
     return channels
-
-
-def _volumes(label: SpatialImage, network: Segmenter) -> str:
-    structures = describe_labels(network.task)["structures"]
-    if len(structures) > 4:
-        return ""
-    voxel_ml, array = np.prod(nib.affines.voxel_sizes(label.affine)) / 1000, np.asanyarray(label.dataobj)
-    return "".join(f", {name} {np.isin(array, v).sum() * voxel_ml:.2f} ml" for name, v in structures.items())
 
 
 def _save(image: SpatialImage, path: Path) -> None:

@@ -16,8 +16,11 @@ from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.typical import UNKNOWN, Ranges, read_ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
+from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import stored_dataset
 from tcurlora_seg.inference.windows import Predictor
@@ -41,6 +44,7 @@ class Run:
         dataset: its data set, which knows task and preparation.
         network: the merged network, a plain network in evaluation mode.
         spacing: the voxel sizes of its training images; None where an older model file says nothing.
+        typical: what its training images are like; nothing where an older model file says nothing.
     """
 
     directory: Path
@@ -48,15 +52,17 @@ class Run:
     dataset: SegmentationDataset
     network: nn.Module
     spacing: TrainingSpacing | None = None
+    typical: Ranges = UNKNOWN
 
     def __repr__(self) -> str:
         data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"
         return f"Run({self.directory}: {self.config.adapter.name}, {data})"
 
-    @property
-    def minimum_ml(self) -> Any:
-        """The run's own `min_component_ml`; None in a configuration from before there was one."""
-        return self.config.inference.get("min_component_ml")
+    def clearing(self, min_component_ml: Any = None, largest_pieces: Any = None) -> Clearing:
+        """Which pieces of a structure stay: as given, else the run's own rules, which older configurations lack."""
+        given = {"min_component_ml": min_component_ml, "largest_pieces": largest_pieces}
+        own = self.config.inference
+        return Clearing(**{key: own.get(key) if value is None else value for key, value in given.items()})
 
     @property
     def simulated(self) -> bool:
@@ -153,11 +159,12 @@ def load_run(
     adapt_from_config(network, config.adapter, seed=config.seed)
     notes = load_model(network, directory / "model.safetensors")
     try:
-        spacing = read_spacing(notes.get("spacing"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{directory / 'model.safetensors'}: its notes hold a spacing that is none") from error
+        spacing, typical = read_spacing(notes.get("spacing")), read_ranges(notes.get("typical"))
+    except (KeyError, TypeError, ValueError) as error:
+        what = "its notes on the training images are none"
+        raise UserError(f"{directory / 'model.safetensors'}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, network, spacing)
+    return Run(directory, config, dataset, network, spacing, typical)
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,7 +191,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         classes=dataset.task.out_channels,
         overlap=config.inference.overlap,
         batch_size=config.inference.batch_size,
-        mirror_axes=tuple(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
+        mirror_axes=dataset.task.mirror_axes(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
         precision=config.inference.get("precision", "auto"),  # none in a configuration from before there was one
     )
@@ -193,15 +200,17 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
 def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
     """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
 
+    Classes are matched by the structures and the label values that they stand for, whatever their order.
+
     Args:
         runs: runs, or the directories of some.
 
     Raises:
-        UserError: runs that differ in task, image channels, preparation or training spacing.
+        UserError: runs that differ in the meaning of their classes, image channels, preparation or training spacing.
     """
-    runs = [run if isinstance(run, Run) else load_run(run) for run in runs]
-    first = runs[0]
-    for other in runs[1:]:
+    loaded = [run if isinstance(run, Run) else load_run(run) for run in runs]
+    first = loaded[0]
+    for other in loaded[1:]:
         for what, get in _MUST_AGREE.items():
             if get(other) != get(first):
                 raise UserError(
@@ -209,22 +218,43 @@ def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
                     f"({get(other)} and {get(first)})"
                 )
     if any(run.spacing is not None and first.spacing is not None and not first.spacing.covers(run.spacing.median)
-           for run in runs):  # fmt: skip
+           for run in loaded):  # fmt: skip
         raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
     return Segmenter(
-        predictors=[run.predictor() for run in runs],
+        predictors=[_in_order(run, first.dataset.task) for run in loaded],
         task=first.dataset.task,
         modalities=first.dataset.modalities,
         preparation=first.dataset.preparation,
         spacing=first.spacing,
         analyze_axes=first.dataset.analyze_axes,
-        minimum_ml=first.minimum_ml,
+        clearing=first.clearing(),
+        typical=_widest([run.typical for run in loaded]),
     )
+
+
+def _in_order(run: Run, task: Task) -> Predictor:
+    """A run's predictor, its classes in the order of those of `task`."""
+    own = {frozenset(raw): index for index, raw in run.dataset.task.classes.items()}
+    predictor = run.predictor()
+    predictor.order = (0, *(own[frozenset(task.classes[index])] for index in sorted(task.classes)))
+    return predictor
+
+
+def _widest(seen: Sequence[Ranges]) -> Ranges:
+    """Ranges over the training images of all runs; of what all of them have noted."""
+    names = [name for name in seen[0] if all(name in other for other in seen)]
+    return {name: [min(s[name][0] for s in seen), max(s[name][1] for s in seen)] for name in names}
+
+
+def _meaning(run: Run) -> dict[str, list[list[int]]]:
+    """The structures of a run, each with the label values of its classes."""
+    task = run.dataset.task
+    return {name: sorted(sorted(task.classes[i]) for i in own) for name, own in sorted(task.structures.items())}
 
 
 _MUST_AGREE = {
     "data set": lambda run: run.dataset.name,
-    "task": lambda run: run.dataset.task.name,
+    "the label values of their structures": _meaning,
     "image channels": lambda run: ", ".join(run.dataset.modalities),
     "preparation": lambda run: run.dataset.preparation,
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
@@ -16,15 +17,37 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import Volume, prepare_image
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.typical import UNKNOWN, Facts, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.data.volume import open_volume, series_of
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.native import native_probabilities, segment
+from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.windows import Predictor
 
 Image = SpatialImage | str | Path
 Channels = Image | Sequence[Image] | Mapping[str, Image]
 """An image or the path of one, whose fourth axis holds the channels where there are several; or one a channel, in their
 order or by their names."""
+
+
+class Prediction(NamedTuple):
+    """A label map and what can be said of it.
+
+    Attributes:
+        label: (X, Y, Z), with the values of `label_values`.
+        probabilities: (X, Y, Z, K) float32, background first; None unless asked for.
+        facts: see `result_facts`.
+        spacing: voxel size in mm that the network saw, along right, front and top.
+        orientation: of the image's own axes, such as RAS.
+        unusual: what of the image or the result is unlike those of the training, a line each.
+    """
+
+    label: SpatialImage
+    probabilities: SpatialImage | None
+    facts: Facts
+    spacing: tuple[float, ...]
+    orientation: str
+    unusual: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +61,8 @@ class Segmenter:
         preparation: what is done to an image.
         spacing: voxel sizes of the training images, see `fitting`.
         analyze_axes: see `read_volume`.
-        minimum_ml: see `remove_small`.
+        clearing: which pieces of a structure stay.
+        typical: of the training images, to hold others against; see `typical`.
     """
 
     predictors: Sequence[Predictor]
@@ -47,7 +71,8 @@ class Segmenter:
     preparation: Preparation
     spacing: TrainingSpacing | None
     analyze_axes: str
-    minimum_ml: Any
+    clearing: Clearing = NOTHING
+    typical: Ranges = UNKNOWN
 
     def predict(self, image: Channels, source: str = "the image") -> SpatialImage:
         """The label map (X, Y, Z) of an image, with the values of `label_values`.
@@ -61,7 +86,7 @@ class Segmenter:
         Raises:
             UserError: channels missing or on different grids, an image that cannot be segmented.
         """
-        return self.run(image, source)[0]
+        return self.run(image, source).label
 
     def run(
         self,
@@ -70,10 +95,19 @@ class Segmenter:
         *,
         mask: SpatialImage | None = None,
         probabilities: bool = False,
-    ) -> tuple[SpatialImage, SpatialImage | None]:
-        """As `predict`, and where asked for the probabilities (X, Y, Z, K) float32, background first.
+        strict: bool = False,
+    ) -> Prediction:
+        """As `predict`, with all that can be said of the result.
 
-        What is 0 in `mask`, as a skull may be, is cut out of the channels, as in training.
+        Args:
+            image: see `predict`.
+            source: see `predict`.
+            mask: what is 0 in it, as a skull may be, is cut out of the channels, as in training.
+            probabilities: whether they are wanted, too.
+            strict: refuse what is unlike the training images, or what was found in them.
+
+        Raises:
+            UserError: see `predict`; with `strict` something unusual.
         """
         source = str(image) if isinstance(image, str | Path) else source
         channels = self._channels(image, source)
@@ -82,14 +116,22 @@ class Segmenter:
             volumes, preparation=self.preparation, spacing=self.spacing, case=source,
             mask=None if mask is None else self._volume(mask, source),
         )  # fmt: skip
-        found = segment(self.predictors, case, self.task, self.minimum_ml, keep=probabilities)
+        spacing = voxel_sizes(case.image.affine.numpy())
+        remarks = unusual(image_facts(case.image.numpy(), spacing, self.modalities), self.typical)
+        _refuse(remarks, source, strict)
+        found = segment(self.predictors, case, self.task, self.clearing, keep=probabilities)
+        facts = result_facts(found.native, voxel_sizes(case.affine), self.task.structures)
+        remarks += unusual(facts, self.typical)
+        _refuse(remarks, source, strict)
         values = label_values(self.task)
         table = np.array([0, *(values[c] for c in sorted(values))], dtype=label_dtype(values))
         label = image_like(channels[0], table[found.native], case.affine, intent="label")
-        if found.probabilities is None:
-            return label, None
-        classes = native_probabilities(found.probabilities, case.image, case.preparation)
-        return label, image_like(channels[0], classes, case.affine)
+        classes = None
+        if found.probabilities is not None:
+            native = native_probabilities(found.probabilities, case.image, case.preparation)
+            classes = image_like(channels[0], native, case.affine)
+        orientation = "".join(nib.aff2axcodes(case.affine))
+        return Prediction(label, classes, facts, tuple(spacing.tolist()), orientation, remarks)
 
     def _volume(self, image: SpatialImage, source: str) -> Volume:
         series, affine = series_of(image, source, self.analyze_axes)
@@ -104,8 +146,10 @@ class Segmenter:
             if missing:
                 raise UserError(f"{source} has no {missing[0]}; the network sees {wanted}")
             return [_opened(image[m]) for m in self.modalities]
-        one = isinstance(image, SpatialImage | str | Path)
-        channels = volumes(_opened(image)) if one else [_opened(channel) for channel in image]
+        if isinstance(image, SpatialImage | str | Path):
+            channels = volumes(_opened(image))
+        else:
+            channels = [_opened(channel) for channel in image]
         if len(channels) != len(self.modalities):
             raise UserError(f"{source}: {len(channels)} image(s) given; the network sees {wanted}, one image each")
         return channels
@@ -113,6 +157,11 @@ class Segmenter:
 
 def _opened(image: Image) -> SpatialImage:
     return image if isinstance(image, SpatialImage) else open_volume(Path(image))
+
+
+def _refuse(remarks: Sequence[str], source: str, strict: bool) -> None:
+    if strict and remarks:
+        raise UserError(f"{source}: {'; '.join(remarks)} (strict=true)")
 
 
 def volumes(image: SpatialImage) -> list[SpatialImage]:
@@ -131,9 +180,10 @@ def label_values(task: Task) -> dict[int, int]:
     return {index: index for index in task.classes}
 
 
-def label_dtype(values: Mapping[int, int]) -> type[np.unsignedinteger]:
-    """The smallest of uint8 and uint16 that holds the values."""
-    return np.uint8 if max(values.values()) < 256 else np.uint16
+def label_dtype(values: Mapping[int, int]) -> type[np.integer]:
+    """The smallest of uint8, uint16 and int32, which all readers of NIfTI know, that holds the values."""
+    largest = max(values.values())
+    return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
 
 
 def describe_labels(task: Task) -> dict[str, Any]:
@@ -155,6 +205,7 @@ def image_like(image: SpatialImage, data: NDArray, affine: NDArray, *, intent: s
     kind = type(image) if isinstance(image, nib.Nifti1Image) else nib.Nifti1Image
     header = kind.header_class()
     if isinstance(image, nib.Nifti1Pair):
+        affine = image.affine  # in the units of its own header
         source = image.header
         for key in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
                     "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -14,6 +15,10 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.precision import autocast, resolve_precision
 
 _SLAB_BYTES = 2**30
+
+
+def unwatched(progress: object) -> None:
+    """What a predictor calls while nobody watches."""
 
 
 class Predictor:
@@ -32,6 +37,11 @@ class Predictor:
         mirror_pairs: pairs of classes that change places when axis 0 (left-right in RAS) is mirrored.
         precision: `32-true`, `bf16-mixed`, or `auto`, which is bf16-mixed on a GPU that computes in it and 32-true
             elsewhere. Logits are blended in float32.
+
+    Attributes:
+        order: class of the network's output for each class of the result, where another network's order is followed.
+        tick: called with the number of windows after each forward pass.
+        begin: called with the shape (X, Y, Z) of a volume before its first window.
 
     Raises:
         UserError: an unknown precision.
@@ -55,6 +65,9 @@ class Predictor:
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
+        self.order: Sequence[int] | None = None
+        self.begin: Callable[[Sequence[int]], None] = unwatched
+        self.tick: Callable[[int], None] = unwatched
 
     @property
     def resolved(self) -> str:
@@ -85,7 +98,8 @@ class Predictor:
             for axes in subsets:
                 self._add_mirrored(total, image, first, last, axes)
                 count += 1
-            return total.div_(count)
+            total.div_(count)
+            return total if self.order is None or list(self.order) == sorted(self.order) else total[list(self.order)]
         finally:
             self.network.train(was_training)
 
@@ -103,20 +117,50 @@ class Predictor:
 
     def _logits(self, image: Tensor, first: int, last: int) -> Tensor:
         """Blended logits (classes, last - first, Y, Z) of the part of the volume whose windows touch those rows."""
-        size, side = image.shape[1], self.window[0]
-        start, stop = 0, size
-        if size > side:
-            step = max(1, int(side * (1 - self.overlap)))
-            starts = [s[0].start for s in dense_patch_slices((size,), (side,), (step,))]
-            touching = [s for s in starts if s < last and s + side > first]
-            start, stop = touching[0], touching[-1] + side
+        start, stop = self._reach(image.shape[1], first, last)
         part = image[None, :, start:stop]
+
+        def forward(windows: Tensor) -> Tensor:
+            result = self.network(windows).to(windows.dtype)
+            self.tick(len(windows))
+            return result
+
         with autocast(self.resolved, image.device):
             logits = sliding_window_inference(
-                part, self.window, self.batch_size, lambda windows: self.network(windows).to(windows.dtype),
-                self.overlap, mode="gaussian",
-            )  # fmt: skip
+                part, self.window, self.batch_size, forward, self.overlap, mode="gaussian"
+            )
         return torch.as_tensor(logits)[0, :, first - start : last - start].float()
+
+    def _reach(self, size: int, first: int, last: int) -> tuple[int, int]:
+        """The rows of a volume of `size` rows that the windows cover which touch rows `first` to `last`."""
+        starts = self._starts(size, self.window[0])
+        touching = [start for start in starts if start < last and start + self.window[0] > first]
+        return touching[0], min(touching[-1] + self.window[0], size)
+
+    def _starts(self, size: int, side: int) -> list[int]:
+        """Where windows begin along an axis; one that is no longer than the window has one."""
+        if size <= side:
+            return [0]
+        step = max(1, int(side * (1 - self.overlap)))
+        return [places[0].start for places in dense_patch_slices((size,), (side,), (step,))]
+
+    def _windows(self, shape: Sequence[int]) -> int:
+        """How many windows a volume (X, Y, Z) takes."""
+        return math.prod(len(self._starts(size, side)) for size, side in zip(shape, self.window, strict=True))
+
+
+def count_windows(predictors: Sequence[Predictor], shape: Sequence[int]) -> int:
+    """How many windows a volume (X, Y, Z) takes: what the ticks of all predictors add up to."""
+    total = 0
+    for predictor in predictors:
+        copies = 2 ** len(predictor.mirror_axes)
+        for rows in _rows(predictors, shape):
+            start, stop = predictor._reach(shape[0], rows.start, rows.stop)
+            mirrored = predictor._reach(shape[0], shape[0] - rows.stop, shape[0] - rows.start)
+            flipped = copies // 2 if 0 in predictor.mirror_axes else 0
+            total += (copies - flipped) * predictor._windows((stop - start, *shape[1:]))
+            total += flipped * predictor._windows((mirrored[1] - mirrored[0], *shape[1:]))
+    return total
 
 
 def probabilities(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
@@ -143,17 +187,21 @@ def _slabs(predictors: Sequence[Predictor], image: Tensor) -> Iterator[tuple[sli
 
     A slab is no thinner than the window, since the windows on its edges are computed for both sides.
     """
-    size = image.shape[1]
-    row_bytes = 4 * predictors[0].classes * image.shape[2] * image.shape[3]
-    thickness = max(_SLAB_BYTES // row_bytes, *(predictor.window[0] for predictor in predictors))
-    for first in range(0, size, thickness):
-        last = min(first + thickness, size)
+    predictors[0].begin(image.shape[1:])
+    for rows in _rows(predictors, image.shape[1:]):
         with torch.inference_mode():
-            total = predictors[0].rows(image, first, last)
+            total = predictors[0].rows(image, rows.start, rows.stop)
             for predictor in predictors[1:]:
-                total += predictor.rows(image, first, last).to(total.device)
+                total += predictor.rows(image, rows.start, rows.stop).to(total.device)
             total /= len(predictors)
-        yield slice(first, last), total
+        yield rows, total
+
+
+def _rows(predictors: Sequence[Predictor], shape: Sequence[int]) -> list[slice]:
+    """The slabs of a volume (X, Y, Z)."""
+    row_bytes = 4 * predictors[0].classes * shape[1] * shape[2]
+    thickness = max(_SLAB_BYTES // row_bytes, *(predictor.window[0] for predictor in predictors))
+    return [slice(first, min(first + thickness, shape[0])) for first in range(0, shape[0], thickness)]
 
 
 def _softmax(logits: Tensor) -> None:

@@ -90,6 +90,10 @@ class Backbone:
         """A file's tensor of another size made to fit, such as position embeddings; None if there is no way."""
         return None
 
+    def converted(self, tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """A file's tensors in the form that this network has them, where other code has the same layers otherwise."""
+        return tensors
+
     def finish_merge(self, network: nn.Module) -> None:
         """What a merged copy needs besides, in place."""
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.backbone import Backbone, backbone_of
 from tcurlora_seg.models.trainable import expand
+from tcurlora_seg.models.weights_file import read_tensors
 
 _CHANNELS = " (the file is for {} image channels; pretrained_inflate=true spreads them)"
 BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
@@ -53,8 +53,7 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
 
     Args:
         model: a network without adapters.
-        source: `builtin` for the packaged base, or a file: a state dict (.safetensors, .pt, .pth), bare or under
-            `state_dict`, with or without the prefix `module.`.
+        source: `builtin` for the packaged base, or a file, see `read_tensors`.
         missing: globs over parameters (or the backbone's words for them) that may be absent from the file, or of
             another shape, and then start afresh.
         inflate: accept another number of image channels, spreading the mean over the file's channels evenly, so that
@@ -66,8 +65,8 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
     path = BUILTIN if source == "builtin" else Path(source)
-    tensors, backbone = read_tensors(path), backbone_of(model)
-    wanted = dict(model.named_parameters())
+    wanted, backbone = dict(model.named_parameters()), backbone_of(model)
+    tensors = backbone.converted(read_tensors(path, wanted), model)
     ignored = tuple(name for name in tensors if backbone.is_stale(name))
     optional = {*backbone.head, *expand(backbone.globs(missing), wanted, "pretrained_missing")}
     values: dict[str, Tensor] = {}
@@ -150,63 +149,6 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
     with atomic_path(path) as temporary:
         save_file(kept, temporary, metadata={"tcurlora_seg": json.dumps({"trained_on": []})})
     return path
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict's tensors as float32, without `state_dict` nesting and `module.` prefix.
-
-    Raises:
-        UserError: not a file, not readable, not a state dict of finite tensors, or the file of a run.
-    """
-    if not path.is_file():
-        raise UserError(f"pretrained={path} is not a file: give the path of a state dict, builtin, or random")
-    if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
-    elif path.suffix in (".pt", ".pth"):
-        content = _read_pickle(path)
-    else:
-        raise UserError(f"pretrained={path}: a .safetensors, .pt or .pth file is needed")
-    if any(name.startswith("adapters.") for name in content):
-        raise UserError(f"pretrained={path} is the file of a run: merge it with scripts/export.py first")
-    tensors = {name: tensor.float() for name, tensor in content.items() if tensor.is_floating_point()}
-    for name in content:
-        if name not in tensors or not torch.isfinite(tensors[name]).all():
-            raise UserError(f"pretrained={path}: {name} holds values that are not finite numbers")
-    return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"pretrained={path} is damaged or no safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what unpickling any bytes may raise
-        reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        raise UserError(f"pretrained={path} is damaged or holds more than tensors: {reason}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(map(_is_stored, content, content.values())):
-        raise UserError(f"pretrained={path} holds no state dict: a mapping from names to tensors is needed")
-    prefix = "module." if all(name.startswith("module.") for name in content) else ""
-    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-
-
-def _is_stored(name: object, tensor: object) -> bool:
-    """Whether this is a named tensor whose every element lies in the file.
-
-    One that is sparse, or repeats an element by a stride of 0, would be written out by whatever is computed from it:
-    a file of a kilobyte could ask for terabytes.
-    """
-    if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        return False
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _fit(name: str, given: Tensor, model: nn.Module, backbone: Backbone, inflate: bool) -> Tensor | None:

@@ -24,6 +24,7 @@ class _Member:
     adapters: dict[str, nn.Module]
     attached: dict[str, list[Attached]]
     tensors: dict[str, Tensor]
+    label_map: dict[str, list[int]]
 
 
 class Switch:
@@ -35,7 +36,9 @@ class Switch:
 
     W = W0 + sum of scale_i delta_i; decoder, head and whatever else of the base a file trained come from one file,
     whole. The network holds live adapters: nothing is recomputed, the base keeps its tensors, and turning back
-    gives the same bits. `merged(unetr)` or `merge(unetr)` gives the base's speed. It is for inference: nothing trains.
+    gives the same bits. It follows the network to another device or precision. `label_map` says which label values each
+    class of the output stands for, as the file with the decoder noted them. `merged(unetr)` or `merge(unetr)` gives the
+    base's speed. It is for inference: nothing trains.
 
     Args:
         network: the network with its base, without adapters; it stays the same object. Its window is that of
@@ -84,7 +87,8 @@ class Switch:
             load_model(network, path)
             attached = {key: layer.attached for key, layer in self._layers()}
             tensors = {key: p.data for key, p in network.named_parameters() if key in shapes and key in self._base}
-            self._members[name] = _Member(dict(network.adapters.items()), attached, tensors)
+            label_map = notes.get("label_map", {})
+            self._members[name] = _Member(dict(network.adapters.items()), attached, tensors, label_map)
         finally:
             network.base = base
             self.use(None)
@@ -116,10 +120,10 @@ class Switch:
             if not self._members[name].adapters and (scale != 1 or name != decoder):
                 raise UserError(f"'{name}' has no updates to scale or add: its method trains the base's own tensors")
         network, self._scales = self.network, scales
-        trained = {} if decoder is None else self._members[decoder].tensors
+        trained: dict[str, Tensor] = {} if decoder is None else self._members[decoder].tensors
         for key, parameter in network.named_parameters():
             if key in self._base:
-                parameter.data = trained.get(key, self._base[key])
+                parameter.data = _beside(parameter, trained if key in trained else self._base, key)
                 parameter.requires_grad_(False).grad = None
         for key, layer in self._layers():
             layer.attached = [
@@ -134,7 +138,16 @@ class Switch:
             network.adapters = nn.ModuleDict(
                 {f"{name}_{stack}": a for name in scales for stack, a in self._members[name].adapters.items()}
             )
-            network.adapters.train(network.training).requires_grad_(False)
+            reference = next(network.parameters())
+            network.adapters.to(reference.device, reference.dtype).train(network.training).requires_grad_(False)
+        self.label_map = {} if decoder is None else self._members[decoder].label_map
 
     def _layers(self) -> list[tuple[str, Adapted]]:
         return [(key, layer) for key, layer in self.network.named_modules() if isinstance(layer, Adapted)]
+
+
+def _beside(parameter: nn.Parameter, tensors: dict[str, Tensor], key: str) -> Tensor:
+    """One of the tensors where the parameter is, and in its precision; it stays there, but in its own precision."""
+    if tensors[key].device != parameter.device:
+        tensors[key] = tensors[key].to(parameter.device)
+    return tensors[key].to(parameter.dtype)

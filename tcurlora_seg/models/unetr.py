@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PATCH = 16
 POSITIONS = "vit.patch_embedding.position_embeddings"
+_EMBEDDING = "vit.patch_embedding.patch_embeddings"
 _BLOCK = "vit.blocks.{block}"
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.norm_cross_attn\.(weight|bias)")
 _STALE = re.compile(r"vit\.blocks\.\d+\.cross_attn\.(to_q|to_k|to_v|out_proj)\.(weight|bias)")
@@ -139,6 +141,19 @@ class UNETRBackbone(Backbone):
         from tcurlora_seg.models.pretrained import resize_positions
 
         return resize_positions(given, network.feat_size) if name == POSITIONS and given.ndim == 3 else None
+
+    def converted(self, tensors: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
+        """The linear patch embedding of `proj_type="perceptron"` as the convolution that it is.
+
+        The linear layer sees the voxels of a patch in the order (x, y, z, channel).
+        """
+        linear, bias = (tensors.get(f"{_EMBEDDING}.1.{part}") for part in ("weight", "bias"))
+        wanted = network.get_parameter(f"{_EMBEDDING}.weight").shape
+        if linear is None or bias is None or linear.ndim != 2 or linear.shape[1] % math.prod(wanted[2:]):
+            return tensors
+        others = {name: t for name, t in tensors.items() if not name.startswith(f"{_EMBEDDING}.1.")}
+        weight = linear.reshape(len(linear), *wanted[2:], -1).movedim(-1, 1)
+        return {**others, f"{_EMBEDDING}.weight": weight.contiguous(), f"{_EMBEDDING}.bias": bias}
 
     def finish_merge(self, network: Any) -> None:
         """Give every `attn.qkv` a bias of zeros if any has one: `qkv_bias` holds for all blocks or none."""

@@ -45,6 +45,7 @@ def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.M
         predictor=predictor_for(network, config, dataset),
         structures=dict(dataset.task.structures),
         total_steps=config.trainer.max_steps,
+        ignoring=bool(dataset.task.ignored),
         **options,
     )
 

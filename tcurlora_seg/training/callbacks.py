@@ -137,8 +137,9 @@ class RandomState(Callback):
             return
         state, self._restored = self._restored, None
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        for device, own in enumerate(state["cuda"][:devices]):  # there may be fewer or more than when it was saved
+            torch.cuda.set_rng_state(own, device)
         name, keys, *rest = state["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, internal, gauss = state["python"]

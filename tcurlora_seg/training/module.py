@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import lightning
@@ -15,11 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tcurlora_seg.adapters.base import Adapter, after_step, penalty
 from tcurlora_seg.data.prepared import PreparedCase
+from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.training.ignoring import over_labelled
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -39,6 +42,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
+        ignoring: whether labels may hold `IGNORED`, see `over_labelled`.
         compile: whether `torch.compile` translates the training steps; validation runs as it is.
 
     Raises:
@@ -57,6 +61,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: float = 0.9,
         warmup_steps: int = 0,
         adapter_lr_factor: float = 1.0,
+        ignoring: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -66,7 +71,7 @@ class SegmentationModule(lightning.LightningModule):
         if loss not in _LOSSES:
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
-        self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self.criterion, self.ignoring = _LOSSES[loss](softmax=True, to_onehot_y=True), ignoring
         self._validated: list[tuple[str, dict[str, float]]] = []
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
@@ -77,24 +82,32 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
-        loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
+        criterion = partial(over_labelled, self.criterion) if self.ignoring else self.criterion
+        loss = criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
         return loss + penalty(self.adapters)
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
-        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there."""
+        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there.
+
+        A step that float16's loss scaler leaves out, since a gradient has overflowed, is none for the adapters either.
+        """
+        scaler = self.trainer.scaler
+        before = scaler.get_scale() if scaler is not None else 0.0
         super().optimizer_step(epoch, batch_index, optimizer, closure)
+        if scaler is not None and scaler.get_scale() < before:
+            return
         rate = optimizer.param_groups[-1]["lr"]  # the adapters' group, where there are any
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
     def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
         """Score one whole volume; returns its label map and its Dice for pictures."""
-        prediction = labels([self.predictor], batch.image).numpy()
-        reference = batch.label[0].numpy()
-        found = {name: dice(_union(prediction, classes), _union(reference, classes))
+        found = labels([self.predictor], batch.image).numpy()
+        prediction, reference = without_ignored(found, batch.label[0].numpy())
+        scores = {name: dice(_union(prediction, classes), _union(reference, classes))
                  for name, classes in self.structures.items()}  # fmt: skip
-        self._validated.append((batch.case, {name: value for name, value in found.items() if value is not None}))
-        return {"prediction": prediction, "dice": found}
+        self._validated.append((batch.case, {name: value for name, value in scores.items() if value is not None}))
+        return {"prediction": prediction, "dice": scores}
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all cases, whichever process scored them."""

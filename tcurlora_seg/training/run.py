@@ -23,11 +23,13 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import TrainingSpacing, training_spacing
+from tcurlora_seg.data.typical import Ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json, write_text
+from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.memory import keep_freed_memory
 from tcurlora_seg.models.backbone import build_network, window_of
@@ -140,9 +142,10 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     device = trainer.strategy.root_device
     if leads:
         print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
+    data = build_data(config, dataset, split)
     try:
         with remedies():
-            trainer.fit(module, datamodule=build_data(config, dataset, split), ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stopped:
         sweep.record("stopped", directory=str(directory))
         advice = "" if sweep.running() else f"; resume={directory} goes on there"
@@ -155,8 +158,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         _take_best(directory, module)
     model_file = directory / "model.safetensors"
     spacing = training_spacing(size for _, size in dataset.check_headers(split.train).values())
+    typical = data.typical
     if leads:
-        save_model(network, model_file, metadata=_metadata(config, dataset, spacing, seen))
+        save_model(network, model_file, metadata=_metadata(config, dataset, spacing, typical, seen))
     adapters: Any = network.adapters
     metrics = {
         "seed": config.seed,
@@ -175,7 +179,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     }
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        _score(config, dataset, network, split.sides[config.test], spacing, directory, metrics, trainer)
+        _score(config, dataset, network, split.sides[config.test], spacing, typical, directory, metrics, trainer)
     if leads:
         log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)
@@ -207,6 +211,8 @@ def _announce(
     cases += "" if config.split.get("test") is None else " (the first by hash)"
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
     print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
+    if sides := dataset.task.describe_sides():
+        print(sides)
     print(f"run directory {directory}", flush=True)
 
 
@@ -216,18 +222,20 @@ def _score(
     network: nn.Module,
     cases: Sequence[str],
     spacing: TrainingSpacing,
+    typical: Ranges,
     directory: Path,
     metrics: dict[str, Any],
     trainer: lightning.Trainer,
 ) -> None:
     """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
     folder = directory / "evaluation" / config.test
+    rules = Clearing(*(config.inference.get(key) for key in Clearing._fields))
     with merged(network):
         metrics["scores"], rows = evaluate(
             predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-            min_component_ml=config.inference.min_component_ml,
             limited=config.split.get("test") if config.test == "test" else None,
+            typical=typical, clearing=rules,
         )  # fmt: skip
     if is_first():
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"], trainer.global_step)
@@ -280,7 +288,11 @@ def _take_best(directory: Path, module: SegmentationModule) -> None:
 
 
 def _metadata(
-    config: DictConfig, dataset: SegmentationDataset, spacing: TrainingSpacing, seen: list[str]
+    config: DictConfig,
+    dataset: SegmentationDataset,
+    spacing: TrainingSpacing,
+    typical: dict[str, list[float]],
+    seen: list[str],
 ) -> dict[str, Any]:
     real = [dataset.cohort] if dataset.manifest().simulated is None else []
     return {
@@ -288,6 +300,7 @@ def _metadata(
         "dataset": dataset.name,
         "task": dataset.task.name,
         "spacing": spacing.as_dict(),
+        "typical": typical,
         "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "model": OmegaConf.to_container(config.model, resolve=True),
         "adapter": OmegaConf.to_container(config.adapter, resolve=True),

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 from programs import SCRIPTS, run_script
 
+from tcurlora_seg.config.entry import expand_home, quote_path
 from tcurlora_seg.config.paths import config_folder
 
 
@@ -51,3 +53,51 @@ def test_a_mistake_is_told_while_a_debugger_or_coverage_looks_on():
     looked_on = {**os.environ, "OC_CAUSE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=looked_on, check=False)
     assert done.returncode == 1 and "did you mean 'trainer.max_steps'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("dataset.root=~/data", "dataset.root='~/data'"),
+        ("+output=~", "+output='~'"),
+        ("root=/data/a=b (2)", "root='/data/a=b (2)'"),
+        ("root=../it's/ü%", "root='../it\\'s/ü%'"),
+        ("root=/data/My Folder", "root=/data/My Folder"),  # Hydra reads it
+        ("root=/data/a,b", "root=/data/a,b"),  # a sweep
+        ("root=~/a,~/b", "root=~/a,~/b"),
+        ("model={a:1", "model={a:1"),
+        ("-m", "-m"),
+    ],
+)
+def test_paths_that_are_no_grammar_are_quoted(argument, given):
+    assert quote_path(argument) == given
+
+
+def test_the_home_directory_takes_the_place_of_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = OmegaConf.create({"root": "~/a", "runs": ["~", "b~"], "inner": {"root": "${root}", "x": "~*.q"}})
+    expand_home(config)
+    assert config == {
+        "root": "/home/me/a", "runs": ["/home/me", "b~"], "inner": {"root": "/home/me/a", "x": "~*.q"}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", ["dataset.root=~/nowhere (1)", "dataset.root='~/nowhere (1)'"])
+def test_a_tilde_is_understood_from_the_command_line(argument, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_script("train", argument, monkeypatch=monkeypatch) == 1
+    assert f"dataset.root={tmp_path}/nowhere (1) does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("dataset.root=a;b", "dataset.root=a;b cannot be read: spaces, commas, quotes, brackets, = and ~ mean"),
+        ("dataset.root=[/a", "two kinds of quotes: 'dataset.root=\"[/a\"'"),
+        ("dataset.root=/a,/b", "a comma divides the values of a sweep, which needs -m; one text is written"),
+    ],
+)
+def test_what_hydra_cannot_read_is_told_with_the_way_to_write_it(argument, words, monkeypatch, capsys):
+    assert run_script("train", argument, monkeypatch=monkeypatch) == 1
+    told = capsys.readouterr().err
+    assert words in told and len(told.splitlines()) == 1

@@ -83,7 +83,7 @@ def write_nifti() -> Callable[..., Path]:
     """A function that writes a NIfTI file: write_nifti(path, array, axes="RAS")."""
 
     def write(path: Path, array: np.ndarray, axes: str = "RAS") -> Path:
-        from tcurlora_seg.data.volume import centred_affine
+        from tcurlora_seg.data.grid import centred_affine
 
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array, centred_affine(array.shape, (1.0, 1.0, 1.0), axes)), path)

@@ -33,6 +33,26 @@ def test_memory_disk_and_none_give_the_same_volumes(lpba40: Callable[..., LPBA40
     assert len(memory) == len(disk) == len(none) == 2
 
 
+def test_a_cache_that_cannot_be_written_says_how_much_is_needed(
+    lpba40: Callable[..., LPBA40], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 470")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*S01.*: the disk is full, .* a case takes .* MB: set data\.c"):
+        TrainingVolumes(lpba40(), IDS, "disk", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_preparation_makes_vanish_everywhere_is_refused(
+    lpba40: Callable[..., LPBA40], tmp_path: Path
+) -> None:
+    coarse = lpba40(preparation=Preparation(spacing=[60.0, 60.0, 60.0]))
+    with pytest.raises(UserError, match=r"no training case has a voxel of dataset.task=hippocampus after preparation"):
+        TrainingVolumes(coarse, IDS, "memory", tmp_path)
+
+
 def test_spots_are_the_voxels_of_every_class(lpba40: Callable[..., LPBA40], tmp_path: Path) -> None:
     volume = TrainingVolumes(lpba40(task="hippocampus_lr"), IDS, "none", tmp_path)[0]
     flat = volume["label"].flatten()

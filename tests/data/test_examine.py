@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.datasets.folder import Folder
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.examine import Examination, duplicates, examine, examine_all
 from tcurlora_seg.data.preparation import Preparation
@@ -40,7 +41,7 @@ def test_a_sound_case_is_measured(change: Callable[..., Examination]) -> None:
     found = change()
     assert found.problem is None
     assert found.shape == SHAPE and found.spacing == [MM, MM, MM]
-    assert found.target_ml == pytest.approx(4 * MM**3 / 1000)
+    assert found.target_ml == pytest.approx(4 * MM**3 / 1000) and not found.notes
     assert list(found.images) == [IMAGE]
 
 
@@ -93,7 +94,7 @@ def _sheared(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
         (_empty, LABEL, "the target is empty, no voxel has a label of dataset.task=hippocampus"),
         (_strange, LABEL, "label values 99 are not of lpba40"),
         (_mirrored, LABEL, "reversed left-right"),
-        (_metres, IMAGE, "voxels of 0.005 x 0.005 x 0.005 mm; expected 0.2 to 9.0"),
+        (_metres, IMAGE, "voxels of 0.005 x 0.005 x 0.005 mm; expected 0.01 to 20.0"),
         (_too_small, IMAGE, "70 mm long left-right; a head has 80 to 260"),
         (_too_long, IMAGE, "272 mm long back-front"),
         (_sheared, IMAGE, "not at right angles"),
@@ -104,6 +105,36 @@ def test_every_defect_is_told_with_its_file_relative_to_the_root(
 ) -> None:
     problem = change(edit).problem
     assert problem and problem.startswith(file) and words in problem
+
+
+def _signed(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    image -= 75
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [(_signed, f"{IMAGE}: 50% of its voxels are below 0; no voxel is taken for the background")],
+)
+def test_what_is_worth_a_word_is_noted(
+    change: Callable[..., Examination], edit: Callable[..., None], words: str
+) -> None:
+    found = change(edit)
+    assert found.problem is None and found.notes == [words]
+
+
+def test_a_structure_that_preparation_makes_vanish_is_named(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    image = np.random.default_rng(0).uniform(50, 100, (24, 24, 24)).astype(np.float32)
+    label = np.zeros((24, 24, 24), np.uint8)
+    label[4:12, 4:12, 4:12], label[17, 17, 16:18] = 1, 2
+    write_nifti(tmp_path / "images/a.nii", image)
+    write_nifti(tmp_path / "labels/a.nii", label)
+    preparation = Preparation(spacing=[4.0, 4.0, 4.0])
+    dataset = Folder(root=str(tmp_path), classes={"large": 1, "small": 2}, preparation=preparation)
+    (line,) = examine(dataset, "a").notes
+    assert line.startswith("labels/a.nii: preparation leaves nothing of 2 mm³ of small: a finer dataset.preparation")
+    only = Folder(root=str(tmp_path), classes={"small": 2}, background=[0, 1], preparation=preparation)
+    problem = examine(only, "a").problem
+    assert problem and problem.startswith("labels/a.nii: preparation leaves nothing of 2 mm³ of small")
 
 
 def test_a_small_turn_of_the_head_is_no_defect(change: Callable[..., Examination]) -> None:

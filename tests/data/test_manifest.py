@@ -63,6 +63,7 @@ def test_two_scans_of_a_patient_may_be_on_one_side() -> None:
 def test_a_path_outside_the_root_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"leaves the root"):
         check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
+    check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json", outside=True)
 
 
 @pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", ".a", "", "a\0"])
@@ -82,6 +83,7 @@ def test_a_link_is_followed_within_the_root_and_not_out_of_it(root: Path, tmp_pa
     (inner / "link.nii").symlink_to(root / "c/t1.nii")
     with pytest.raises(UserError, match=r"link.nii of case a is a link to .*c/t1.nii, which is not under"):
         read_manifest(inner / "manifest.json", inner)
+    assert len(read_manifest(inner / "manifest.json", inner, outside=True).cases) == 1
 
 
 def test_a_duplicate_id_is_refused() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import Volume, prepare_image
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 
@@ -96,6 +96,18 @@ def test_a_window_and_percentiles_scale_to_0_1() -> None:
         inside = before > 0
         assert 0.04 < float((after[inside] == 0).float().mean()) < 0.06
         assert 0.04 < float((after[inside] == 1).float().mean()) < 0.06
+
+
+@pytest.mark.parametrize("outside", [0.0, -2.5])
+def test_a_z_scored_image_is_prepared_as_it_was_before(outside: float) -> None:
+    image, _ = scan()
+    scored = image.clone()
+    for before, after in zip(image.as_tensor(), scored.as_tensor(), strict=True):
+        inside = before > 0
+        after[:] = torch.where(inside, (before - before[inside].mean()) / before[inside].std(), outside)
+    expected, found = (Preparation()(x)[0].as_tensor() for x in (image, scored))
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def _with_nan(image: MetaTensor) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.spacing import ras_spacing, read_spacing, training_spacing
-from tcurlora_seg.data.volume import centred_affine
 
 SEEN = training_spacing([(1.0, 1.0, 3.0), (0.8, 1.0, 2.0), (1.2, 1.0, 2.5)])
 

@@ -8,8 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tcurlora_seg.data.grid import centred_affine, turn_to
+from tcurlora_seg.data.notes import listen
 from tcurlora_seg.data.simulate.folder import write_analyze
-from tcurlora_seg.data.volume import centred_affine, read_header, read_series, read_volume, turn_to
+from tcurlora_seg.data.volume import read_header, read_series, read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(0, 1000, (5, 6, 7)).astype(np.int16)
@@ -99,6 +101,21 @@ def test_a_series_of_volumes_is_refused_where_one_is_expected(tmp_path: Path) ->
     nib.save(nib.Nifti1Image(series[..., None, :], np.eye(4)), tmp_path / "b.nii")
     with pytest.raises(UserError, match=r"four with the channels last"):
         read_series(tmp_path / "b.nii")
+
+
+def test_scaled_labels_are_rounded_and_it_is_said() -> None:
+    scaled = np.array([0.0, 1.0000000149, 1.99998])
+    with listen() as heard:
+        assert whole_numbers(scaled, "a.nii").tolist() == [0, 1, 2]
+    assert heard == ["a.nii: label values up to 2e-05 away from whole numbers are rounded"]
+    with listen() as heard:
+        assert whole_numbers(np.array([0.0, 3.0]), "a.nii").dtype == np.int64 and not heard
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.002, "1.002"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")])
+def test_label_values_that_are_no_whole_numbers_are_shown_as_they_are(value: float, shown: str) -> None:
+    with pytest.raises(UserError, match=rf"a.nii: label values {shown} are no whole numbers"):
+        whole_numbers(np.array([0.0, value]), "a.nii")
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SRA", "PIR"])

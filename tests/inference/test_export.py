@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, verify_net_in_out
+from monai.data import MetaTensor
 from monai.networks.nets import UNETR
 from omegaconf import OmegaConf
 from programs import run_script
 from safetensors.torch import load_file
 from torch import nn
 
+from tcurlora_seg.data import intensity
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata
 from tcurlora_seg.inference.export import export_run
@@ -93,6 +95,7 @@ def test_biases_of_some_blocks_become_biases_of_all(run: Path) -> None:
 @pytest.mark.parametrize(
     "preparation",
     [
+        {},
         {"spacing": [5.0, 7.0, 6.0]},
         {"crop_to_brain": False, "intensity": "window", "limits": [10.0, 60.0]},
         {"intensity": "percentiles", "limits": [2.0, 98.0]},
@@ -112,6 +115,33 @@ def test_a_bundle_gives_the_label_map_of_the_run(
     array, affine = labels(tmp_path / "out" / "head.nii.gz")
     assert np.mean(array != np.asanyarray(expected.dataobj)) < 1e-4  # ties that rounding decides
     np.testing.assert_allclose(affine, expected.affine)
+
+
+@pytest.mark.parametrize("change", ["finer voxels", "z-scores", "another field of view"])
+def test_a_bundle_and_predict_agree_on_an_image_unlike_the_training_images(
+    run: Path, head: Path, tmp_path: Path, change: str
+) -> None:
+    """Of other spacing, orientation, intensities or field of view."""
+    image = nib.load(head)
+    array, affine = np.asanyarray(image.dataobj), image.affine.copy()
+    if change == "finer voxels":
+        array, affine = np.repeat(array, 2, axis=1), affine @ np.diag([1, 0.5, 1.3, 1])
+    elif change == "z-scores":
+        array = np.where(array > 0, (array - array[array > 0].mean()) / array[array > 0].std(), 0)
+    else:
+        array = np.pad(array[4:], ((0, 0), (5, 0), (0, 9)))
+    other = nib.Nifti1Image(array.astype(np.float32), affine).as_reoriented([[2, 1], [0, -1], [1, 1]])
+    nib.save(other, tmp_path / "head.nii.gz")
+    export_run(checkpoint=str(run), output=str(tmp_path / "bundle"), format="bundle", mirror=False)
+    expected = load_run(run, device="cpu", mirror=False).predict(nib.load(tmp_path / "head.nii.gz"))
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "bundle" / "configs" / "inference.json")
+    parser.update({"bundle_root": str(tmp_path / "bundle"), "input": str(tmp_path / "head.nii.gz"),
+                   "output_dir": str(tmp_path / "out"), "device": "$torch.device('cpu')"})  # fmt: skip
+    parser.get_parsed_content("run")
+    array, _ = labels(tmp_path / "out" / "head.nii.gz")
+    assert len(np.unique(array)) == 3
+    assert np.mean(array == np.asanyarray(expected.dataobj)) > 0.999
 
 
 def test_the_bundle_runs_by_itself_and_gives_the_label_map_of_predict(
@@ -175,10 +205,11 @@ def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: 
 def test_a_bundle_takes_percentiles_of_large_volumes(run: Path, tmp_path: Path) -> None:
     """More than 2^24 voxels, where `torch.quantile` gives up."""
     here = load_run(variant(run, tmp_path / "run", intensity="percentiles", limits=[25.0, 75.0]), device="cpu")
-    parser = ConfigParser({"imports": ["$import numpy", "$import torch"], "scale": _preprocessing(here)[-1]})
-    parser.get_parsed_content("imports")
+    steps = _preprocessing(here)
+    parser = ConfigParser({"intensity": vars(intensity), "note": steps[2], "scale": steps[-1]})
     image = torch.arange(2.0**24 + 1)[None, :, None, None] + 1
-    scaled = parser.get_parsed_content("scale")({"image": image})["image"]
+    noted = parser.get_parsed_content("note")({"image": MetaTensor(image)})
+    scaled = parser.get_parsed_content("scale")(noted)["image"].as_tensor()
     expected = ((image / len(image[0]) - 0.25) / 0.5).clamp(0, 1)
     torch.testing.assert_close(scaled, expected, atol=1e-5, rtol=0)
 

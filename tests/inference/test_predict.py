@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
-from programs import run_script
+from programs import SCRIPTS, run_script
 
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
@@ -65,7 +69,8 @@ def test_one_broken_file_is_reported_and_the_others_are_done(
     assert code == 1
     assert "broken.nii.gz cannot be read as an image" in err and "empty.nii has no two different intensities" in err
     assert "2 of 4 image(s) could not be segmented: broken.nii.gz, empty.nii" in err and "Traceback" not in err
-    assert sorted(p.name for p in out.iterdir()) == ["labels.json", "one.nii", "probabilities", "two.nii.gz"]
+    written = ["labels.json", "one.nii", "predictions.csv", "probabilities", "two.nii.gz"]
+    assert sorted(p.name for p in out.iterdir()) == written
     for name in ("one.nii", "two.nii.gz"):
         label, probabilities = nib.load(out / name), nib.load(out / "probabilities" / name)
         assert label.get_data_dtype() == np.uint8 and probabilities.shape == (*label.shape, 3)
@@ -86,6 +91,81 @@ def test_what_is_there_stays_unless_it_may_be_replaced(
     assert nib.load(out / "one.nii").shape == nib.load(folder / "one.nii").shape
 
 
+def test_a_table_says_what_was_found_and_what_is_unusual(
+    run: Path, folder: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    """And is completed by a later call."""
+    out = tmp_path / "out"
+    image = nib.load(folder / "two.nii.gz")
+    fine = nib.Nifti1Image(np.repeat(np.asanyarray(image.dataobj), 2, axis=2), image.affine @ np.diag([1, 1, 0.5, 1]))
+    nib.save(fine, folder / "fine.nii.gz")
+    for name in ("one.nii", "fine.nii.gz"):
+        code, said, _ = predict(f"checkpoint={run}", f"input={folder / name}", f"output={out}")
+        assert code == 0 and "warning: left_hippocampus in " in said
+    rows = pd.read_csv(out / "predictions.csv", keep_default_na=False)
+    assert list(rows["image"]) == ["fine.nii.gz", "one.nii"]
+    assert list(rows.columns) == [
+        "image", "seconds", "voxel_mm", "orientation", "left_hippocampus_ml", "left_hippocampus_pieces",
+        "right_hippocampus_ml", "right_hippocampus_pieces", "notes", "warnings",
+    ]  # fmt: skip
+    assert list(rows["voxel_mm"]) == ["6 x 6 x 6"] * 2 and list(rows["orientation"]) == ["LAS"] * 2
+    assert "voxels of 6 x 6 x 3 mm are resampled to the training images' 6 x 6 x 6 mm, and back" in rows["notes"][0]
+    assert not rows["notes"][1] and all("; training " in line for line in rows["warnings"])
+    label = nib.load(out / "one.nii")
+    volume = (np.asanyarray(label.dataobj) == 165).sum() * 0.216
+    assert rows["left_hippocampus_ml"][1] == pytest.approx(volume, rel=1e-4)
+    (out / "predictions.csv").write_text("x\n1\n")
+    code, _, err = predict(f"checkpoint={run}", f"input={folder}", f"output={out}")
+    assert code == 1 and "predictions.csv cannot be read: move it away" in err
+
+
+def test_a_large_volume_tells_how_far_it_is(
+    run: Path, folder: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tcurlora_seg.inference.watch._EVERY", 0.0)
+    code, out, _ = predict(f"checkpoint={run}", f"input={folder / 'one.nii'}", f"output={tmp_path / 'out'}")
+    assert code == 0 and re.search(r"^\[1/1\] one\.nii: \d+% of \d+ windows, about \d+ s left$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["head.NII.GZ", "head.mgz", "head.nrrd", "head.nii.gz (not compressed)"])
+def test_other_formats_and_names_give_the_same_label_map(
+    run: Path, folder: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]], name: str
+) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    image, path = nib.load(folder / "one.nii"), tmp_path / name.split()[0]
+    array = np.asanyarray(image.dataobj)
+    if path.suffix == ".mgz":
+        nib.save(nib.MGHImage(array, image.affine), path)
+    elif path.suffix == ".nrrd":
+        sitk.WriteImage(sitk.ReadImage(str(folder / "one.nii")), str(path))
+    else:
+        nib.save(image, tmp_path / "plain.nii.gz")
+        (tmp_path / "plain.nii.gz").rename(path)
+        if "not" in name:
+            path.write_bytes((folder / "one.nii").read_bytes())
+    for source, out in ((folder / "one.nii", "a"), (path, "b")):
+        assert predict(f"checkpoint={run}", f"input={source}", f"output={tmp_path / out}", "mirror=false")[0] == 0
+    ours, theirs = nib.load(tmp_path / "b" / "head.nii.gz"), nib.load(tmp_path / "a" / "one.nii")
+    np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+
+
+def test_what_needs_no_network_is_told_before_anything_heavy_is_imported(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "head.png").touch()
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['predict.py', 'checkpoint={run}', 'input={tmp_path / 'head.png'}', 'output=x']\n"
+        "try:\n"
+        f"    runpy.run_path({str(SCRIPTS / 'predict.py')!r}, run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(sorted({'torch', 'monai', 'lightning', 'nibabel', 'scipy'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "head.png is none of the images" in done.stderr and done.stdout.strip() == "[]", done
+
+
 def test_several_runs_small_pieces_and_a_single_file(
     trained: list[Path], folder: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -94,7 +174,7 @@ def test_several_runs_small_pieces_and_a_single_file(
     code, out, err = predict(*arguments, f"output={tmp_path / 'out'}")
     assert code == 0, err
     assert set(np.unique(nib.load(tmp_path / "out" / "one.nii").dataobj)) == {0, 166}
-    assert "left_hippocampus 0.00 ml" in out
+    assert "left_hippocampus 0 ml" in out
 
 
 @pytest.mark.parametrize(
@@ -103,8 +183,10 @@ def test_several_runs_small_pieces_and_a_single_file(
         (("input={folder}/three.nii",), "three.nii does not exist"),
         (("input={folder}", "output={folder}"), "is the folder of the images"),
         (("input={folder}/one.nii", "output={folder}/one.nii.gz"), "give a folder"),
-        (("input={folder}/labels",), "holds no image like <case>.nii.gz"),
-        (("input={folder}/one.png",), "expected a file that ends in"),
+        (("input={folder}/labels",), "labels holds no image: .nii.gz, .nii"),
+        (("input={folder}/one.png",), "one.png is none of the images that are read"),
+        (("largest_pieces=0",), "largest_pieces=0: expected a number of pieces"),
+        (("input={folder}/one.nii", "strict=true"), "(strict=true)"),
         (("checkpoint=[]",), "checkpoint=[]"),
         (("checkpoint=[{run},{folder}]",), "is no finished run"),
         (("min_component_ml={{brain: 1}}",), "has no structure brain"),

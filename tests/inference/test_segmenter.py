@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import struct
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import tcurlora_seg
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import open_volume
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.run import Run, load_run, segmenter
 from tcurlora_seg.inference.segmenter import describe_labels, label_dtype, label_values
 
@@ -153,7 +156,7 @@ def test_several_runs_are_averaged_and_one_run_twice_changes_nothing(
     same = tcurlora_seg.predict([loaded, loaded], head)
     np.testing.assert_array_equal(np.asanyarray(same.dataobj), expected)
     probabilities = [
-        np.asanyarray(segmenter(runs).run(head, probabilities=True)[1].dataobj)  # type: ignore[union-attr]
+        np.asanyarray(segmenter(runs).run(head, probabilities=True).probabilities.dataobj)
         for runs in ([loaded], [other], [loaded, other])
     ]
     np.testing.assert_allclose(probabilities[2], (probabilities[0] + probabilities[1]) / 2, atol=1e-6)
@@ -162,11 +165,52 @@ def test_several_runs_are_averaged_and_one_run_twice_changes_nothing(
     np.testing.assert_array_equal(mean, np.array([0, 165, 166])[probabilities[2].argmax(-1)])
 
 
+def test_classes_of_an_ensemble_are_matched_by_structure_and_value(loaded: Run, head: nib.Nifti1Image) -> None:
+    """The same network, whose outputs another run lists the other way round."""
+    task = loaded.dataset.task
+    swapped = copy.copy(loaded.dataset)
+    swapped.task = replace(task, classes={1: (166,), 2: (165,)},
+                           structures={"right_hippocampus": (1,), "left_hippocampus": (2,)})  # fmt: skip
+    network = copy.deepcopy(loaded.network)
+    with torch.no_grad():
+        for name in ("out.conv.conv.weight", "out.conv.conv.bias"):
+            parameter = network.get_parameter(name)
+            parameter.copy_(parameter[[0, 2, 1]])
+    other = replace(loaded, dataset=swapped, network=network)
+    alone, both = (np.asanyarray(segmenter(runs).predict(head).dataobj) for runs in ([loaded], [loaded, other]))
+    assert np.mean(alone == both) > 0.9999
+    meant = copy.copy(loaded.dataset)
+    meant.task = replace(task, structures={"left_hippocampus": (2,), "right_hippocampus": (1,)})
+    with pytest.raises(UserError, match=r"they differ in the label values of their structures"):
+        segmenter([loaded, replace(loaded, dataset=meant)])
+
+
+def test_a_header_in_microns_gives_a_label_map_in_microns(loaded: Run, head: nib.Nifti1Image) -> None:
+    small = nib.Nifti1Image(head.dataobj, np.diag([6000.0, 6000.0, 6000.0, 1.0]))
+    small.header.set_xyzt_units("micron")
+    label = loaded.predict(small)
+    np.testing.assert_array_equal(np.asanyarray(label.dataobj), np.asanyarray(loaded.predict(head).dataobj))
+    np.testing.assert_array_equal(label.affine, small.affine)
+    assert label.header.get_xyzt_units()[0] == "micron"
+
+
+def test_what_is_unlike_the_training_images_is_said_or_refused(loaded: Run, head: nib.Nifti1Image) -> None:
+    network = segmenter([loaded])
+    assert not [line for line in network.run(head).unusual if line.startswith("it shows")]
+    wide = np.pad(np.asanyarray(head.dataobj), 20, mode="edge") + 50
+    unstripped = nib.Nifti1Image(wide, head.affine)
+    found = network.run(unstripped).unusual
+    assert found[0].startswith("it is ") and any("is a skull left in" in line for line in found)
+    with pytest.raises(UserError, match=r"head.nii: it is .* mm long left-right.*\(strict=true\)"):
+        network.run(unstripped, "head.nii", strict=True)
+
+
 def test_label_maps_hold_the_data_sets_own_values_where_each_class_has_one() -> None:
     merged = Task("merged", {1: (165, 166), 2: (3,)}, {"a": (1,), "b": (2,)})
     single = Task("single", {1: (1,), 2: (2,), 3: (400,)}, {"whole": (1, 2, 3), "enhancing": (3,)})
     assert label_values(merged) == {1: 1, 2: 2}
     assert label_values(single) == {1: 1, 2: 2, 3: 400}
     assert (label_dtype(label_values(merged)), label_dtype(label_values(single))) == (np.uint8, np.uint16)
+    assert label_dtype({1: 2**16}) is label_dtype({1: 312782546}) is np.int32
     assert describe_labels(single)["structures"] == {"whole": [1, 2, 400], "enhancing": [400]}
     assert describe_labels(merged)["values"]["1"] == {"class": 1, "labels_of_the_data_set": [165, 166]}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference import windows as inference
-from tcurlora_seg.inference.windows import Predictor, labels
+from tcurlora_seg.inference.windows import Predictor, count_windows, labels
 
 
 class Voxelwise(nn.Module):
@@ -49,6 +49,26 @@ def test_mirroring_averages_over_all_combinations_of_axes_and_swaps_paired_class
     torch.testing.assert_close(predictor(IMAGE), expected.detach(), atol=1e-5, rtol=1e-5)
     plain = Predictor(network, window=whole)
     assert not torch.allclose(plain(IMAGE), expected.detach(), atol=1e-3)
+
+
+def test_classes_may_follow_another_networks_order() -> None:
+    predictor = Predictor(Voxelwise(asymmetry=0.1), window=(8, 8, 8), mirror_axes=(0,), mirror_pairs=((1, 2),))
+    expected = predictor(IMAGE)
+    predictor.order = (0, 2, 1)
+    assert torch.equal(predictor(IMAGE), expected[[0, 2, 1]])
+
+
+@pytest.mark.parametrize("shape", [(19, 8, 13), (45, 9, 11), (3, 20, 8)])
+def test_windows_are_counted_beforehand(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(inference, "_SLAB_BYTES", 1)
+    one = Predictor(Voxelwise(), window=(8, 8, 8), overlap=0.25, mirror_axes=(0, 2), classes=3)
+    two = Predictor(Voxelwise(), window=(12, 8, 8), classes=3)
+    done: list[int] = []
+    begun: list[tuple[int, ...]] = []
+    for predictor in (one, two):
+        predictor.begin, predictor.tick = lambda s: begun.append(tuple(s)), done.append
+    labels([one, two], torch.zeros(1, *shape))
+    assert begun == [shape] and sum(done) == count_windows([one, two], shape)
 
 
 def test_inference_switches_dropout_off_and_back_on() -> None:

@@ -71,6 +71,41 @@ def test_no_tensor_of_the_base_is_copied_or_moved(switch):
     assert not any(p.requires_grad for p in switch.network.parameters())
 
 
+def test_switching_follows_the_network_to_another_precision(switch, saved, image):
+    network = switch.network.double()
+    for name in ("curls", "loras", None, "curls"):
+        switch.use(name)
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+        assert network(image.double()).dtype == torch.float64
+    network.float()
+    for name in ("loras", "scales"):
+        switch.use(name)
+        assert torch.equal(network(image), saved[2][name])
+
+
+def test_switching_follows_the_network_to_another_device(switch):
+    """A device without numbers stands for another one."""
+    network = switch.network.to("meta")
+    for name in ("curls", "biases", None):
+        switch.use(name)
+        assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
+def test_what_the_classes_stand_for_is_that_of_the_decoders_file(saved, build, image, tmp_path):
+    network = build(seed=9).eval()
+    load_pretrained(network, str(saved[1]))
+    switch = Switch(network)
+    for name, value in (("a", 7), ("b", 9)):
+        adapted = adapt(copy.deepcopy(network), "lora", rank=2)
+        save_model(adapted, tmp_path / name, metadata={"label_map": {"1": [value]}})
+        switch.add(name, tmp_path / name)
+    assert switch.label_map == {}
+    switch.use("a")
+    assert switch.label_map == {"1": [7]}
+    switch.use({"a": 0.5, "b": 0.5}, decoder="b")
+    assert switch.label_map == {"1": [9]}
+
+
 def test_a_scaled_model_adds_that_much_of_every_update_and_keeps_its_decoder(switch, distance):
     network = switch.network
     switch.use(None)

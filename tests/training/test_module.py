@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from shutil import which
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -115,6 +116,27 @@ def test_the_loss_is_least_for_the_truth(tiny: nn.Module, loss: Any) -> None:
     label = (torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.8).long()
     right = torch.cat([1 - label, label], 1) * 20.0
     assert float(criterion(right, label)) < 0.01 < 0.4 < float(criterion(-right, label))
+
+
+def test_a_step_that_the_loss_scaler_leaves_out_is_none_for_the_adapters(tiny: nn.Module) -> None:
+    """With a stand-in for float16's scaler, which halves its scale at an overflow."""
+    steps: list[int] = []
+
+    class Recorder(TCURLoRA):
+        @classmethod
+        def after_step(cls, adapters: Any, step: int, total: int, lr: float) -> None:
+            steps.append(step)
+
+    inject(tiny, {"up": (stack_for(tiny, ["up"]), partial(Recorder, rank=2))}, trainable=["out.**"], seed=0)
+    trainer = lightning.Trainer(
+        max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    scales = iter([8.0, 8.0, 8.0, 4.0, 4.0, 4.0])
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: next(scales))
+    batch = {"image": torch.zeros(1, 1, 32, 32, 32), "label": torch.zeros(1, 1, 32, 32, 32)}
+    trainer.fit(module(tiny), torch.utils.data.DataLoader([batch] * 3, batch_size=None))
+    assert steps == [1, 3]
 
 
 def test_adapters_act_after_every_optimisers_step_at_its_rate_and_with_its_gradients(tiny: nn.Module) -> None:

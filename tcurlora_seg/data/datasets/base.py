@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
-from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, manifest_path, read_manifest
+from tcurlora_seg.data.manifest import (
+    SIMULATED,
+    Case,
+    Manifest,
+    Split,
+    check,
+    check_inside,
+    manifest_path,
+    read_manifest,
+)
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import PreparedCase, Volume, prepare_case
 from tcurlora_seg.data.spacing import TrainingSpacing
@@ -71,7 +80,21 @@ class SegmentationDataset(ABC):
         manifest: str | None,
         modalities: Sequence[str],
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
+        """Check the choice of task and modalities.
+
+        Args:
+            root: the folder.
+            task: one of `tasks`.
+            manifest: its file; None for manifest.json in the root, or for what lies there.
+            modalities: of `all_modalities`.
+            preparation: what is done to an image.
+            outside_root: whether links and absolute paths may lead out of the root.
+
+        Raises:
+            UserError: an unknown task or modality.
+        """
         if task not in self.tasks:
             raise UserError(f"dataset.task={task} is not a task of {self.name}; expected {' or '.join(self.tasks)}")
         unknown = [m for m in modalities if m not in self.all_modalities]
@@ -82,9 +105,22 @@ class SegmentationDataset(ABC):
         self.task = self.tasks[task]
         self.modalities = tuple(modalities)
         self.preparation = preparation
-        self.manifest_path = manifest
+        self.manifest_path, self.outside_root = manifest, outside_root
         self._manifest: Manifest | None = None
         self._headers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+
+    def _check_tomography(self) -> None:
+        """Check that CT is scaled by a window.
+
+        Raises:
+            UserError: it is not.
+        """
+        if "ct" in self.modalities and self.preparation.intensity == "zscore":
+            raise UserError(
+                f"{self.task.name} is CT, whose values below 0 are no background: give "
+                "dataset.preparation.crop_to_brain=false dataset.preparation.intensity=window "
+                "dataset.preparation.limits=[low,high] in Hounsfield units"
+            )
 
     @property
     def channels(self) -> dict[str, int]:
@@ -138,7 +174,7 @@ class SegmentationDataset(ABC):
             self.check_root()
             path = Path(self.manifest_path) if self.manifest_path else manifest_path(self.name, self.root)
             if path is not None:
-                found = read_manifest(path, self.root)
+                found = read_manifest(path, self.root, outside=self.outside_root)
                 if found.dataset != self.name:
                     raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
             else:
@@ -165,8 +201,15 @@ class SegmentationDataset(ABC):
             id, reason = next(iter(found.left_out.items()))
             log.warning("%s: %d case(s) left out, the first %s: %s", self.name, len(found.left_out), id, reason)
         manifest = Manifest(self.name, found.cases, found.splits, found.left_out)
-        check(manifest, self.root)
+        self.check(manifest)
         return manifest
+
+    def check(self, manifest: Manifest) -> None:
+        """Check what can be said of a manifest of this root without opening a file; see `check` and `check_inside`."""
+        name = self.manifest_path or self.root
+        check(manifest, name, outside=self.outside_root)
+        if not self.outside_root:
+            check_inside(manifest.cases, self.root, name)
 
     def adopt(self, manifest: Manifest) -> None:
         """Take this manifest for the cohort under the root.
@@ -219,7 +262,7 @@ class SegmentationDataset(ABC):
 
     def settings(self) -> dict[str, Any]:
         """All that a prepared case depends on besides its files: every argument but where they lie."""
-        places = ("root", "manifest_path", "crosswalk")
+        places = ("root", "manifest_path", "crosswalk", "outside_root")
         return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in places}
 
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
@@ -305,10 +348,11 @@ class SegmentationDataset(ABC):
         Raises:
             UserError: an unreadable file.
         """
-        from tcurlora_seg.data.volume import read_volume
+        from tcurlora_seg.data.volume import read_volume, whole_numbers
 
         (path,) = case.label_paths
-        return read_volume(self.root / path, self.analyze_axes)
+        raw, affine = read_volume(self.root / path, self.analyze_axes)
+        return whole_numbers(raw, path), affine
 
     def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
         """Check a label as stored: every value is one of this data set.
@@ -325,7 +369,7 @@ class SegmentationDataset(ABC):
 
         strange = sorted(set(np.unique(raw).tolist()) - self.known_labels)
         if strange:
-            shown = ", ".join(f"{value:g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
+            shown = ", ".join(str(value) for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
             raise UserError(f"{source}: label values {shown} are not of {self.name}; {self.label_hint(strange)}")
 
     def _used_paths(self, case: Case) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +30,11 @@ def tumour_tasks() -> dict[str, Task]:
 
 
 class BraTS2021(SegmentationDataset):
-    """Folders BraTS2021_00000 with five files each, with or without TCIA's level of sources above them."""
+    """Folders BraTS2021_00000 with five files each, at any depth: TCIA has a level of sources above them."""
 
     name = "brats2021"
     source = "BraTS 2021 task 1 (Synapse syn25829067, Kaggle, or TCIA 10.7937/jc8x-9874; free, an account to make)."
-    layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, or the same one level down"
+    layout = "BraTS2021_00000/BraTS2021_00000_{flair,t1,t1ce,t2,seg}.nii.gz, at any depth"
     tasks: Mapping[str, Task] = tumour_tasks()
     known_labels = frozenset({0, _NECROTIC, _OEDEMA, _ENHANCING})
     all_modalities = ("flair", "t1", "t1ce", "t2")
@@ -47,18 +48,23 @@ class BraTS2021(SegmentationDataset):
         manifest: str | None = None,
         modalities: Sequence[str] = ("t1ce",),
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
 
     def find_cases(self) -> Found:
         folders: dict[str, list[Path]] = {}
-        for folder in sorted([*self.root.glob("BraTS2021_*"), *self.root.glob("*/BraTS2021_*")]):
-            if _ID.fullmatch(folder.name) and folder.is_dir():
-                folders.setdefault(folder.name, []).append(folder)
+        for place, inner, _ in os.walk(self.root):
+            for name in filter(_ID.fullmatch, inner):
+                folders.setdefault(name, []).append(Path(place, name))
+            inner[:] = [name for name in inner if not _ID.fullmatch(name)]  # what lies in a case is none
         cases, left_out = [], {}
         for id, places in sorted(folders.items()):
             if len(places) > 1:
-                names = " and ".join(place.relative_to(self.root).as_posix() for place in places)
+                names = " and ".join(sorted(place.relative_to(self.root).as_posix() for place in places))
                 left_out[id] = f"it is there {len(places)} times, as {names}; keep one"
                 continue
             found = {what: self._file(places[0], what) for what in (*self.modalities, "seg")}

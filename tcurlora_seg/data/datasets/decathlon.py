@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.formats import ending, stem
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -47,6 +48,7 @@ class Decathlon(SegmentationDataset):
         download: bool = False,
         contents: Mapping[str, Mapping[str, str]] | None = None,
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
         """Read dataset.json, after downloading it and its images if asked to.
 
@@ -85,12 +87,11 @@ class Decathlon(SegmentationDataset):
         self.tasks = {task: made}
         self.known_labels = frozenset({0, *self._labels})
         chosen = self.all_modalities if modalities is None else modalities
-        super().__init__(root=str(folder), task=task, manifest=manifest, modalities=chosen, preparation=preparation)
-        if "ct" in self.modalities and preparation.intensity == "zscore":
-            raise UserError(
-                f"{task} is CT, whose values below 0 are no background: give dataset.preparation.crop_to_brain=false "
-                "dataset.preparation.intensity=window dataset.preparation.limits=[low,high] in Hounsfield units"
-            )
+        super().__init__(
+            root=str(folder), task=task, manifest=manifest, modalities=chosen, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
+        self._check_tomography()
 
     @property
     def cohort(self) -> str:
@@ -104,7 +105,7 @@ class Decathlon(SegmentationDataset):
                       for entry in read_json(path)["training"]]  # fmt: skip
         cases, left_out = [], {}
         for image, label in listed:
-            id = re.sub(r"\.nii(\.gz)?$", "", Path(image).name)
+            id = stem(image)
             missing = [path for path in (image, label) if not (self.root / path).is_file()]
             if missing:
                 left_out[id] = f"dataset.json lists {missing[0]}, which is not there"
@@ -113,9 +114,9 @@ class Decathlon(SegmentationDataset):
         taken = {path for case in cases for path in case.paths}
         skipped = {}
         for place, reason in (("imagesTs", "a test image, which has no label"), ("imagesTr", "not in dataset.json")):
-            for path in sorted((self.root / place).glob("*.nii*")):
+            for path in sorted((self.root / place).glob("*")):
                 name = path.relative_to(self.root).as_posix()
-                if name not in taken and not path.name.startswith("._"):
+                if ending(path) and name not in taken and not path.name.startswith("._"):
                     skipped[name] = reason
         return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped)
 

@@ -62,8 +62,12 @@ class EADCADNI(SegmentationDataset):
         modalities: Sequence[str] = ("t1",),
         label_grid: Literal["header", "image"] = "header",
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
         self.label_grid = label_grid
 
     def find_cases(self) -> Found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,8 @@ from pathlib import Path, PurePath
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.datasets.listing import Entry, join_folders, read_list
+from tcurlora_seg.data.datasets.patients import patient_finder, warn_of_shared_names
+from tcurlora_seg.data.formats import stem
 from tcurlora_seg.data.manifest import Case, Split
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -34,7 +35,7 @@ class Folder(SegmentationDataset):
         task: str = "segmentation",
         manifest: str | None = None,
         modalities: Sequence[str] = ("image",),
-        mirror_pairs: Sequence[Sequence[str]] = (),
+        mirror_pairs: Sequence[Sequence[str]] | None = None,
         background: Sequence[int] = (0,),
         images: str = "images",
         labels: str = "labels",
@@ -43,6 +44,7 @@ class Folder(SegmentationDataset):
         datalist: str | None = None,
         patient: str | None = None,
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
         """configs/dataset/folder.yaml says what each argument does.
 
@@ -55,7 +57,7 @@ class Folder(SegmentationDataset):
             raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
         if set(values) & set(background):
             raise UserError(f"dataset.background={list(background)} shares a value with dataset.classes")
-        for pair in mirror_pairs:
+        for pair in mirror_pairs or ():
             if len(pair) != 2 or not set(pair) <= merged.keys():
                 raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
         if datalist is None and len(image_suffixes) != len(modalities):
@@ -67,15 +69,15 @@ class Folder(SegmentationDataset):
                 f"dataset.image_suffixes={list(image_suffixes)} and dataset.label_suffix={label_suffix!r} do not tell "
                 "the files of a folder apart"
             )
-        try:
-            self._patient = re.compile(patient or r".*")
-        except re.error as error:
-            raise UserError(f"dataset.patient={patient} is not a regular expression: {error}") from error
-        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
+        self._patient, self._pattern = patient_finder(patient), patient
+        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs, others=background)}
         self.known_labels = frozenset({*values, *background})
         self.all_modalities = tuple(modalities)
         self.layout = datalist or f"{images}/CASE{image_suffixes[0]}.nii.gz and {labels}/CASE{label_suffix}.nii.gz"
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
         self._classes, self._datalist, self._folders = merged, datalist, (images, labels)
         self._suffixes, self._label_suffix = dict(zip(modalities, image_suffixes, strict=False)), label_suffix
 
@@ -89,17 +91,18 @@ class Folder(SegmentationDataset):
         sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         for entry in entries:
             assert entry.id is not None
-            match = self._patient.search(entry.id)
+            whose = entry.patient or self._patient(entry.id)
             if entry.label is None and entry.side == "test":
                 skipped |= dict.fromkeys(entry.images.values(), "a test image without a label")
             elif reason := self._unusable(entry):
                 left_out[entry.id] = reason
-            elif match is None and not entry.patient:
-                left_out[entry.id] = f"dataset.patient={self._patient.pattern} does not match it"
+            elif not whose:
+                left_out[entry.id] = f"dataset.patient={self._pattern} does not match it"
             else:
-                whose = entry.patient or (match[1 if self._patient.groups else 0] if match else "")
                 cases.append(Case(entry.id, whose, entry.images, entry.label))
                 sides[entry.side].append(entry.id)
+        if self._pattern is None:
+            warn_of_shared_names([case.id for case in cases if case.patient == case.id])
         split = Split(*(tuple(ids) for ids in sides.values()))
         lists = {self.own_split: split} if split.val or split.test else {}
         return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped, lists)
@@ -116,7 +119,9 @@ class Folder(SegmentationDataset):
         missing = [modality for modality in self.modalities if modality not in entry.images]
         if missing or entry.label is None:
             return f"{place} has no {missing[0] if missing else 'label'}"
-        gone = [path for path in (*entry.images.values(), entry.label) if not (self.root / path).is_file()]
+        gone = [path for path in (*entry.images.values(), entry.label) if not (self.root / path).exists()]
+        if gone and (self.root / gone[0]).is_symlink():
+            return f"{gone[0]} is a link to what is not there (git annex and datalad get it)"
         return f"{self._datalist} lists {gone[0]}, which is not there" if gone else ""
 
     def _named(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -126,28 +131,30 @@ class Folder(SegmentationDataset):
             UserError: two entries with one id.
         """
         firsts = [next(iter(entry.images.values()), entry.label or "") for entry in entries]
-        stems = [re.sub(r"\.(nii|nii\.gz|hdr|mnc)$", "", first) for first in firsts]
+        stems = [(PurePath(first).parent / stem(first)).as_posix() for first in firsts]
         if len({PurePath(stem).name for stem in stems}) == len(stems):
             stems = [PurePath(stem).name for stem in stems]
-        named = [replace(e, id=e.id or stem.replace("/", "_")) for e, stem in zip(entries, stems, strict=True)]
+        named = [replace(e, id=e.id or s.strip("/").replace("/", "_")) for e, s in zip(entries, stems, strict=True)]
         twice = [id for id, count in Counter(entry.id for entry in named).items() if count > 1]
         if twice:
             raise UserError(f"{self._datalist}: two entries have the id {twice[0]}; give every entry an id of its own")
         return named
 
     def _inside(self, entry: Entry) -> Entry:
-        """An entry with its paths as they lie under the root.
+        """An entry with its paths as they lie under the root; absolute where one may lie elsewhere.
 
         Raises:
-            UserError: one lies elsewhere.
+            UserError: one lies elsewhere without leave.
         """
 
         def relative(path: str) -> str:
-            try:
-                return (self.root / Path(path)).relative_to(self.root).as_posix()
-            except ValueError as error:
-                place = f"dataset.root={self.root}"
-                raise UserError(f"{self._datalist} lists {path}, which is not under {place}") from error
+            place = self.root / Path(path)
+            if place.is_relative_to(self.root):
+                return place.relative_to(self.root).as_posix()
+            if self.outside_root:
+                return place.as_posix()
+            where = f"not under dataset.root={self.root}"
+            raise UserError(f"{self._datalist} lists {path}, which is {where}: dataset.outside_root=true allows it")
 
         images = {modality: relative(path) for modality, path in entry.images.items()}
         return replace(entry, images=images, label=relative(entry.label) if entry.label else None)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcurlora_seg.data.formats import ending, is_series, stem
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 
-_VOLUME = re.compile(r"([^.].*?)\.(nii|nii\.gz|hdr|mnc)")
 _SIDES = {"training": "train", "validation": "val", "test": "test", "testing": "test"}
 
 
@@ -48,15 +47,15 @@ def join_folders(
     skipped = {}
     for folder, endings in places.items():
         for path in sorted((root / folder).glob("*")):
-            match, name = _VOLUME.fullmatch(path.name), path.relative_to(root).as_posix()
-            if match is None:
+            name = path.relative_to(root).as_posix()
+            if path.name.startswith(".") or not (ending(path) or is_series(path)):
                 continue
-            fitting = [kind for kind, ending in endings.items() if match[1].endswith(ending)]
+            fitting = [kind for kind, suffix in endings.items() if stem(path).endswith(suffix)]
             if not fitting:
                 skipped[name] = f"its name does not end in {' or '.join(endings.values())}"
                 continue
             kind = max(fitting, key=lambda kind: len(endings[kind]))
-            used = found.setdefault(match[1].removesuffix(endings[kind]), {}).setdefault(kind, name)
+            used = found.setdefault(stem(path).removesuffix(endings[kind]), {}).setdefault(kind, name)
             if used != name:
                 skipped[name] = f"another copy of {used}, which is used"
     entries = []
@@ -71,18 +70,14 @@ def read_list(path: Path, modalities: Sequence[str]) -> list[Entry]:
     JSON: {"training": [{"image": path or [path of each modality], "label": path}, ...]}, one path
     standing for a file that holds all modalities, as MONAI and the Decathlon
     write it; "validation" and "test" likewise, and "id" and "patient" may stand beside "image". CSV: a column named
-    like each modality, `label`, and perhaps `id` and `patient`.
+    like each modality, `label`, and perhaps `id` and `patient`; divided by commas, semicolons or tabs.
 
     Raises:
         UserError: it cannot be read as that.
     """
     if path.suffix == ".json":
         return _from_json(path, modalities)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read {path} as a table: {error}") from error
+    rows = _rows(path)
     missing = [column for column in (*modalities, "label") if not rows or column not in rows[0]]
     if missing:
         expected = ", ".join((*modalities, "label"))
@@ -92,6 +87,25 @@ def read_list(path: Path, modalities: Sequence[str]) -> list[Entry]:
         images = {modality: row[modality] for modality in modalities if row[modality]}
         entries.append(Entry(images, row["label"] or None, row.get("id") or None, row.get("patient") or None))
     return entries
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table as spreadsheets save it: in UTF-8, UTF-16 or Windows' Western code."""
+    try:
+        content = path.read_bytes()
+        codes = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
+        text = next(text for code in codes if (text := _decoded(content, code)) is not None)
+        heading = text.partition("\n")[0]
+        return list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=heading.count)))
+    except (OSError, StopIteration, csv.Error) as error:
+        raise UserError(f"cannot read {path} as a table: {error or 'it is no text'}") from error
+
+
+def _decoded(content: bytes, code: str) -> str | None:
+    try:
+        return content.decode(code)
+    except UnicodeDecodeError:
+        return None
 
 
 def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:

@@ -76,8 +76,12 @@ class LPBA40(SegmentationDataset):
         modalities: Sequence[str] = ("t1",),
         analyze_axes: str = "LAS",
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
         if sorted(_AXIS.get(code, -1) for code in analyze_axes) != [0, 1, 2]:
             raise UserError(f"dataset.analyze_axes={analyze_axes}: expected one of L R, P A and I S each, such as LAS")
         self.analyze_axes = analyze_axes

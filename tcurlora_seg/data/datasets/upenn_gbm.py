@@ -42,8 +42,12 @@ class UPennGBM(SegmentationDataset):
         labels: Literal["expert", "automated", "expert_then_automated"] = "expert",
         crosswalk: str | None = None,
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
         self.labels, self.crosswalk = labels, crosswalk
 
     def find_cases(self) -> Found:

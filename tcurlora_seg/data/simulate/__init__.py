@@ -101,8 +101,7 @@ def _marker(dataset: str, files: Iterable[str] = ()) -> str:
         f"dataset: {dataset}\n\n"
         "Everything listed here was simulated from one real head by scripts/prepare_data.py, in the on-disk layout\n"
         f"of {dataset}. No file shows a patient. Scores obtained here show that a pipeline learns and compare methods\n"
-        f"with each other; they say nothing about the real data set.\n{_FILES}"
-        + "".join(f"{file}\n" for file in files)
+        f"with each other; they say nothing about the real data set.\n{_FILES}" + "".join(f"{file}\n" for file in files)
     )
 
 

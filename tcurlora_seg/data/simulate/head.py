@@ -56,7 +56,6 @@ class Head:
         """Centre of gravity of the brain, mm."""
         return torch.nonzero(self.brain[0]).float().mean(0) + self.low
 
-
     @cached_property
     def hippocampi(self) -> Tensor:
         """(1, X, Y, Z) 1 in the hippocampi of both sides."""

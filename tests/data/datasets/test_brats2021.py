@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tcurlora_seg.data.datasets.brats2021 import BraTS2021
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 SIZE = (8, 9, 10)
@@ -54,7 +54,7 @@ def check_case(found: BraTS2021, id: str) -> None:
     np.testing.assert_array_equal(item.label.as_tensor()[0].flip(0, 1), item.native_label)
 
 
-@pytest.mark.parametrize("above", [".", "UPENN-GBM", "BraTS2021_Training_Data"])
+@pytest.mark.parametrize("above", [".", "UPENN-GBM", "PKG/BraTS2021_TrainingSet/UCSF-PDGM"])
 @pytest.mark.parametrize(("inside", "suffix"), [(False, ".nii.gz"), (True, ".nii.gz"), (False, ".nii"), (True, ".nii")])
 def test_every_layout_reads_voxel_by_voxel(
     tmp_path: Path, write: Callable[..., None], above: str, inside: bool, suffix: str

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tcurlora_seg.data.datasets.decathlon import _TASKS, Decathlon
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 SIZE = (6, 8, 7)

@@ -11,8 +11,8 @@ import pytest
 
 from tcurlora_seg.data import known_defects as defects
 from tcurlora_seg.data.datasets.eadc_adni import EADCADNI
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 _RAS = nib.orientations.axcodes2ornt("RAS")

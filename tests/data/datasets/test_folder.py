@@ -7,12 +7,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom import write_dicom
 
 from tcurlora_seg.data.datasets.folder import Folder
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.manifest import write_manifest
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepare import check_folder
-from tcurlora_seg.data.volume import centred_affine
+from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 
 SIZE = (6, 8, 7)
@@ -162,6 +164,82 @@ def test_a_table_names_the_files_of_every_modality(write: Callable[..., Path]) -
     check_case(found, "A1", ("t1", "t2"))
 
 
+@pytest.mark.parametrize(
+    ("delimiter", "code"), [(";", "utf-8-sig"), (";", "cp1252"), ("\t", "utf-16"), (",", "utf-8")]
+)
+def test_tables_are_read_as_spreadsheets_save_them(write: Callable[..., Path], delimiter: str, code: str) -> None:
+    root = write("images/Käse_t1.nii", "labels/Käse_t1.nii")
+    rows = [["id", "image", "label"], ["Käse", "images/Käse_t1.nii", "labels/Käse_t1.nii"]]
+    text = "\r\n".join(delimiter.join(row) for row in rows)
+    (root / "cases.csv").write_bytes(text.encode(code))
+    assert [case.id for case in dataset(root, datalist="cases.csv").manifest().cases] == ["Käse"]
+
+
+@pytest.mark.parametrize("kind", ["links", "absolute paths"])
+def test_files_outside_the_root_need_leave_everywhere(write: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    write("elsewhere/images/a_t1.nii", "elsewhere/labels/a_t1.nii")
+    root, more = tmp_path / "root", {}
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+        if kind == "links":
+            (root / folder / "a_t1.nii").symlink_to(tmp_path / "elsewhere" / folder / "a_t1.nii")
+    if kind == "absolute paths":
+        rows = ["image,label", ",".join(str(tmp_path / f"elsewhere/{f}/a_t1.nii") for f in ("images", "labels"))]
+        (root / "cases.csv").write_text("\n".join(rows))
+        more = {"datalist": "cases.csv"}
+    for ask in (lambda d: d.manifest(), lambda d: check_folder(d, root)):
+        with pytest.raises(UserError, match=r"not under .*dataset.outside_root=true"):
+            ask(dataset(root, **more))
+    allowed = dataset(root, outside_root=True, **more)
+    _, manifest = check_folder(allowed, root)
+    write_manifest(manifest, root / "manifest.json", outside=True)
+    assert len(manifest.cases) == 1
+    check_case(dataset(root, outside_root=True, **more), manifest.cases[0].id)
+    with pytest.raises(UserError, match=r"dataset.outside_root=true"):
+        dataset(root).manifest()
+
+
+def test_a_link_to_nothing_is_named(write: Callable[..., Path]) -> None:
+    root = write("images/a_t1.nii", "labels/a_t1.nii", "images/b_t1.nii")
+    (root / "labels/b_t1.nii").symlink_to(root / "annex/b")
+    left_out = dataset(root).find_cases().left_out
+    assert left_out == {"b_t1": "labels/b_t1.nii is a link to what is not there (git annex and datalad get it)"}
+
+
+def test_bids_names_tell_the_patient(write: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    names = ["sub-01_ses-1_t1", "sub-01_ses-2_t1", "sub-02_ses-1_t1"]
+    root = write(*(f"{folder}/{name}.nii" for folder in ("images", "labels") for name in names))
+    assert [case.patient for case in dataset(root).manifest().cases] == ["sub-01", "sub-01", "sub-02"]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [(["P1_v1t1", "P1_v2t1", "P2_v1t1"], True), (["case_1t1", "case_2t1"], False), (["a_t1", "b_t1"], False)],
+)
+def test_names_that_share_a_beginning_give_a_hint(
+    write: Callable[..., Path], caplog: pytest.LogCaptureFixture, names: list[str], hint: bool
+) -> None:
+    root = write(*(f"{folder}/{name}.nii" for folder in ("images", "labels") for name in names))
+    dataset(root).find_cases()
+    assert ("P1_v1t1 and P1_v2t1 may be one patient's" in caplog.text) == hint
+    caplog.clear()
+    dataset(root, patient=".*").find_cases()
+    assert not caplog.text
+
+
+def test_a_dicom_series_is_an_image(tmp_path: Path, write: Callable[..., Path]) -> None:
+    pytest.importorskip("SimpleITK")
+    write_dicom(tmp_path / "images" / "a", IMAGES["t1"])
+    _, affine = read_volume(tmp_path / "images" / "a")
+    (tmp_path / "labels").mkdir()
+    nib.save(nib.Nifti1Image(LABEL, affine), tmp_path / "labels" / "a.NII.GZ".lower())
+    (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "a.NII.GZ")
+    found = dataset(tmp_path)
+    assert [case.id for case in found.manifest().cases] == ["a"]
+    np.testing.assert_array_equal(found.prepare("a").native_label, np.array([0, 1, 2, 0, 0, 0, 0, 0, 0, 3])[LABEL])
+
+
 @pytest.mark.parametrize(("pattern", "patients"), [("^[^_]+", ["P1", "P1"]), (r"_(\w)t1", ["a", "b"]), (None, None)])
 def test_the_patient_is_found_in_the_id(
     write: Callable[..., Path], pattern: str | None, patients: list[str] | None
@@ -180,7 +258,10 @@ def test_a_case_without_patient_is_left_out(write: Callable[..., Path]) -> None:
 
 def test_mirror_pairs_are_named_by_class(tmp_path: Path) -> None:
     assert dataset(tmp_path, mirror_pairs=[["left", "right"]]).task.mirror_pairs == ((1, 2),)
-    assert dataset(tmp_path).task.mirror_pairs == ()
+    assert dataset(tmp_path).task.mirror_pairs == ((1, 2),)  # found by their names
+    assert dataset(tmp_path, mirror_pairs=[]).task.mirror_pairs == ()
+    one = dataset(tmp_path, classes={"hippocampus": 17}, background=[0, 53])
+    assert one.task.one_sided == ("hippocampus",)
 
 
 def test_values_of_no_class_are_named_unless_they_are_background(write: Callable[..., Path]) -> None:
@@ -223,6 +304,7 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path: Path, changes: dict, w
         ("cases.csv", "", r"no column image"),
         ("cases.csv", "id,image\na,b\n", r"no column label"),
         ("cases.csv", None, r"cannot read .*cases.csv"),
+        ("list.json", '{"training": [{"image": "/etc/a", "label": "c"}]}', r"dataset.outside_root=true allows it"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_one_line(tmp_path: Path, name: str, text: str | None, words: str) -> None:

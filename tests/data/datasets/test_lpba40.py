@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.simulate.folder import write_analyze
-from tcurlora_seg.data.volume import centred_affine, read_volume
+from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 
 SIZE = (12, 14, 10)

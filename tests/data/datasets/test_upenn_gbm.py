@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tcurlora_seg.data.datasets.upenn_gbm import UPennGBM
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.manifest import write_manifest
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.volume import centred_affine
 from tcurlora_seg.errors import UserError
 
 SIZE = (7, 9, 8)

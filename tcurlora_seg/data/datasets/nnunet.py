@@ -1,0 +1,171 @@
+"""nnU-Net's raw folders, the layout that most shared segmentation data come in: dataset.json says what there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.listing import Entry, join_folders
+from tcurlora_seg.data.datasets.patients import patient_finder, warn_of_shared_names
+from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json
+
+_KEPT = ("channel_names", "modality", "labels")
+
+
+class NNUNet(SegmentationDataset):
+    """imagesTr/CASE_0000 to CASE_0003 with labelsTr/CASE, and a dataset.json of version 2 or 1.
+
+    Regions, which nnU-Net trains with a sigmoid each, are here unions of classes under one softmax: a class for each
+    label value, or for those that belong to the same regions.
+    """
+
+    name = "nnunet"
+    source = "your own, or whoever shares a folder Dataset001_NAME for nnU-Net."
+    paper_split = (0.8, 0)
+    extent_mm = None  # it need not be a head
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        task: str | None = None,
+        manifest: str | None = None,
+        modalities: Sequence[str] | None = None,
+        mirror_pairs: Sequence[Sequence[str]] | None = None,
+        patient: str | None = None,
+        contents: Mapping[str, Any] | None = None,
+        preparation: Preparation,
+        outside_root: bool = False,
+    ) -> None:
+        """configs/dataset/nnunet.yaml says what each argument does.
+
+        Raises:
+            UserError: no dataset.json, several, or one that cannot be used.
+        """
+        folder = _folder(Path(root).expanduser(), needed=contents is None)
+        path = folder / "dataset.json"
+        contents = read_json(path) if contents is None else contents
+        try:
+            channels = contents.get("channel_names") or contents["modality"]
+            names = [str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0]))]
+            regions, ignored = _labels(contents["labels"])
+            self.remembered = {"contents": {key: contents[key] for key in _KEPT if key in contents}}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path} is not the dataset.json of an nnU-Net data set ({reason})") from error
+        self.all_modalities = tuple(re.sub(r"\W+", "_", name.strip().lower()) for name in names)
+        chosen = task or folder.name
+        self.tasks = {chosen: _task(chosen, regions, ignored, mirror_pairs)}
+        self.known_labels = frozenset({0, *ignored, *(value for values in regions.values() for value in values)})
+        self.layout = "dataset.json, imagesTr/CASE_0000 and labelsTr/CASE"
+        self._patient, self._asked = patient_finder(patient), patient is not None
+        super().__init__(
+            root=str(folder), task=chosen, manifest=manifest, modalities=modalities or self.all_modalities,
+            preparation=preparation, outside_root=outside_root,
+        )  # fmt: skip
+        self._check_tomography()
+
+    @property
+    def cohort(self) -> str:
+        return f"{self.name}/{self.root.name}"
+
+    def find_cases(self) -> Found:
+        entries, skipped = self._entries()
+        cases, left_out = [], {}
+        for entry in entries:
+            id, wanted = str(entry.id), {m: entry.images.get(m) for m in self.modalities} | {"label": entry.label}
+            lacking = next((name for name, path in wanted.items() if not path), None)
+            gone = next((path for path in wanted.values() if path and not (self.root / path).exists()), None)
+            patient = self._patient(id)
+            if lacking or gone:
+                left_out[id] = f"it has no {lacking}" if lacking else f"dataset.json lists {gone}, which is not there"
+            elif not patient:
+                left_out[id] = "dataset.patient does not match it"
+            else:
+                cases.append(Case(id, patient, entry.images, entry.label))
+        if not self._asked:
+            warn_of_shared_names([case.id for case in cases if case.patient == case.id])
+        return Found(tuple(cases), left_out, skipped)
+
+    def _entries(self) -> tuple[list[Entry], dict[str, str]]:
+        """The cases as dataset.json lists them, or else as the folders hold them; and what is skipped."""
+        path = self.root / "dataset.json"
+        listed = read_json(path).get("dataset") if path.is_file() else None
+        if not listed:
+            suffixes = {modality: f"_{n:04d}" for n, modality in enumerate(self.all_modalities)}
+            return join_folders(self.root, "imagesTr", "labelsTr", suffixes, "")
+        try:
+            entries = [
+                Entry(
+                    dict(zip(self.all_modalities, map(_plain, case["images"]), strict=True)), _plain(case["label"]), id
+                )
+                for id, case in sorted(listed.items())
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: its 'dataset' lists a case without its images or label ({error})") from error
+        return entries, {}
+
+    def label_hint(self, strange: Sequence[float]) -> str:
+        return f"its dataset.json has {', '.join(str(value) for value in sorted(self.known_labels))}"
+
+    def _advice(self) -> str:
+        return f"dataset.root is the folder of dataset.json: {self.source}"
+
+
+def _folder(top: Path, *, needed: bool) -> Path:
+    """The folder of dataset.json: `top`, or the only one up to three levels below it; `top` if it is not needed.
+
+    Raises:
+        UserError: none, or several to choose from.
+    """
+    for depth in range(4):
+        found = sorted(path.parent for path in top.glob("/".join(["*"] * depth + ["dataset.json"])))
+        if len(found) > 1:
+            names = ", ".join(str(path.relative_to(top)) for path in found[:5])
+            raise UserError(f"dataset.root={top} holds {len(found)} data sets ({names}): give one of these folders")
+        if found:
+            return found[0]
+    if not needed:
+        return top
+    raise UserError(f"nnunet: no dataset.json lies under dataset.root={top.absolute()}; give the folder that holds it")
+
+
+def _labels(raw: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Names and their label values, and the values to ignore; of version 1 too, which has {"1": "name"}."""
+    if all(str(key).isdigit() for key in raw):
+        raw = {name: int(value) for value, name in raw.items()}
+    regions = {
+        re.sub(r"\W+", "_", name.strip().lower()): (values,) if isinstance(values, int) else tuple(map(int, values))
+        for name, values in raw.items()
+    }
+    ignored = regions.pop("ignore", ())
+    return {name: values for name, values in regions.items() if values != (0,)}, ignored
+
+
+def _task(
+    name: str, regions: Mapping[str, Sequence[int]], ignored: tuple[int, ...], pairs: Sequence[Sequence[str]] | None
+) -> Task:
+    """A class for all label values that belong to the same regions, and the regions as its structures."""
+    members: dict[tuple[str, ...], list[int]] = {}
+    for value in sorted({value for values in regions.values() for value in values}):
+        members.setdefault(tuple(region for region, values in regions.items() if value in values), []).append(value)
+    if all(len(owners) == 1 for owners in members):  # no regions overlap: the classes are named as they are
+        return Task.of_classes(name, {owners[0]: values for owners, values in members.items()}, pairs, ignored=ignored)
+    classes = {index: tuple(values) for index, values in enumerate(members.values(), start=1)}
+    structures = {
+        region: tuple(index for index, values in classes.items() if set(values) <= set(regions[region]))
+        for region in regions
+    }
+    return Task(name, classes, structures, ignored=ignored)
+
+
+def _plain(path: Any) -> str:
+    return str(path).removeprefix("./")

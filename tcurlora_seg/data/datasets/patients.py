@@ -1,0 +1,52 @@
+"""Whose image is it? Told by the name of a case, since nobody may stand on both sides of a split."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+from tcurlora_seg.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_BIDS = re.compile(r"sub-[A-Za-z0-9]+")
+_LAST = re.compile(r"[_-][^_-]*$")
+_VISITS = 5  # more cases than this to a stem are hardly one patient's
+
+
+def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
+    """A function from the id of a case to its patient, or None where a pattern does not match.
+
+    Args:
+        pattern: what it finds, or its first group, is the patient; None takes `sub-01` of BIDS, else the whole id.
+
+    Raises:
+        UserError: no regular expression.
+    """
+    if pattern is None:
+        return lambda id: found[0] if (found := _BIDS.match(id)) else id
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"dataset.patient={pattern} is not a regular expression: {error}") from error
+
+    def find(id: str) -> str | None:
+        found = compiled.search(id)
+        return found[1 if compiled.groups else 0] if found else None
+
+    return find
+
+
+def warn_of_shared_names(ids: Sequence[str]) -> None:
+    """Say if names look as if some patients had several cases, which are each taken for a patient of its own."""
+    plain = [id for id in ids if not _BIDS.match(id)]
+    stems: dict[str, list[str]] = {}
+    for id in plain:
+        stems.setdefault(_LAST.sub("", id), []).append(id)
+    shared = next((group for group in stems.values() if len(group) > 1), None)
+    if shared and 1 < len(stems) < len(plain) <= _VISITS * len(stems):
+        log.warning(
+            "note: %s and %s may be one patient's, who could stand on both sides of a split: "
+            "dataset.patient='^(.*)[_-]' would take what they share for the patient", shared[0], shared[1],
+        )  # fmt: skip

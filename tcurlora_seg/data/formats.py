@@ -1,0 +1,34 @@
+"""Which files are images, by their names: nothing is opened but to tell a DICOM file."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+NIBABEL = (".nii.gz", ".nii", ".hdr", ".mnc", ".mgz", ".mgh")
+SIMPLEITK = (".nrrd", ".mha")
+ENDINGS = (*NIBABEL, *SIMPLEITK)
+SHOWN = f"{', '.join(ENDINGS)}, or a folder of DICOM files"
+"""For messages."""
+
+
+def ending(path: str | PurePath) -> str:
+    """The ending of an image's name, in small letters whatever the name has; nothing where it is no image."""
+    name = PurePath(path).name.lower()
+    return next((known for known in ENDINGS if name.endswith(known)), "")
+
+
+def stem(path: str | PurePath) -> str:
+    """The name of an image without folder and ending."""
+    name = PurePath(path).name
+    return name[: len(name) - len(ending(path))]
+
+
+def is_series(path: Path) -> bool:
+    """Whether a folder is one image: a DICOM series, a file a slice."""
+    if not path.is_dir():
+        return False
+    first = next((file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")), None)
+    if first is None:
+        return False
+    with first.open("rb") as opened:
+        return opened.read(132)[128:] == b"DICM"

@@ -1,0 +1,122 @@
+"""What training images look like as the network sees them, to say what is unusual in another image or in its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tcurlora_seg.data.structures import volume_text
+
+Facts = dict[str, float]
+"""Name -> number; of a structure under `<structure>/ml` and `<structure>/pieces`."""
+Ranges = Mapping[str, Sequence[float]]
+"""Name -> least and largest."""
+UNKNOWN: Ranges = MappingProxyType({})
+
+_AXES = ("left-right", "back-front", "bottom-top")
+_QUANTILES = (1, 25, 50, 75, 99)
+_FACTOR = 1.25
+"""How far a length, a volume of what an image shows or a share may lie outside of the training images' range."""
+_RESULT_FACTOR = 2.0
+"""The same for volume and number of pieces of a structure, which differ more from person to person."""
+_INTENSITY = 0.25
+"""The same for a quantile of the intensities, as a share of the spread between the outer ones."""
+
+
+def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalities: Sequence[str]) -> Facts:
+    """Measure a prepared image (C, X, Y, Z): field of view, volume and share of what shows something, intensities.
+
+    Args:
+        image: with background at 0.
+        spacing: voxel size in mm.
+        modalities: names of the channels.
+    """
+    shows = (image != 0).any(axis=0)
+    facts = {f"length {axis}, mm": float(n * size) for axis, n, size in zip(_AXES, shows.shape, spacing, strict=True)}
+    facts["shown, ml"] = float(shows.sum() * np.prod(spacing) / 1000)
+    facts["shown, share"] = float(shows.mean())
+    for modality, channel in zip(modalities, image, strict=True):
+        values = np.percentile(channel[shows], _QUANTILES) if shows.any() else np.zeros(len(_QUANTILES))
+        facts |= {f"{modality}, {q} %": float(value) for q, value in zip(_QUANTILES, values, strict=True)}
+    return facts
+
+
+def result_facts(
+    labels: NDArray[np.integer], spacing: Sequence[float], structures: Mapping[str, Sequence[int]]
+) -> Facts:
+    """Measure a label map (X, Y, Z): volume and number of pieces (26 neighbours) of each structure."""
+    facts: Facts = {}
+    for name, classes in structures.items():
+        mask = np.isin(labels, list(classes))
+        box = ndimage.find_objects(mask.astype(np.uint8))
+        pieces = ndimage.label(mask[box[0]], structure=np.ones((3, 3, 3)))[1] if box else 0
+        facts[f"{name}/ml"], facts[f"{name}/pieces"] = float(mask.sum() * np.prod(spacing) / 1000), float(pieces)
+    return facts
+
+
+def ranges(facts: Iterable[Facts]) -> dict[str, list[float]]:
+    """The least and the largest of every number over some cases."""
+    cases = list(facts)
+    return {name: [f(case[name] for case in cases) for f in (min, max)] for name in (cases[0] if cases else ())}
+
+
+def unusual(facts: Facts, seen: Ranges) -> list[str]:
+    """What of a case lies outside of what the training cases show, a line each; nothing where nobody has measured.
+
+    Args:
+        facts: of `image_facts` or `result_facts`.
+        seen: of `ranges`.
+    """
+    lines = []
+    for name, value in facts.items():
+        if name not in seen:
+            continue
+        low, high = seen[name]
+        if name.endswith("%"):
+            lowest, highest = (seen[f"{name.rpartition(', ')[0]}, {q} %"] for q in (_QUANTILES[0], _QUANTILES[-1]))
+            margin = _INTENSITY * (highest[1] - lowest[0])
+            if not low - margin <= value <= high + margin:
+                span = f"{low:.2f} to {high:.2f}"
+                lines.append(f"{name} of its intensities lie below {value:.2f}, of training images {span}")
+        elif name == "shown, ml" and not low / _FACTOR <= value <= high * _FACTOR:
+            more = ": is a skull left in, or another part of the body?" if value > high else ""
+            span = f"{volume_text(low)} to {volume_text(high)}"
+            lines.append(f"it shows {volume_text(value)}, training images {span}{more}")
+        elif name == "shown, share" and not low / _FACTOR <= value <= high * _FACTOR:
+            lines.append(f"{value:.0%} of it is above background, of training images {low:.0%} to {high:.0%}")
+        elif name.startswith("length") and not low / _FACTOR <= value <= high * _FACTOR:
+            axis = name.removeprefix("length ").removesuffix(", mm")
+            lines.append(f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm")
+    for structure in dict.fromkeys(name.rpartition("/")[0] for name in facts if "/" in name):
+        lines += _unusual_structure(structure, facts, seen)
+    return lines
+
+
+def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
+    if f"{name}/ml" not in seen:
+        return []
+    (low, high), (fewest, most) = seen[f"{name}/ml"], seen[f"{name}/pieces"]
+    volume, pieces = facts[f"{name}/ml"], facts[f"{name}/pieces"]
+    sound = low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR
+    if sound:
+        return []
+    found = f"{name} in {pieces:.0f} piece{'' if pieces == 1 else 's'}, {volume_text(volume)}"
+    count = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
+    return [f"{found}; training {volume_text(low)} to {volume_text(high)} in {count}"]
+
+
+def read_ranges(raw: Any) -> dict[str, list[float]]:
+    """What `ranges` gave, as a model file notes it; nothing for one that says nothing.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    found = {str(name): [float(bound) for bound in bounds] for name, bounds in dict(raw or {}).items()}
+    if not all(len(bounds) == 2 for bounds in found.values()):
+        raise ValueError("two numbers are expected")
+    return found

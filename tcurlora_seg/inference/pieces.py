@@ -1,0 +1,91 @@
+"""Clearing away pieces of a structure that are too small or too many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tcurlora_seg.data.structures import volume_text
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+class Clearing(NamedTuple):
+    """Which pieces of a structure stay.
+
+    Attributes:
+        min_component_ml: least volume of a piece.
+        largest_pieces: how many of the largest stay: 2 of a structure that both sides have.
+
+    Each is a number for every structure that is no part of a larger one, or one by structure; None clears nothing.
+    """
+
+    min_component_ml: Any = None
+    largest_pieces: Any = None
+
+    def by_structure(self, task: Task) -> dict[str, dict[str, float]]:
+        """Both rules with a number for each structure that they are for; {} for None.
+
+        Raises:
+            UserError: no such number, or a structure that the task does not have.
+        """
+        return {key: _numbers(task, key, rule) for key, rule in self._asdict().items()}
+
+
+NOTHING = Clearing()
+
+
+def _numbers(task: Task, key: str, rule: Any) -> dict[str, float]:
+    if rule is None:
+        return {}
+    if not isinstance(rule, Mapping):
+        members = {name: set(classes) for name, classes in task.structures.items()}
+        rule = {name: rule for name, own in members.items() if not any(own < m for m in members.values())}
+    whole = key == "largest_pieces"
+    for name, number in rule.items():
+        if name not in task.structures:
+            raise UserError(f"{key}: {task.name} has no structure {name}; it has {', '.join(task.structures)}")
+        if isinstance(number, bool) or not isinstance(number, int if whole else int | float) or not number >= whole:
+            expected = "a number of pieces, such as 1" if whole else "a volume in ml, such as 1"
+            raise UserError(f"{key}={number}: expected {expected}, or null")
+    return {str(name): number if whole else float(number) for name, number in rule.items()}
+
+
+def clear_pieces(
+    segmentation: NDArray[np.uint8], task: Task, spacing: Sequence[float], clearing: Clearing, source: str
+) -> NDArray[np.uint8]:
+    """A copy without the pieces that are too small or too many, which become background.
+
+    A piece is a set of voxels connected by faces, edges or corners (26 neighbours).
+
+    Args:
+        segmentation: class indices (X, Y, Z).
+        task: what its classes make up.
+        spacing: voxel size along each axis in mm.
+        clearing: what stays.
+        source: the case, for the warning when all of a structure goes.
+
+    Raises:
+        UserError: see `Clearing`.
+    """
+    result, voxel_ml = segmentation.copy(), float(np.prod(spacing)) / 1000.0
+    least, most = clearing.by_structure(task).values()
+    for name in dict.fromkeys((*least, *most)):
+        pieces, count = ndimage.label(np.isin(result, task.structures[name]), structure=np.ones((3, 3, 3)))
+        volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * voxel_ml
+        goes = volumes < least.get(name, 0)
+        goes[np.argsort(-volumes, kind="stable")[int(most.get(name, count)) :]] = True
+        result[np.concatenate([[False], goes])[pieces]] = 0
+        if count and goes.all():
+            _log.warning(
+                "%s: min_component_ml removes all of %s: its largest piece has %s, less than %s",
+                source, name, volume_text(volumes.max()), volume_text(least[name]),
+            )  # fmt: skip
+    return result

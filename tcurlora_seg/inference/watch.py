@@ -1,0 +1,54 @@
+"""Progress within a volume, whose windows may take minutes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from tcurlora_seg.inference.windows import Predictor, count_windows, unwatched
+
+_EVERY = 30.0  # seconds between two lines, where there is no terminal for a bar
+
+
+@contextmanager
+def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
+    """Show how far the predictors are with each volume that they are given: a bar, or a line now and then.
+
+    Args:
+        predictors: of one segmentation.
+        heading: what the bar or the line begins with.
+    """
+    columns = TextColumn("{task.description}"), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        work, done, total = bar.add_task(heading, total=None), 0, 0
+        started = said = time.monotonic()
+
+        def begin(shape: Sequence[int]) -> None:
+            nonlocal done, total
+            done, total = 0, count_windows(predictors, shape)
+            bar.update(work, total=total, completed=0)
+
+        def tick(windows: int) -> None:
+            nonlocal done, said
+            done += windows
+            bar.update(work, completed=done)
+            now = time.monotonic()
+            if not sys.stdout.isatty() and now - said > _EVERY and done < total:
+                said, left = now, (now - started) * (total - done) / done
+                print(f"{heading}: {done / total:.0%} of {total} windows, about {_duration(left)} left", flush=True)
+
+        for predictor in predictors:
+            predictor.begin, predictor.tick = begin, tick
+        try:
+            yield
+        finally:
+            for predictor in predictors:
+                predictor.begin = predictor.tick = unwatched
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,95 @@
+"""Clearing away small pieces: what goes, what stays, and when it is said."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.inference.pieces import Clearing, clear_pieces
+
+TUMOUR = Task(
+    "subregions", {1: (1,), 2: (2,), 3: (4,)}, {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing": (3,)}
+)
+
+
+def tumour() -> np.ndarray:
+    """A mass of 8 x 8 x 8 voxels with a speck of class 3 in it, a stray piece of 27 and one of a voxel."""
+    result = np.zeros((30, 20, 20), np.uint8)
+    result[2:10, 2:10, 2:10] = 2
+    result[4, 4, 4] = 3
+    result[20:23, 2:5, 2:5] = 1
+    result[28, 18, 18] = 3
+    return result
+
+
+def test_pieces_below_the_volume_go_and_what_lies_inside_a_large_one_stays() -> None:
+    before = tumour()
+    after = clear_pieces(before, TUMOUR, (1, 1, 1), Clearing(0.1), "case")
+    expected = before.copy()
+    expected[20:] = 0
+    np.testing.assert_array_equal(after, expected)
+    np.testing.assert_array_equal(before, tumour())
+
+
+def test_volumes_are_in_millilitres_of_the_images_own_voxels_and_the_limit_itself_stays() -> None:
+    after = clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(0.027), "case")
+    assert after[21, 3, 3] == 1 and after[28, 18, 18] == 0
+    assert clear_pieces(tumour(), TUMOUR, (0.9, 1, 1), Clearing(0.027), "case")[21, 3, 3] == 0
+    assert clear_pieces(tumour(), TUMOUR, (3, 3, 3), Clearing(0.027), "case")[28, 18, 18] == 3
+
+
+def test_a_structure_can_have_a_volume_of_its_own() -> None:
+    after = clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing({"enhancing": 0.002}), "case")
+    assert not (after == 3).any() and after[21, 3, 3] == 1
+
+
+def test_corners_connect() -> None:
+    chain = np.zeros((8, 8, 8), np.uint8)
+    for i in range(8):
+        chain[i, i, i] = 2
+    assert clear_pieces(chain, TUMOUR, (5, 5, 5), Clearing(1.0), "case").any()
+    assert not clear_pieces(chain, TUMOUR, (4.9, 5, 5), Clearing(1.0), "case").any()
+
+
+def test_a_structure_that_vanishes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(0.1), "case 1")
+        assert not caplog.records
+        clear_pieces(np.zeros_like(tumour()), TUMOUR, (1, 1, 1), Clearing(0.1), "case 2")
+        assert not caplog.records
+        clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(1.0), "case 3")
+    assert "case 3: min_component_ml removes all of whole_tumor: its largest piece has 0.512 ml" in caplog.text
+
+
+def test_a_number_stands_for_the_structures_that_are_no_part_of_another() -> None:
+    pair = Task("pair", {1: (1,), 2: (2,)}, {"left": (1,), "right": (2,)})
+    assert Clearing(1).by_structure(TUMOUR)["min_component_ml"] == {"whole_tumor": 1.0}
+    assert Clearing(0.5, 2).by_structure(pair) == {
+        "min_component_ml": {"left": 0.5, "right": 0.5}, "largest_pieces": {"left": 2, "right": 2}
+    }  # fmt: skip
+    assert Clearing().by_structure(pair) == {"min_component_ml": {}, "largest_pieces": {}}
+
+
+@pytest.mark.parametrize("wrong", [{"brain": 1}, {"enhancing": "much"}, -1, True, float("nan")])
+def test_a_volume_that_cannot_be_is_refused(wrong: object) -> None:
+    with pytest.raises(UserError, match="min_component_ml"):
+        Clearing(wrong).by_structure(TUMOUR)
+
+
+def test_only_the_largest_pieces_stay() -> None:
+    after = clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(None, 2), "case")
+    assert after[5, 5, 5] == 2 and after[21, 3, 3] == 1 and after[28, 18, 18] == 0
+    after = clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(None, {"tumor_core": 1}), "case")
+    assert after[21, 3, 3] == 1 and not (after == 3).any() and after[5, 5, 5] == 2
+    both = clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(0.1, 5), "case")
+    assert both[5, 5, 5] == 2 and not both[20:].any()
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, True, {"brain": 1}, {"enhancing": "all"}])
+def test_a_number_of_pieces_that_cannot_be_is_refused(wrong: object) -> None:
+    with pytest.raises(UserError, match="largest_pieces"):
+        Clearing(None, wrong).by_structure(TUMOUR)
