@@ -137,10 +137,11 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _require_one_data_set(runs: Sequence[FinishedRun]) -> None:
-    for key in ("dataset", "task"):
+    for key in ("dataset", "task", "label_map"):  # the last: label maps of one page have classes in one order
         places: dict[str, FinishedRun] = {}
         for run in runs:
-            places.setdefault(run.summary[key], run)
+            if key in run.summary:
+                places.setdefault(str(run.summary[key]), run)
         if len(places) > 1:
             found = " and ".join(f"{value} ({run.directory})" for value, run in list(places.items())[:2])
             raise UserError(f"the runs differ in {key}: {found}; give runs of one {key}")

@@ -101,7 +101,8 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
     if differing:
         shown = ", ".join(differing[:6]) + (" ..." if len(differing) > 6 else "")
         words.append(f"Outside their adapters the methods differ in {shown}: their scores may differ by that.")
-    scored = [key for key in _SCORING if len({str(run.summary.get(key)) for m in methods for run in m.runs}) > 1]
+    summaries = [run.summary for m in methods for run in m.runs]
+    scored = [key for key in _SCORING if len({str(summary.get(key) or None) for summary in summaries}) > 1]
     if scored:
         words.append(f"The runs were not scored alike: their evaluations differ in {', '.join(scored)}.")
     return words + ([test_note(tests)] if len(tests) else [])

@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.augmentation import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.data.structures import shrunken
-from tcurlora_seg.data.typical import image_facts, ranges, result_facts
+from tcurlora_seg.data.typical import Facts, image_facts, ranges, result_facts
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
 
+_ENOUGH = 50  # cases: more tell little more, and take minutes
 _VERSION = 2  # of what preparation makes of the same files with the same settings
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
 
 
 class TrainingVolumes:
-    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8, `foreground_spots` and facts.
+    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8 and `foreground_spots`.
 
     With "memory" and "disk" all are prepared at construction, so that every label is checked before training. On disk
     they are mapped into memory: a crop reads no more than its own pages.
@@ -59,15 +59,17 @@ class TrainingVolumes:
         label = label.to(torch.uint8)
         for line in shrunken(case, self._dataset.task):
             note("shrunken", f"case {id}: {line}")
-        sizes, task = voxel_sizes(case.image.affine.numpy()), self._dataset.task
-        facts = image_facts(image.numpy(), sizes, self._dataset.modalities)
-        facts |= result_facts(label[0].numpy(), sizes, task.structures)
-        return {"image": image, "label": label, "spots": foreground_spots(label), "facts": facts}
+        return {"image": image, "label": label, "spots": foreground_spots(label)}
 
     def typical(self) -> dict[str, list[float]]:
-        """What the images and structures are like; see `typical`. Where none are kept, as the first 20 tell."""
-        count = len(self) if self._volumes else min(len(self), 20)
-        return ranges(self[position]["facts"] for position in range(count))
+        """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell."""
+        return ranges(self._facts(position) for position in range(min(len(self), _ENOUGH)))
+
+    def _facts(self, position: int) -> Facts:
+        volume, dataset, id = self[position], self._dataset, self._ids[position]
+        sizes = dataset.preparation.spacing or dataset.check_headers([id])[id][1]
+        facts = image_facts(volume["image"].numpy(), sizes, dataset.modalities)
+        return facts | result_facts(volume["label"][0].numpy(), sizes, dataset.task.structures)
 
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self._dataset, id, self._folder)

@@ -130,6 +130,7 @@ def evaluate(
     summary = {
         "dataset": dataset.name,
         "task": dataset.task.name,
+        "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
         "simulated": dataset.manifest().simulated,
         "adapter": adapter,
         "trainable_parameters": trainable_parameters,

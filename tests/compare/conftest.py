@@ -54,6 +54,7 @@ def write_run(
     trainable: int = 1000,
     dataset: str = "lpba40",
     task: str = "hippocampus",
+    label_map: Mapping[str, Sequence[int]] | None = None,
     root: str = "/nowhere",
     time: str = "2026-01-01T00:00:00+00:00",
     simulated: dict[str, Any] | None = None,
@@ -75,7 +76,8 @@ def write_run(
     write_json(directory / "metrics.json", metrics)
     write_json(directory / "environment.json", ENVIRONMENT | {"time_utc": time})
     mean = None if cases["dice"].isna().all() else float(cases["dice"].mean())
-    write_json(folder / "summary.json", {"dataset": dataset, "task": task, "simulated": simulated, "mean_dice": mean})
+    summary = {"dataset": dataset, "task": task, "simulated": simulated, "mean_dice": mean}
+    write_json(folder / "summary.json", {**summary, "label_map": label_map or {"1": [1]}})
     cases.to_csv(folder / "cases.csv", index=False)
     return directory
 

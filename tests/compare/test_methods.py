@@ -75,6 +75,7 @@ def test_the_mean_over_structures_is_a_cases_own_and_leaves_absent_ones_out(grou
     [
         ([0.8, 0.9], {"adapter": "full", "dataset": "brats2021"}, r"differ in dataset: lpba40 \(.*and brats2021"),
         ([0.8, 0.9], {"adapter": "full", "task": "structures"}, r"differ in task: hippocampus .* and structures"),
+        ([0.8, 0.9], {"adapter": "full", "label_map": {"1": [2]}}, r"differ in label_map: .*'1': \[2\]"),
         ([0.8], {"adapter": "full"}, r"test cases differ: only one of .*full.*scored on c1; .*cases=common"),
         ([0.8], {"seed": 1}, r"test cases differ: .*\(0, 0\).*\(1, 0\) was scored on c1"),
         ({"b": {"c0": 0.8, "c1": 0.9}}, {"adapter": "full"}, r"differ in their structures"),
