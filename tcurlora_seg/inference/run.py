@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.data.typical import UNKNOWN, Ranges, read_ranges
+from tcurlora_seg.data.typical import Ranges, read_ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 from tcurlora_seg.inference.pieces import Clearing
@@ -52,7 +52,7 @@ class Run:
     dataset: SegmentationDataset
     network: nn.Module
     spacing: TrainingSpacing | None = None
-    typical: Ranges = UNKNOWN
+    typical: Ranges = field(default_factory=dict)
 
     def __repr__(self) -> str:
         data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import Volume, prepare_image
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task
-from tcurlora_seg.data.typical import UNKNOWN, Facts, Ranges, image_facts, result_facts, unusual
+from tcurlora_seg.data.typical import Facts, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.data.volume import open_volume, series_of
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.native import native_probabilities, segment
@@ -72,7 +72,7 @@ class Segmenter:
     spacing: TrainingSpacing | None
     analyze_axes: str
     clearing: Clearing = NOTHING
-    typical: Ranges = UNKNOWN
+    typical: Ranges = field(default_factory=dict)
 
     def predict(self, image: Channels, source: str = "the image") -> SpatialImage:
         """The label map (X, Y, Z) of an image, with the values of `label_values`.
