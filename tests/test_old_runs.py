@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from programs import run_script
 
+from tcurlora_seg.config.paths import config_folder
+from tcurlora_seg.config.schema import flatten
+from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.simulate import simulate
 
 ARCHIVE = Path(__file__).with_name("old_run.zip")
@@ -27,6 +31,14 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     simulate("lpba40", tmp_path / "data" / "l", subjects=4, seed=0)
     monkeypatch.chdir(tmp_path)
     return Path("run")
+
+
+def test_every_key_of_a_run_that_is_new_since_then_says_what_older_runs_did(old: Path) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        now = flatten(compose("train"))
+    groups = ("dataset.", "adapter.", "model.", "optimizer.", "trainer.", "logger.", "data.augmentation.")
+    known = flatten(load_config(old / "config.yaml"))
+    assert not [key for key in now if key not in known and not key.startswith(groups)]
 
 
 def test_an_old_run_is_scored_used_exported_compared_and_resumed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"seed={config.seed}: expected 0 to {2**32 - 1}")
     _check_trainer(config.trainer)
     backbone = backbone_of_target(config.model["_target_"])
-    backbone.check(config.model, config.get("window") or backbone.window(config.model))
+    backbone.check(config.model, config.window or backbone.window(config.model))
     check_adapter(config.adapter, config.model)
     if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")

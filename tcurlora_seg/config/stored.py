@@ -13,6 +13,17 @@ _MOVED = {  # key -> what older runs name there, and where it is now
     "speed._target_": ("tcurlora_seg.models.backbone.speed_up", "tcurlora_seg.models.speed.speed_up"),
 }
 _GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
+_ADDED = {  # keys that older runs lack -> what they did
+    "window": None,
+    "trust": [],
+    "speed.tf32": False,
+    "split.test": None,
+    "training.save_every": 1,
+    "training.histograms": True,
+    "inference.precision": "32-true",
+    "inference.min_component_ml": None,
+    "inference.largest_pieces": None,
+}
 
 
 def load_config(path: str | Path) -> DictConfig:
@@ -40,4 +51,7 @@ def load_config(path: str | Path) -> DictConfig:
             OmegaConf.update(loaded, key, new)
     for key in _GONE:
         loaded.get("speed", {}).pop(key, None)
+    for key, value in _ADDED.items() if "_target_" in loaded.get("model", {}) else ():
+        if OmegaConf.select(loaded, key) is None and (key.partition(".")[0] in loaded or "." not in key):
+            OmegaConf.update(loaded, key, value, force_add=True)
     return loaded

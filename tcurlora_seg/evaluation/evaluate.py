@@ -59,7 +59,7 @@ def evaluate_run(
         run.predictor(), run.dataset, run.cases(split), folder,
         spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         typical=run.typical, clearing=run.clearing(min_component_ml, largest_pieces),
-        surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.get("test") if split == "test" else None,
+        surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
     )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {folder}")

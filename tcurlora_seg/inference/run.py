@@ -59,10 +59,10 @@ class Run:
         return f"Run({self.directory}: {self.config.adapter.name}, {data})"
 
     def clearing(self, min_component_ml: Any = None, largest_pieces: Any = None) -> Clearing:
-        """Which pieces of a structure stay: as given, else the run's own rules, which older configurations lack."""
+        """Which pieces of a structure stay: as given, else the run's own rules."""
         given = {"min_component_ml": min_component_ml, "largest_pieces": largest_pieces}
         own = self.config.inference
-        return Clearing(**{key: own.get(key) if value is None else value for key, value in given.items()})
+        return Clearing(**{key: own[key] if value is None else value for key, value in given.items()})
 
     @property
     def simulated(self) -> bool:
@@ -193,7 +193,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         batch_size=config.inference.batch_size,
         mirror_axes=dataset.task.mirror_axes(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
-        precision=config.inference.get("precision", "auto"),  # none in a configuration from before there was one
+        precision=config.inference.precision,
     )
 
 

@@ -236,7 +236,8 @@ class Meter(AtEpochEnd):
                 "peak_memory_bytes": self.peak_memory_bytes}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._waits, self._seconds = state_dict["waits"].tolist(), state_dict["seconds"].tolist()
+        self._seconds = state_dict["seconds"].tolist()
+        self._waits = state_dict["waits"].tolist() if "waits" in state_dict else []  # older checkpoints have none
         self.train_seconds = self._before = state_dict["train_seconds"]
         self.peak_memory_bytes = state_dict["peak_memory_bytes"]
 

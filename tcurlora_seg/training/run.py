@@ -208,7 +208,7 @@ def _announce(
     write_json(directory / "split.json", {side: list(ids) for side, ids in split.sides.items()})
     write_json(directory / "environment.json", environment(device))
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
-    cases += "" if config.split.get("test") is None else " (the first by hash)"
+    cases += "" if config.split.test is None else " (the first by hash)"
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]
     print(f"{config.adapter.name} on {dataset.name}: {cases} cases; {trained:,} of {total:,} parameters train")
     if sides := dataset.task.describe_sides():
@@ -234,7 +234,7 @@ def _score(
         metrics["scores"], rows = evaluate(
             predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-            limited=config.split.get("test") if config.test == "test" else None,
+            limited=config.split.test if config.test == "test" else None,
             typical=typical, clearing=rules,
         )  # fmt: skip
     if is_first():

@@ -82,7 +82,8 @@ def test_a_file_of_all_channels_gets_the_label_map_of_the_evaluation(
     root = f"dataset.root={prostate.parent}"
     if given == "manifest.json":
         assert run_script("prepare_data", "dataset=decathlon", "dataset.task=Task05_Prostate", root,
-                          "dataset.preparation.crop_to_brain=false", monkeypatch=monkeypatch) == 0  # fmt: skip
+                          f"output={prostate}", "dataset.preparation.crop_to_brain=false",
+                          monkeypatch=monkeypatch) == 0  # fmt: skip
     out = predicted(prostate_run, prostate / given.format(case=expected.name.removesuffix(".nii.gz")))
     np.testing.assert_array_equal(upright(out / expected.name), upright(expected))
     assert len(np.unique(upright(expected))) == 2
