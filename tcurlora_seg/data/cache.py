@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from tcurlora_seg.data.augmentation import foreground_spots
+from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.data.notes import note
@@ -23,13 +23,14 @@ from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
 
 _ENOUGH = 50  # cases: more tell little more, and take minutes
-_VERSION = 2  # of what preparation makes of the same files with the same settings
+_VERSION = 3  # of what preparation makes of the same files with the same settings
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
 
 
 class TrainingVolumes:
-    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8 and `foreground_spots`.
+    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8, `foreground_spots`, and the
+    voxel size in mm.
 
     With "memory" and "disk" all are prepared at construction, so that every label is checked before training. On disk
     they are mapped into memory: a crop reads no more than its own pages.
@@ -59,7 +60,8 @@ class TrainingVolumes:
         label = label.to(torch.uint8)
         for line in shrunken(case, self._dataset.task):
             note("shrunken", f"case {id}: {line}")
-        return {"image": image, "label": label, "spots": foreground_spots(label)}
+        spacing = case.image.pixdim.tolist()
+        return {"image": image, "label": label, "spots": foreground_spots(label), "spacing": spacing}
 
     def typical(self) -> dict[str, list[float]]:
         """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell."""

@@ -11,13 +11,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.strong import StrongAugmentation
 from tcurlora_seg.data.cache import TrainingVolumes, choose_place
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.randomness import generator
+from tcurlora_seg.randomness import generator, single_threaded
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -40,7 +41,7 @@ class SegmentationDataModule(LightningDataModule):
         cache: Literal["auto", "memory", "disk", "none"] = "auto",
         cache_dir: str = "outputs/cache",
         seed: int = 0,
-        augmentation: Augmentation,
+        augmentation: Augmentation | StrongAugmentation,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
@@ -130,7 +131,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self,
         volumes: TrainingVolumes,
         ids: Sequence[str],
-        augmentation: Augmentation,
+        augmentation: Augmentation | StrongAugmentation,
         crop: Sequence[int],
         mirror_pairs: Sequence[tuple[int, int]],
         seed: int,
@@ -139,15 +140,11 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        volume = self.volumes[sample.case]
-        image, label = self.augmentation(
-            volume["image"],
-            volume["label"],
-            volume["spots"],
-            crop=self.crop,
-            mirror_pairs=self.mirror_pairs,
-            g=generator("sample", self.seed, sample.lap, self.ids[sample.case]),
-        )
+        g = generator("sample", self.seed, sample.lap, self.ids[sample.case])
+        with single_threaded():
+            image, label = self.augmentation(
+                **self.volumes[sample.case], crop=self.crop, mirror_pairs=self.mirror_pairs, g=g
+            )
         return {"image": image, "label": label, "case": self.ids[sample.case]}
 
 
