@@ -46,6 +46,9 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
             f"model file {metrics['file_bytes'] / 1e6:.2f} MB",
             highlight=False,
         )
+        if metrics["not_predicted"]:
+            lost = ", ".join(metrics["not_predicted"])
+            console.print(f"{lost}: in the training labels, but not predicted at the end of training", style="red")
     if summary.get("limited"):
         console.print(f"scored: {summary['limited']}", style="yellow", highlight=False)
     for remark in summary["unusual"][:5]:

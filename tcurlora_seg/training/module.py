@@ -92,7 +92,8 @@ class SegmentationModule(lightning.LightningModule):
     def adapters(self) -> list[Adapter]:
         return list(getattr(self.network, "adapters", nn.ModuleDict()).values())
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
+        """The loss of one batch, and the class that is predicted in every voxel of it."""
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         if isinstance(self.criterion, WeightedDiceCE):
@@ -100,7 +101,8 @@ class SegmentationModule(lightning.LightningModule):
         criterion = partial(over_labelled, self.criterion) if self.ignoring else self.criterion
         loss = criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
-        return loss + penalty(self.adapters)
+        predicted = logits.detach().max(dim=1).indices  # on a CPU `argmax` takes ten times as long
+        return {"loss": loss + penalty(self.adapters), "predicted": predicted}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
         """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there.

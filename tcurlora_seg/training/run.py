@@ -38,6 +38,7 @@ from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
+from tcurlora_seg.training.classes import ClassWatch
 from tcurlora_seg.training.data_changes import check_data, note_data
 from tcurlora_seg.training.directory import (
     ANNOUNCED,
@@ -123,8 +124,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     precision = training_precision(config)
     instantiate(config.speed)(network, half="16" in precision)
     meter, average = Meter(), AverageLast(config.training.average_last)
+    watch = ClassWatch(dataset.task.structures, classes=dataset.task.out_channels)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val), every=config.training.save_every)
-    trainer = build_trainer(config, directory, [meter, average], checkpoints)
+    trainer = build_trainer(config, directory, [meter, average, watch], checkpoints)
     sizes = {
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
         "total_parameters": sum(p.numel() for p in network.parameters()),
@@ -174,6 +176,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size if leads else None,
         "left_out": left_out,
+        "found_voxels": watch.ratios,
+        "not_predicted": watch.lost,
         "validation_dice": _validation_dice(config, checkpoints),
         "scores": None,
     }
