@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,3 +38,18 @@ class WeightedDiceCE(nn.Module):
         there = torch.bincount(flat, minlength=len(right)).to(right)
         dice = 2 * right / (logarithms.exp().sum(dim=(0, 2, 3, 4)) + there).clamp(min=1e-5)
         return entropy + 1 - dice[there > 0].mean()
+
+
+def balanced_weights(voxels: Sequence[Sequence[int]], crop: Sequence[int], *, bound: float = 20.0) -> list[float]:
+    """Class weights √(f(0) / f(c)), background first: f(c) is the share of a crop that class c fills, over the cases.
+
+    Args:
+        voxels: of every class in every training case, background first; of the background none is asked for.
+        crop: size of the training crops. A crop that holds a structure is taken to hold as much of it as fits.
+        bound: weights lie between 1 / bound and bound.
+    """
+    size = math.prod(crop)
+    shares = [sum(min(counts[c], size) for counts in voxels) / (size * len(voxels)) for c in range(1, len(voxels[0]))]
+    background = max(1 - sum(shares), 0.05)
+    weights = [math.sqrt(background / share) if share else 1.0 for share in shares]
+    return [1.0, *(round(min(max(weight, 1 / bound), bound), 3) for weight in weights)]
