@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,19 @@ _ENOUGH = 50  # cases: more tell little more, and take minutes
 _VERSION = 3  # of what preparation makes of the same files with the same settings
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the training cases before the first step.
+
+    Attributes:
+        shapes: of the prepared volumes, voxels.
+        voxels: of every class in each, background first.
+    """
+
+    shapes: Sequence[Sequence[int]]
+    voxels: Sequence[Sequence[int]]
 
 
 class TrainingVolumes:
@@ -53,6 +67,16 @@ class TrainingVolumes:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         return self._volumes[position] if self._volumes else self._prepare(self._ids[position])
+
+    def survey(self, classes: int) -> Survey:
+        """Sizes of the volumes and of the `classes` classes in them; of the first 16, where none are kept."""
+        volumes = self._volumes or [self[position] for position in range(min(len(self), 16))]
+        counts = []
+        for volume in volumes:
+            found = {int(volume["label"].flatten()[spots[0]]): len(spots) for spots in volume["spots"]}
+            background = volume["label"].numel() - sum(found.values())
+            counts.append([background, *(found.get(c, 0) for c in range(1, classes))])
+        return Survey([tuple(volume["label"].shape[1:]) for volume in volumes], counts)
 
     def _prepare(self, id: str) -> dict[str, Any]:
         case = self._dataset.prepare(id)

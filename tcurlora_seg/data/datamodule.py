@@ -18,12 +18,15 @@ from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.processes import is_first
 from tcurlora_seg.randomness import generator, single_threaded
 
 
 class SegmentationDataModule(LightningDataModule):
     """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and
     test items are a `PreparedCase` each.
+
+    The crop may be planned from the `volumes`, before a loader is asked for.
 
     What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
     on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
@@ -34,7 +37,7 @@ class SegmentationDataModule(LightningDataModule):
         *,
         dataset: SegmentationDataset,
         split: Split,
-        crop: list[int],
+        crop: list[int] | None = None,
         batch_size: int,
         steps_per_epoch: int,
         num_workers: int = 0,
@@ -47,7 +50,7 @@ class SegmentationDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if value < 1:
                 raise UserError(f"{name}={value}: expected at least 1")
-        self.dataset, self.case_split, self.crop = dataset, split, list(crop)
+        self.dataset, self.case_split, self.crop = dataset, split, crop
         self.augmentation = replace(augmentation, mirror_axes=dataset.task.mirror_axes(augmentation.mirror_axes))
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
@@ -60,15 +63,27 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             UserError: a case that cannot be used, or too little memory.
         """
-        train, val, test = self.case_split.sides.values()
-        if stage == "fit" and self._volumes is None:
+        if stage == "fit":
+            self.volumes(self.trainer.num_devices if self.trainer else 1)
+
+    def volumes(self, copies: int = 1) -> TrainingVolumes:
+        """The prepared training volumes; the first call checks the headers of all cases and prepares them.
+
+        Args:
+            copies: processes of this machine that train, each of which keeps its own.
+
+        Raises:
+            UserError: as `setup`.
+        """
+        if self._volumes is None:
+            train, val, test = self.case_split.sides.values()
             self.dataset.check_headers((*train, *val, *test))
-            copies = self.trainer.num_devices if self.trainer else 1
             place, line = choose_place(self.dataset, (*train, *val), self.cache, self.cache_dir, copies=copies)
-            if not self.trainer or self.trainer.is_global_zero:
+            if is_first():
                 print(line, flush=True)
             self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
             self._validation.keep = place == "memory"
+        return self._volumes
 
     @property
     def typical(self) -> dict[str, list[float]]:
@@ -77,7 +92,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._volumes.typical()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self._volumes is not None, "setup('fit') comes first"
+        assert self._volumes is not None and self.crop, "setup('fit') comes first, and a plan"
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         step = self.batch_size * world * (trainer.accumulate_grad_batches if trainer else 1)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 class WeightedDiceCE(nn.Module):
@@ -32,12 +33,21 @@ class WeightedDiceCE(nn.Module):
         classes = target.long()
         found = logarithms.gather(1, classes)
         flat = classes.flatten()
-        weights = (self.get_buffer("weights") ** self.strength)[flat]
-        entropy = -(weights * found.flatten()).sum() / weights.sum()
-        right = torch.zeros_like(self.get_buffer("weights")).index_add(0, flat, found.exp().flatten())
-        there = torch.bincount(flat, minlength=len(right)).to(right)
-        dice = 2 * right / (logarithms.exp().sum(dim=(0, 2, 3, 4)) + there).clamp(min=1e-5)
-        return entropy + 1 - dice[there > 0].mean()
+        weights = (self.get_buffer("weights").to(logits) ** self.strength)[flat]
+        zeros = logits.new_zeros(logits.shape[1])
+        right = zeros.index_add(0, flat, found.exp().flatten())
+        there = zeros.index_add(0, flat, torch.ones_like(weights))
+        entropy = torch.stack([(weights * found.flatten()).sum(), weights.sum()])
+        sums = _over_devices(torch.cat([entropy, right, there, logarithms.exp().sum(dim=(0, 2, 3, 4))]))
+        right, there, all_found = sums[2:].chunk(3)
+        dice = 2 * right / (all_found + there).clamp(min=1e-5)
+        return 1 - sums[0] / sums[1] - dice[there > 0].mean()
+
+
+def _over_devices(sums: Tensor) -> Tensor:
+    """The sums over the batches of all devices, so that several with a part each have the loss of the whole batch."""
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return all_reduce(sums) if several else sums
 
 
 def balanced_weights(voxels: Sequence[Sequence[int]], crop: Sequence[int], *, bound: float = 20.0) -> list[float]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
@@ -32,7 +33,7 @@ from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.memory import keep_freed_memory
-from tcurlora_seg.models.backbone import build_network, window_of
+from tcurlora_seg.models.backbone import build_network
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
@@ -51,6 +52,7 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.resumption import describe_resumption
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
@@ -66,7 +68,6 @@ def train(config: DictConfig) -> float | None:
     """
     quieten()
     config = resumed(config)
-    config.window = window_of(config)
     dataset = instantiate(config.dataset)
     if not is_first():
         _run(config, dataset, announced_directory(config))
@@ -91,13 +92,16 @@ def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | No
     return checkpoints.last_dice if config.training.average_last else best
 
 
-def _finished(directory: Path, steps: int) -> bool:
-    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`)."""
+def _finished(directory: Path, steps: int | None) -> bool:
+    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`).
+
+    Planned steps (None) follow from the data, so any run that has ended has had them.
+    """
     path = directory / "metrics.json"
     if not path.exists():
         return False
     metrics = read_json(path)
-    return metrics.get("max_steps", metrics["steps"]) >= steps
+    return steps is None or metrics.get("max_steps", metrics["steps"]) >= steps
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
@@ -118,6 +122,15 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         learned = split.train[: config.overfit]
         split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
+    plan_spacing(config, dataset, split.train)
+    data = build_data(config, dataset, split)
+    volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
+    backbone = backbone_of_target(config.model["_target_"])
+    largest, multiple = backbone.window(config.model), backbone.multiple
+    plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
+    data.crop = list(config.window)
+    if leads:
+        print(plan)
     network = build_network(config.model, config.window, **dataset.channels)
     load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)

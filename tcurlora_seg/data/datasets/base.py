@@ -265,7 +265,7 @@ class SegmentationDataset(ABC):
         )
         if len(split.train) < 2 and scheme != "shots":
             log.warning(
-                "%s: split.scheme=%s trains on one case alone and tests on %d; split.scheme=shots trains on split.shots",
+                "%s: split.scheme=%s trains on one case alone and tests on %d; split.scheme=shots takes split.shots",
                 self.name, scheme, len(split.test),
             )  # fmt: skip
         return split
