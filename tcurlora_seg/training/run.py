@@ -251,6 +251,7 @@ def _score(
         metrics["scores"], rows = evaluate(
             predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+            pictures=config.inference.get("pictures", 3),
             limited=config.split.get("test") if config.test == "test" else None,
             typical=typical, clearing=rules,
         )  # fmt: skip
