@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,3 +22,23 @@ def generator(*parts: int | str) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(*parts))
+
+
+def uniform(g: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    """A uniform draw from `low` to `high`."""
+    import torch
+
+    return low + (high - low) * float(torch.rand((), generator=g))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Compute in one thread, as a worker of a loader does: sums over several threads differ in their last bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

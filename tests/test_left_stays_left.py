@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
+from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.preparation import Preparation

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import Setting
-from tcurlora_seg.data.augmentation import Augmentation, foreground_spots
+from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.inference.run import choose_device
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.memory import peak_memory, peak_of_tensors

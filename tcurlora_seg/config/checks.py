@@ -21,8 +21,9 @@ def check_training(config: DictConfig) -> None:
         UserError: files that are not there, sizes and ranks that cannot be.
     """
     config = resumed(config)
-    if config.trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1 is needed")
+    steps = config.trainer.max_steps
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise UserError(f"trainer.max_steps={steps}: at least 1 is needed, or null for a number planned from the data")
     if config.trainer.precision in ("bf16-true", "16-true"):
         raise UserError(
             f"trainer.precision={config.trainer.precision} would round the frozen base, which a model file does not "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -13,14 +14,17 @@ _MOVED = {  # key -> what older runs name there, and where it is now
     "speed._target_": ("tcurlora_seg.models.backbone.speed_up", "tcurlora_seg.models.speed.speed_up"),
 }
 _GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
-_ADDED = {  # keys that older runs lack -> what they did
+_ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "window": None,
     "trust": [],
     "speed.tf32": False,
     "split.test": None,
+    "adapter.lr": None,
+    "training.class_weights": None,
     "training.save_every": 1,
     "training.histograms": True,
     "inference.precision": "32-true",
+    "inference.pictures": 3,
     "inference.min_component_ml": None,
     "inference.largest_pieces": None,
 }

@@ -22,7 +22,7 @@ _PARTS = {  # where the key `_target_` may stand -> what may stand there
     r"dataset\.preparation\._target_": r"tcurlora_seg\.data\.preparation\.\w+",
     r"model\._target_": r"tcurlora_seg\.models\.\w+\.build_\w+",
     r"adapter\.(stacks\.\w+\.)?method\._target_": r"tcurlora_seg\.adapters\.\w+\.\w+",
-    r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation\.\w+",
+    r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation\.(strong\.)?\w+",
 }
 _LIBRARIES = {  # what training needs besides
     r"trainer\._target_": r"lightning\.Trainer",

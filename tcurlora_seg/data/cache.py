@@ -7,12 +7,13 @@ import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from tcurlora_seg.data.augmentation import foreground_spots
+from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.data.notes import note
@@ -23,13 +24,27 @@ from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
 
 _ENOUGH = 50  # cases: more tell little more, and take minutes
-_VERSION = 2  # of what preparation makes of the same files with the same settings
+_VERSION = 3  # of what preparation makes of the same files with the same settings
 Mode = Literal["auto", "memory", "disk", "none"]
 Place = Literal["memory", "disk", "none"]
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the training cases before the first step.
+
+    Attributes:
+        shapes: of the prepared volumes, voxels.
+        voxels: of every class in each, background first.
+    """
+
+    shapes: Sequence[Sequence[int]]
+    voxels: Sequence[Sequence[int]]
+
+
 class TrainingVolumes:
-    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8 and `foreground_spots`.
+    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8, `foreground_spots`, and the
+    voxel size in mm.
 
     With "memory" and "disk" all are prepared at construction, so that every label is checked before training. On disk
     they are mapped into memory: a crop reads no more than its own pages.
@@ -53,13 +68,24 @@ class TrainingVolumes:
     def __getitem__(self, position: int) -> dict[str, Any]:
         return self._volumes[position] if self._volumes else self._prepare(self._ids[position])
 
+    def survey(self, classes: int) -> Survey:
+        """Sizes of the volumes and of the `classes` classes in them; of the first 16, where none are kept."""
+        volumes = self._volumes or [self[position] for position in range(min(len(self), 16))]
+        counts = []
+        for volume in volumes:
+            found = {int(volume["label"].flatten()[spots[0]]): len(spots) for spots in volume["spots"]}
+            background = volume["label"].numel() - sum(found.values())
+            counts.append([background, *(found.get(c, 0) for c in range(1, classes))])
+        return Survey([tuple(volume["label"].shape[1:]) for volume in volumes], counts)
+
     def _prepare(self, id: str) -> dict[str, Any]:
         case = self._dataset.prepare(id)
         image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
         label = label.to(torch.uint8)
         for line in shrunken(case, self._dataset.task):
             note("shrunken", f"case {id}: {line}")
-        return {"image": image, "label": label, "spots": foreground_spots(label)}
+        spacing = case.image.pixdim.tolist()
+        return {"image": image, "label": label, "spots": foreground_spots(label), "spacing": spacing}
 
     def typical(self) -> dict[str, list[float]]:
         """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell."""

@@ -11,18 +11,22 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.strong import StrongAugmentation
 from tcurlora_seg.data.cache import TrainingVolumes, choose_place
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.randomness import generator
+from tcurlora_seg.evaluation.processes import is_first
+from tcurlora_seg.randomness import generator, single_threaded
 
 
 class SegmentationDataModule(LightningDataModule):
     """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and
     test items are a `PreparedCase` each.
+
+    The crop may be planned from the `volumes`, before a loader is asked for.
 
     What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
     on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
@@ -33,20 +37,20 @@ class SegmentationDataModule(LightningDataModule):
         *,
         dataset: SegmentationDataset,
         split: Split,
-        crop: list[int],
+        crop: list[int] | None = None,
         batch_size: int,
         steps_per_epoch: int,
         num_workers: int = 0,
         cache: Literal["auto", "memory", "disk", "none"] = "auto",
         cache_dir: str = "outputs/cache",
         seed: int = 0,
-        augmentation: Augmentation,
+        augmentation: Augmentation | StrongAugmentation,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if value < 1:
                 raise UserError(f"{name}={value}: expected at least 1")
-        self.dataset, self.case_split, self.crop = dataset, split, list(crop)
+        self.dataset, self.case_split, self.crop = dataset, split, crop
         self.augmentation = replace(augmentation, mirror_axes=dataset.task.mirror_axes(augmentation.mirror_axes))
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.cache, self.cache_dir, self.seed = cache, cache_dir, seed
@@ -59,15 +63,27 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             UserError: a case that cannot be used, or too little memory.
         """
-        train, val, test = self.case_split.sides.values()
-        if stage == "fit" and self._volumes is None:
+        if stage == "fit":
+            self.volumes(self.trainer.num_devices if self.trainer else 1)
+
+    def volumes(self, copies: int = 1) -> TrainingVolumes:
+        """The prepared training volumes; the first call checks the headers of all cases and prepares them.
+
+        Args:
+            copies: processes of this machine that train, each of which keeps its own.
+
+        Raises:
+            UserError: as `setup`.
+        """
+        if self._volumes is None:
+            train, val, test = self.case_split.sides.values()
             self.dataset.check_headers((*train, *val, *test))
-            copies = self.trainer.num_devices if self.trainer else 1
             place, line = choose_place(self.dataset, (*train, *val), self.cache, self.cache_dir, copies=copies)
-            if not self.trainer or self.trainer.is_global_zero:
+            if is_first():
                 print(line, flush=True)
             self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
             self._validation.keep = place == "memory"
+        return self._volumes
 
     @property
     def typical(self) -> dict[str, list[float]]:
@@ -76,7 +92,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._volumes.typical()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self._volumes is not None, "setup('fit') comes first"
+        assert self._volumes is not None and self.crop, "setup('fit') comes first, and a plan"
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         step = self.batch_size * world * (trainer.accumulate_grad_batches if trainer else 1)
@@ -130,7 +146,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self,
         volumes: TrainingVolumes,
         ids: Sequence[str],
-        augmentation: Augmentation,
+        augmentation: Augmentation | StrongAugmentation,
         crop: Sequence[int],
         mirror_pairs: Sequence[tuple[int, int]],
         seed: int,
@@ -139,15 +155,11 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        volume = self.volumes[sample.case]
-        image, label = self.augmentation(
-            volume["image"],
-            volume["label"],
-            volume["spots"],
-            crop=self.crop,
-            mirror_pairs=self.mirror_pairs,
-            g=generator("sample", self.seed, sample.lap, self.ids[sample.case]),
-        )
+        g = generator("sample", self.seed, sample.lap, self.ids[sample.case])
+        with single_threaded():
+            image, label = self.augmentation(
+                **self.volumes[sample.case], crop=self.crop, mirror_pairs=self.mirror_pairs, g=g
+            )
         return {"image": image, "label": label, "case": self.ids[sample.case]}
 
 

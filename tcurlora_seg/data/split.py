@@ -10,7 +10,8 @@ from tcurlora_seg.data.manifest import Manifest, Split, check_split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import derive
 
-SCHEMES = ("paper", "kfold", "shots")
+SCHEMES = ("paper", "holdout", "kfold", "shots")
+_HELD_OUT = 0.2
 
 
 def draw_split(
@@ -24,7 +25,7 @@ def draw_split(
     validation: int = 0,
     leave_out: int | None = None,
     test: int | None = None,
-    paper: tuple[float, float] = (5, 0),
+    paper: tuple[float, float] | None = (5, 0),
 ) -> Split:
     """Divide the cases among train, val and test.
 
@@ -33,14 +34,16 @@ def draw_split(
 
     Args:
         manifest: the cohort.
-        scheme: "paper", the proportions of the paper (its lists were never published); "kfold", fold `fold` of
-            `folds` is the test set; "shots", `shots` patients to train on, all others the test set; or the name of a
+        scheme: "paper", the proportions of the paper (its lists were never published); "holdout", 80 % to train on and
+            20 % to test on; "kfold", fold `fold` of `folds` is the test set; "shots", `shots` patients to train on, all
+            others the test set; or the name of a
             split that is written in the manifest, whose excluded cases are passed over.
         validation: patients moved from train to val; the test set does not depend on it.
         leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
             of them chooses a rank or a number of steps without a look at the test cases.
         test: score only this many of the test cases, the first by a hash of their ids; None scores all.
-        paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1.
+        paper: sizes of train and val in the paper's split: numbers of patients, or shares where below 1; None for data
+            that the paper does not have.
 
     Raises:
         UserError: a number out of range, an unknown scheme, too few patients.
@@ -89,12 +92,12 @@ def draw_by_name(
     shots: int = 5,
     seed: int = 0,
     validation: int = 0,
-    paper: tuple[float, float] = (5, 0),
+    paper: tuple[float, float] | None = (5, 0),
 ) -> dict[str, Split]:
     """Draw a split to be written into the manifest; with "kfold" one for every fold unless `fold` is given.
 
     Args:
-        scheme: "paper", "kfold" or "shots", see `draw_split`; None draws nothing.
+        scheme: "paper", "holdout", "kfold" or "shots", see `draw_split`; None draws nothing.
         name: what to call it (folds add their number); None makes one of the scheme and its numbers.
 
     Raises:
@@ -104,7 +107,7 @@ def draw_by_name(
         return {}
     if scheme not in SCHEMES:
         raise UserError(f"split.scheme={scheme}: expected {', '.join(SCHEMES)} to draw lists, or null for none")
-    sizes = {"paper": "paper", "kfold": f"kfold{folds}", "shots": f"shots{shots}"}[scheme]
+    sizes = {"paper": "paper", "holdout": "holdout", "kfold": f"kfold{folds}", "shots": f"shots{shots}"}[scheme]
     name = name or f"{sizes}_seed{seed}" + (f"_val{validation}" if validation else "")
     if name in ("kfold", "shots") or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise UserError(f"split.name={name}: expected letters, digits, _ . and -, and neither kfold nor shots")
@@ -122,7 +125,7 @@ def draw_by_name(
 
 
 def _draw(
-    order: list[str], scheme: str, fold: int, folds: int, shots: int, paper: tuple[float, float]
+    order: list[str], scheme: str, fold: int, folds: int, shots: int, paper: tuple[float, float] | None
 ) -> tuple[list[str], list[str], list[str]]:
     n = len(order)
     if scheme == "kfold":
@@ -136,7 +139,11 @@ def _draw(
         if not 1 <= shots < n:
             raise UserError(f"split.shots={shots}: expected 1 to {n - 1}, so that one of {n} patients is left to test")
         return order[:shots], [], order[shots:]
-    if scheme == "paper":
+    if scheme == "holdout":
+        paper = (1 - _HELD_OUT, 0)
+    if scheme in ("paper", "holdout"):
+        if paper is None:
+            raise UserError("split.scheme=paper: the paper has no such data; choose holdout (80 % train) or shots")
         if n < 2:
             raise UserError(f"a split needs at least 2 patients; there is {n}")
         val = _count(paper[1], n)
@@ -147,7 +154,7 @@ def _draw(
                 "use more cases, or split.scheme=shots with fewer split.shots"
             )
         return order[:train], order[train : train + val], order[train + val :]
-    raise UserError(f"split.scheme={scheme} is not known: expected paper, kfold, shots or a split of the manifest")
+    raise UserError(f"split.scheme={scheme} is not known: expected {', '.join(SCHEMES)} or a split of the manifest")
 
 
 def _count(size: float, patients: int) -> int:

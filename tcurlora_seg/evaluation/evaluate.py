@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
-from tcurlora_seg.data.task import without_ignored
+from tcurlora_seg.data.task import Task, without_ignored
 from tcurlora_seg.data.typical import UNKNOWN, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.evaluation.metrics import score_structures
-from tcurlora_seg.evaluation.overlay import overlay_figure, save_figure
+from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, save_figure, slices_of
 from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
@@ -41,6 +42,7 @@ def evaluate_run(
     min_component_ml: float | Mapping[str, float] | None = None,
     largest_pieces: int | Mapping[str, int] | None = None,
     surface_tolerance_mm: float = 1.0,
+    pictures: int = 3,
     output: str | None = None,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def evaluate_run(
         spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
         typical=run.typical, clearing=run.clearing(min_component_ml, largest_pieces),
         surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
+        pictures=pictures,
     )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {folder}")
@@ -79,12 +82,14 @@ def evaluate(
     clearing: Clearing = NOTHING,
     surface_tolerance_mm: float = 1.0,
     limited: int | None = None,
+    pictures: int = 3,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Predict and score cases in their files' own grid, in mm.
 
     Several processes share the cases; the first of them writes the table.
 
-    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and `overlays/<case>.png`.
+    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and, of some cases,
+    `overlays/<case>.png`.
 
     Args:
         predictor: of the network to be scored.
@@ -98,13 +103,14 @@ def evaluate(
         clearing: which pieces of a structure stay.
         surface_tolerance_mm: see `score`.
         limited: `split.test`, if the cases are only a part of the split.
+        pictures: how many cases to draw, evenly from the worst to the best by mean Dice.
 
     Returns:
         The summary and the rows of `cases.csv`.
     """
     rules = clearing.by_structure(dataset.task)  # a mistake in it is told before the first case is computed
-    records, remarks = [], []
-    for case in share(cases):
+    records, remarks, kept = [], [], {}
+    for case in told(share(cases)):
         item = dataset.prepare(case, spacing)
         started = time.perf_counter()
         found = segment([predictor], item, dataset.task, clearing)
@@ -122,13 +128,11 @@ def evaluate(
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
         image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
-        shown, label = without_ignored(found.prepared, label)
-        figure = overlay_figure(
-            image, label, shown, title=str(case), spacing=sizes, structures=dataset.task.structures,
-            dice={name: result.dice for name, result in scores.items()},
-        )  # fmt: skip
-        save_figure(figure, folder / "overlays" / f"{case}.png")
+        if pictures:
+            shown, label = without_ignored(found.prepared, label)
+            kept[case] = slices_of(image, label, shown, sizes)
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
+    _draw(rows, kept, folder / "overlays", dataset.task, pictures)
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = {
         "dataset": dataset.name,
@@ -150,3 +154,31 @@ def evaluate(
             rows.to_csv(temporary, index=False)
         write_json(folder / "summary.json", summary)
     return summary, rows
+
+
+def told(cases: Sequence[str]) -> Iterator[str]:
+    """The cases one by one; every 20 seconds a line says how many are done and what time the others will take."""
+    begun = said = time.monotonic()
+    for done, case in enumerate(cases):
+        now = time.monotonic()
+        if done and now - said > 20 and is_first():
+            said, left = now, (now - begun) / done * (len(cases) - done)
+            print(f"scored {done} of {len(cases)} cases, about {max(1, round(left / 60))} min left", flush=True)
+        yield case
+
+
+def spread_out(rows: pd.DataFrame, count: int) -> list[str]:
+    """`count` cases by mean Dice, evenly from the worst to the best: of three the worst, the median and the best."""
+    dice = rows.groupby("case")["dice"].mean().dropna().sort_values(kind="stable")
+    places = np.linspace(0, len(dice) - 1, min(count, len(dice))).round().astype(int)
+    return [str(case) for case in dice.index[places]]
+
+
+def _draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Task, count: int) -> None:
+    """Write the pictures of those chosen cases that this process has scored."""
+    for case in spread_out(rows, count):
+        if case in kept:
+            own = rows[rows["case"] == case].set_index("structure")["dice"]
+            dice = {name: None if pd.isna(value) else float(value) for name, value in own.items()}
+            figure = overlay_figure(kept[case], title=str(case), structures=task.structures, dice=dice)
+            save_figure(figure, folder / f"{case}.png")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,45 +24,68 @@ _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 _MOST_NAMED = 10
 
 
-def overlay_figure(
+@dataclass(frozen=True)
+class Slices:
+    """The three slices of a case that its picture shows: little enough to keep until it is known which cases matter.
+
+    Attributes:
+        planes: name, axis, index and aspect of each, with its image, reference and prediction.
+        limits: intensities that are shown black and white.
+    """
+
+    planes: list[tuple[str, int, int, float, list[NDArray[Any]]]]
+    limits: tuple[float, float]
+
+
+def slices_of(
     image: NDArray[np.floating],
     reference: NDArray[np.integer],
     prediction: NDArray[np.integer],
-    *,
-    title: str,
     spacing: Sequence[float],
-    structures: Mapping[str, Sequence[int]],
-    dice: Mapping[str, float | None],
-) -> Figure:
-    """Draw a volume with the outlines of every class: the reference solid, the prediction dashed, in one colour.
+) -> Slices:
+    """The slices with most of the reference, or of the prediction where there is none.
 
     Args:
         image: (X, Y, Z) in RAS order, so that left of the picture is the subject's left.
-        reference: class indices (X, Y, Z); each slice shown is the one with most of it.
+        reference: class indices (X, Y, Z).
         prediction: class indices (X, Y, Z).
-        title: the line above the picture.
         spacing: voxel size in mm, for the aspect.
+    """
+    target = reference if reference.any() else prediction
+    inside = image != 0  # a z-score leaves the background at 0, which would be grey
+    low, high = np.percentile(image[inside] if inside.any() else image, [0.5, 99.5])
+    planes = []
+    for name, axis in _PLANES:
+        across, up = (i for i in range(3) if i != axis)
+        index = int((target > 0).sum(axis=(across, up)).argmax()) if target.any() else image.shape[axis] // 2
+        shown = [np.take(volume, index, axis).T.copy() for volume in (image, reference, prediction)]
+        shown[0][shown[0] == 0] = low
+        planes.append((name, axis, index, spacing[up] / spacing[across], shown))
+    return Slices(planes, (float(low), max(float(high), float(low) + 1e-6)))
+
+
+def overlay_figure(
+    slices: Slices, *, title: str, structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | None]
+) -> Figure:
+    """Draw slices with the outlines of every class: the reference solid, the prediction dashed, in one colour.
+
+    Args:
+        slices: of a case.
+        title: the line above the picture.
         structures: scored structure -> class indices whose union it is, for the legend.
         dice: of the structures; of more than ten the legend names the worst.
     """
-    target = reference if reference.any() else prediction
     figure = Figure(figsize=(12, 4.8), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
-    inside = image != 0  # a z-score leaves the background at 0, which would be grey
-    low, high = np.percentile(image[inside] if inside.any() else image, [0.5, 99.5])
-    image = np.where(inside, image, low)
-    for axes, (name, axis) in zip(figure.subplots(1, 3), _PLANES, strict=True):
-        others = tuple(i for i in range(3) if i != axis)
-        index = int((target > 0).sum(axis=others).argmax()) if target.any() else image.shape[axis] // 2
-        planes = [np.take(volume, index, axis).T for volume in (image, reference, prediction)]
-        aspect = spacing[others[1]] / spacing[others[0]]
-        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
+    low, high = slices.limits
+    for axes, (name, axis, index, aspect, planes) in zip(figure.subplots(1, 3), slices.planes, strict=True):
+        axes.imshow(planes[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
         for plane, style in ((planes[1], "solid"), (planes[2], "dashed")):
             for value in np.unique(plane[plane > 0]):
                 axes.contour(plane == value, levels=[0.5], colors=_colour(value), linewidths=1.5, linestyles=style)
         axes.set_title(f"{name}, slice {index}", color="white", fontsize=10)
         axes.set_axis_off()
-        _name_sides(axes, _ENDS[others[0]], _ENDS[others[1]])
+        _name_sides(axes, *(ends for i, ends in enumerate(_ENDS) if i != axis))
     figure.suptitle(title, color="white", fontsize=12)
     figure.legend(handles=_legend(structures, dice), loc="outside lower center", ncols=6, frameon=False,
                   labelcolor="white", fontsize=9)  # fmt: skip

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+_ALL, _WORST = 20, 10
 SIMULATED = "simulated cohort: one anatomy with simulated variation; these scores say nothing about real patients"
 
 
@@ -27,6 +28,9 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
     for heading in ("Dice", "HD95 mm", "volume ml", "reference ml"):
         table.add_column(heading, justify="right")
     shown = cases if cases["structure"].nunique() <= 4 else cases.iloc[:0]  # 56 structures: means only
+    if cases["case"].nunique() > _ALL:
+        shown = shown.dropna(subset="dice").nsmallest(_WORST, "dice")
+        table.caption = f"the worst {len(shown)} of {len(cases)} rows; cases.csv has all"
     for row in shown.itertuples():
         table.add_row(row.case, row.structure, row.status, _number(row.dice, 3), _number(row.hd95_mm, 2),
                       _number(row.volume_ml, 1), _number(row.reference_ml, 1))  # fmt: skip
@@ -46,6 +50,9 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
             f"model file {metrics['file_bytes'] / 1e6:.2f} MB",
             highlight=False,
         )
+        if metrics["not_predicted"]:
+            lost = ", ".join(metrics["not_predicted"])
+            console.print(f"{lost}: in the training labels, but not predicted at the end of training", style="red")
     if summary.get("limited"):
         console.print(f"scored: {summary['limited']}", style="yellow", highlight=False)
     for remark in summary["unusual"][:5]:

@@ -58,7 +58,7 @@ def segment(
         found, prepared = None, labels(predictors, image)
     else:
         found = probabilities(predictors, image)
-        prepared = found.argmax(0).to(torch.uint8)
+        prepared = found.max(dim=0).indices.to(torch.uint8)
     if preparation.spacing is None:
         native = preparation.invert(prepared[None], image, nearest=True)[0].to(torch.uint8)
     else:

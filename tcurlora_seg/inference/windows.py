@@ -178,7 +178,7 @@ def labels(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
     """The most probable class of every voxel, uint8 (X, Y, Z); no more than a slab's probabilities are ever held."""
     result = torch.empty(tuple(image.shape[1:]), dtype=torch.uint8)
     for rows, values in _slabs(predictors, image):
-        result[rows] = values.argmax(0).to(torch.uint8).cpu()
+        result[rows] = values.max(dim=0).indices.to(torch.uint8).cpu()  # `argmax` takes ten times as long on a CPU
     return result
 
 

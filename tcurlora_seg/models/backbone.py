@@ -45,6 +45,7 @@ class Backbone:
         roles: role -> layer; empty for a network without transformer blocks.
         groups: words that `trainable` knows -> globs over parameters. `decoder` is what every adapter trains besides.
         window_argument: the builder's argument that the window is given by; None for a network of any window.
+        multiple: what the sides of a window are multiples of, two of it at least.
         exported: dotted path of the class that takes the exported weights.
     """
 
@@ -53,6 +54,7 @@ class Backbone:
     roles: ClassVar[Mapping[str, Role]] = {}
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     window_argument: ClassVar[str | None] = None
+    multiple: ClassVar[int] = 16
     exported: ClassVar[str] = ""
 
     def window(self, model: Mapping[str, Any]) -> list[int]:

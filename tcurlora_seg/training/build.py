@@ -55,7 +55,6 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     return SegmentationDataModule(
         dataset=dataset,
         split=split,
-        crop=list(config.window),
         seed=config.seed,
         augmentation=instantiate(config.data.augmentation),
         **options,

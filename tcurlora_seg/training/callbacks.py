@@ -92,7 +92,7 @@ class Checkpoints(AtEpochEnd):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_dice, self.last_dice = state_dict["best_dice"], state_dict["last_dice"]
-        self.saved_step = state_dict["saved_step"]
+        self.saved_step = state_dict.get("saved_step", -1)  # older checkpoints have none
 
 
 def due(trainer: lightning.Trainer, every: int) -> bool:

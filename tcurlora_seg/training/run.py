@@ -19,6 +19,7 @@ from torch import nn
 
 from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
@@ -32,12 +33,13 @@ from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.memory import keep_freed_memory
-from tcurlora_seg.models.backbone import build_network, window_of
+from tcurlora_seg.models.backbone import build_network
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
+from tcurlora_seg.training.classes import ClassWatch
 from tcurlora_seg.training.data_changes import check_data, note_data
 from tcurlora_seg.training.directory import (
     ANNOUNCED,
@@ -50,6 +52,7 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.resumption import describe_resumption
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
@@ -65,7 +68,6 @@ def train(config: DictConfig) -> float | None:
     """
     quieten()
     config = resumed(config)
-    config.window = window_of(config)
     dataset = instantiate(config.dataset)
     if not is_first():
         _run(config, dataset, announced_directory(config))
@@ -90,13 +92,16 @@ def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | No
     return checkpoints.last_dice if config.training.average_last else best
 
 
-def _finished(directory: Path, steps: int) -> bool:
-    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`)."""
+def _finished(directory: Path, steps: int | None) -> bool:
+    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`).
+
+    Planned steps (None) follow from the data, so any run that has ended has had them.
+    """
     path = directory / "metrics.json"
     if not path.exists():
         return False
     metrics = read_json(path)
-    return metrics.get("max_steps", metrics["steps"]) >= steps
+    return steps is None or metrics.get("max_steps", metrics["steps"]) >= steps
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
@@ -117,14 +122,24 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         learned = split.train[: config.overfit]
         split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
+    plan_spacing(config, dataset, split.train)
+    data = build_data(config, dataset, split)
+    volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
+    backbone = backbone_of_target(config.model["_target_"])
+    largest, multiple = backbone.window(config.model), backbone.multiple
+    plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
+    data.crop = list(config.window)
+    if leads:
+        print(plan)
     network = build_network(config.model, config.window, **dataset.channels)
     load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     precision = training_precision(config)
     instantiate(config.speed)(network, half="16" in precision)
     meter, average = Meter(), AverageLast(config.training.average_last)
+    watch = ClassWatch(dataset.task.structures, classes=dataset.task.out_channels)
     checkpoints = Checkpoints(directory / "checkpoints", validated=bool(split.val), every=config.training.save_every)
-    trainer = build_trainer(config, directory, [meter, average], checkpoints)
+    trainer = build_trainer(config, directory, [meter, average, watch], checkpoints)
     sizes = {
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
         "total_parameters": sum(p.numel() for p in network.parameters()),
@@ -174,6 +189,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "peak_memory_bytes": meter.peak_memory_bytes,
         "file_bytes": model_file.stat().st_size if leads else None,
         "left_out": left_out,
+        "found_voxels": watch.ratios,
+        "not_predicted": watch.lost,
         "validation_dice": _validation_dice(config, checkpoints),
         "scores": None,
     }
@@ -234,6 +251,7 @@ def _score(
         metrics["scores"], rows = evaluate(
             predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing,
             adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+            pictures=config.inference.pictures,
             limited=config.split.test if config.test == "test" else None,
             typical=typical, clearing=rules,
         )  # fmt: skip

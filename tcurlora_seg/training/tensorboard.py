@@ -19,7 +19,7 @@ from pandas import read_csv
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
-from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure
+from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure, slices_of
 from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
@@ -31,9 +31,9 @@ class ValidationOverlays(Callback):
     ) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger) or index:
             return
+        image, label, spacing = batch.image[0].numpy(), batch.label[0].numpy(), voxel_sizes(batch.image.affine.numpy())
         figure = overlay_figure(
-            batch.image[0].numpy(), batch.label[0].numpy(), outputs["prediction"],
-            title=f"{batch.case}, step {trainer.global_step}", spacing=voxel_sizes(batch.image.affine.numpy()),
+            slices_of(image, label, outputs["prediction"], spacing), title=f"{batch.case}, step {trainer.global_step}",
             structures=module.structures, dice=outputs["dice"],
         )  # fmt: skip
         trainer.logger.experiment.add_image(

@@ -17,7 +17,10 @@ def config(*overrides: str) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-@pytest.mark.parametrize("choice", [f"adapter={a}" for a in ADAPTERS] + [f"dataset={d}" for d in DATASETS])
+CHOICES = [*(f"adapter={a}" for a in ADAPTERS), *(f"dataset={d}" for d in DATASETS), "data/augmentation=paper"]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_configuration_of_our_own_is_trusted(choice: str) -> None:
     check_trusted(config(choice), "config.yaml")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tcurlora_seg.data import volume
 from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.strong import StrongAugmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.manifest import Split
@@ -58,7 +60,11 @@ def test_batches_have_the_shapes_and_types_that_training_expects(data: Callable[
         assert batch["label"].dtype == torch.uint8 and int(batch["label"].max()) <= 2
 
 
-def test_batches_do_not_depend_on_workers_or_cache(data: Callable[..., SegmentationDataModule], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Augmentation, StrongAugmentation])
+def test_batches_do_not_depend_on_workers_or_cache(
+    data: Callable[..., SegmentationDataModule], tmp_path: Path, kind: Any
+) -> None:
+    data = partial(data, augmentation=kind())
     alone = epoch(data())
     assert equal(alone, epoch(data(num_workers=2)))
     assert equal(alone, epoch(data(cache="disk", cache_dir=str(tmp_path), num_workers=1)))

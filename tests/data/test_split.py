@@ -22,6 +22,7 @@ SCHEMES = [
     {"scheme": "paper"},
     {"scheme": "paper", "validation": 2},
     {"scheme": "paper", "paper": (0.8, 0.1)},
+    {"scheme": "holdout"},
     {"scheme": "kfold", "fold": 1, "folds": 4},
     {"scheme": "shots", "shots": 3, "validation": 1},
 ]
@@ -88,6 +89,7 @@ def test_a_written_split_is_taken_by_its_name_whatever_the_seed() -> None:
     ("arguments", "words"),
     [
         ({"scheme": "paper"}, "there are only 4"),
+        ({"scheme": "paper", "paper": None}, "the paper has no such data; choose holdout"),
         ({"scheme": "kfold", "folds": 5}, "split.folds=5: expected 2 to 4"),
         ({"scheme": "kfold", "folds": 4, "fold": 4}, "split.fold=4: expected 0 to 3"),
         ({"scheme": "shots", "shots": 4}, "split.shots=4: expected 1 to 3"),
@@ -118,7 +120,7 @@ def test_a_written_draw_is_the_one_that_training_would_make() -> None:
     assert list(draw_by_name(bare, scheme="shots", shots=3, validation=1)) == ["shots3_seed0_val1"]
     assert draw_by_name(bare, scheme=None) == {}
     for arguments, words in (
-        ({"scheme": "halves"}, "split.scheme=halves: expected paper, kfold, shots"),
+        ({"scheme": "halves"}, "split.scheme=halves: expected paper, holdout, kfold, shots"),
         ({"scheme": "shots", "name": "a,b"}, "split.name=a,b"),
         ({"scheme": "shots", "name": "kfold"}, "split.name=kfold"),
     ):
@@ -147,3 +149,10 @@ def test_a_limit_scores_the_first_test_cases_by_hash_and_trains_on_the_same() ->
     assert few.test != whole.test[:8]
     with pytest.raises(UserError, match=r"split\.test=26: expected 1 to 25, the number of test cases"):
         draw_split(cohort(30), scheme="shots", test=26)
+
+
+def test_holding_out_trains_on_four_of_five_and_needs_two() -> None:
+    split = draw_split(cohort(20), scheme="holdout", paper=None)
+    assert (len(split.train), len(split.val), len(split.test)) == (16, 0, 4)
+    with pytest.raises(UserError, match="at least 2 patients"):
+        draw_split(cohort(1), scheme="holdout")

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from programs import run_script
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import evaluate_run
+from tcurlora_seg.evaluation import evaluate
+from tcurlora_seg.evaluation.evaluate import evaluate_run, spread_out, told
 from tcurlora_seg.inference.run import load_run
 
 
@@ -23,7 +25,7 @@ def trained_on_voxels_of(size: float, run: Path, folder: Path) -> Path:
     moved = Path(shutil.copytree(run, folder))
     path = moved / "model.safetensors"
     with safe_open(path, framework="pt") as file:
-        (key, notes), = file.metadata().items()
+        ((key, notes),) = file.metadata().items()
     spacing = {name: [size] * 3 for name in ("smallest", "median", "largest")}
     save_file(load_file(path), path, metadata={key: json.dumps({**json.loads(notes), "spacing": spacing})})
     return moved
@@ -55,3 +57,26 @@ def test_a_case_that_has_left_the_data_set_is_named(run: Path, cohort: Path, tmp
     (data / "manifest.json").write_text(json.dumps(listed))
     with pytest.raises(UserError, match=rf"split=test: the case {case} of .* is no longer in .*data \(it moved\); put"):
         load_run(run, device="cpu", root=str(data)).cases("test")
+
+
+def test_pictures_are_of_the_worst_the_median_and_the_best() -> None:
+    rows = pd.DataFrame({"case": [*"aabbccddeef"], "dice": [0.9, 0.7, 0.1, 0.1, 0.5, 0.5, 0.6, 0.6, 0.9, 0.9, None]})
+    assert spread_out(rows, 3) == ["b", "d", "e"]
+    assert spread_out(rows, 99) == ["b", "c", "d", "a", "e"]  # without a Dice there is nothing to rank by
+    assert spread_out(rows, 0) == []
+
+
+def test_as_many_cases_are_drawn_as_asked_for(run: Path, tmp_path: Path) -> None:
+    for count, drawn in ((0, 0), (1, 1), (99, 2)):  # two are scored
+        evaluate_run(checkpoint=str(run), device="cpu", pictures=count, output=str(tmp_path / str(count)))
+        assert len(list((tmp_path / str(count)).glob("overlays/*.png"))) == drawn
+
+
+def test_a_long_evaluation_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 15))
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(clock))
+    assert list(told([str(i) for i in range(9)])) == [str(i) for i in range(9)]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "scored 1 of 9 cases, about 4 min left" and len(said) == 4

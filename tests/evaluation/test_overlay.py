@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from tcurlora_seg.evaluation.overlay import COLOURS, overlay_figure
+from tcurlora_seg.evaluation.overlay import COLOURS, overlay_figure, slices_of
 
 
 def figure(prediction_is: int = 1) -> Figure:
@@ -14,7 +14,7 @@ def figure(prediction_is: int = 1) -> Figure:
     image, label = np.random.default_rng(0).random((6, 7, 8)), np.zeros((6, 7, 8), np.uint8)
     label[2:4, 2:5, 3:6] = 1
     return overlay_figure(
-        image, label, label * prediction_is, title="case", spacing=(1.0, 2.0, 5.0),
+        slices_of(image, label, label * prediction_is, (1.0, 2.0, 5.0)), title="case",
         structures={"whole": (1, 2), "core": (1,), "rim": (2,)}, dice={"whole": 1.0, "core": 0.25, "rim": None},
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_the_legend_gives_the_dice_of_every_structure_and_the_edges_name_the_sid
 def test_of_many_structures_the_worst_are_named() -> None:
     volume = np.zeros((4, 4, 4), np.uint8)
     drawn = overlay_figure(
-        volume.astype(float), volume, volume, title="case", spacing=(1.0, 1.0, 1.0),
+        slices_of(volume.astype(float), volume, volume, (1.0, 1.0, 1.0)), title="case",
         structures={f"s{i}": (i + 1,) for i in range(56)}, dice={f"s{i}": 1 - i / 100 for i in range(56)},
     )  # fmt: skip
     names = [text.get_text() for text in drawn.legends[0].get_texts()]

@@ -241,12 +241,14 @@ def test_two_processes_in_one_run_directory_are_refused(
     assert not (tmp_path / "run/.lock").exists()
 
 
-def spoilt(step: int) -> Callable[..., torch.Tensor]:
+def spoilt(step: int) -> Callable[..., dict[str, torch.Tensor]]:
     original = SegmentationModule.training_step
 
-    def spoil(self: SegmentationModule, batch: dict, index: int) -> torch.Tensor:
-        loss = original(self, batch, index)
-        return loss * float("nan") if self.global_step == step else loss
+    def spoil(self: SegmentationModule, batch: dict, index: int) -> dict[str, torch.Tensor]:
+        result = original(self, batch, index)
+        if self.global_step == step:
+            result["loss"] = result["loss"] * float("nan")
+        return result
 
     return spoil
 

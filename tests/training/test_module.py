@@ -80,7 +80,7 @@ def test_compiled_steps_have_the_same_gradients(
         wrapped = module(tiny, compile=compile)
         wrapped.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
         tiny.zero_grad()
-        wrapped.training_step({"image": images, "label": (images > 1).to(torch.uint8)}, 0).backward()
+        wrapped.training_step({"image": images, "label": (images > 1).to(torch.uint8)}, 0)["loss"].backward()
         found.append(torch.cat([p.grad.flatten() for p in tiny.parameters() if p.grad is not None]))
         assert (counters["frames"]["ok"] > 0) == compile
     assert distance(found[1], found[0]) < 1e-10

@@ -47,7 +47,7 @@ class SegmentationDataset(ABC):
         tasks: by name.
         known_labels: every value that a label file may hold.
         all_modalities: what there is to choose from.
-        paper_split: sizes of train and val of the paper's split, see `draw_split`.
+        paper_split: sizes of train and val of the paper's split, see `draw_split`; None for data that it does not have.
         own_split: the name of the lists that may come with the files; None where none do.
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
         shares_patients_with: the data set that has some of these patients too, see `leakage`; None for none.
@@ -63,7 +63,7 @@ class SegmentationDataset(ABC):
     tasks: Mapping[str, Task]
     known_labels: frozenset[int]
     all_modalities: tuple[str, ...]
-    paper_split: ClassVar[tuple[float, float]]
+    paper_split: ClassVar[tuple[float, float] | None] = None
     own_split: ClassVar[str | None] = None
     extent_mm: ClassVar[tuple[float, float] | None] = (80.0, 260.0)  # a brain, or a whole head in its field of view
     shares_patients_with: ClassVar[str | None] = None
@@ -231,7 +231,7 @@ class SegmentationDataset(ABC):
     def split(
         self,
         *,
-        scheme: str = "paper",
+        scheme: str | None = None,
         fold: int = 0,
         folds: int = 5,
         shots: int = 5,
@@ -240,14 +240,18 @@ class SegmentationDataset(ABC):
         leave_out: int | None = None,
         test: int | None = None,
     ) -> Split:
-        """Divide this cohort; see `draw_split`. Lists that came with the files are not passed over in silence."""
+        """Divide this cohort; see `draw_split`. Without a scheme by the paper's proportions, where it has such data.
+
+        Lists that came with the files are not passed over in silence, nor that a draw leaves one case to train on.
+        """
         lists = self.manifest().splits
-        if scheme == "paper" and "paper" not in lists and self.own_split in lists:
+        scheme = scheme or ("holdout" if self.paper_split is None else "paper")
+        if scheme in ("paper", "holdout") and scheme not in lists and self.own_split in lists:
             log.warning(
-                "%s: split.scheme=paper draws the test cases; split.scheme=%s takes the lists that came with the files",
-                self.name, self.own_split,
+                "%s: split.scheme=%s draws the test cases; split.scheme=%s takes the lists that came with the files",
+                self.name, scheme, self.own_split,
             )  # fmt: skip
-        return draw_split(
+        split = draw_split(
             self.manifest(),
             scheme=scheme,
             fold=fold,
@@ -259,6 +263,12 @@ class SegmentationDataset(ABC):
             test=test,
             paper=self.paper_split,
         )
+        if len(split.train) < 2 and scheme != "shots":
+            log.warning(
+                "%s: split.scheme=%s trains on one case alone and tests on %d; split.scheme=shots takes split.shots",
+                self.name, scheme, len(split.test),
+            )  # fmt: skip
+        return split
 
     def settings(self) -> dict[str, Any]:
         """All that a prepared case depends on besides its files: every argument but where they lie."""

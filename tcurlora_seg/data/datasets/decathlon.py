@@ -35,7 +35,6 @@ class Decathlon(SegmentationDataset):
 
     name = "decathlon"
     source = "Medical Segmentation Decathlon (medicaldecathlon.com; CC BY-SA 4.0)."
-    paper_split = (0.8, 0)
     extent_mm = None  # it need not be a head
 
     def __init__(

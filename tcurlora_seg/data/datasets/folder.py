@@ -23,7 +23,6 @@ class Folder(SegmentationDataset):
 
     name = "folder"
     source = "your own."
-    paper_split = (0.8, 0)
     own_split = "datalist"
     extent_mm = None  # it need not be a head
 

@@ -92,6 +92,20 @@ def test_two_subjects_are_too_few_for_five_to_train_on(
     assert len(split.train) == len(split.test) == 1
 
 
+def test_data_that_the_paper_does_not_have_are_held_out_by_default_and_one_training_case_is_said(
+    cohort: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = dataset("folder", cohort(10))
+    assert len(found.split().train) == 8 and not caplog.text
+    with pytest.raises(UserError, match="the paper has no such data"):
+        found.split(scheme="paper")
+    monkeypatch.setattr(found, "paper_split", (0.1, 0))
+    assert len(found.split().train) == 1
+    assert "split.scheme=paper trains on one case alone and tests on 9; split.scheme=shots" in caplog.text
+    caplog.clear()
+    assert len(found.split(scheme="shots", shots=1).train) == 1 and not caplog.text  # asked for
+
+
 def test_a_manifest_whose_files_have_moved_names_the_first(cohort: Callable[[int], Path]) -> None:
     root = cohort(2)
     write_manifest(dataset("folder", root).manifest(), root / "manifest.json")

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcurlora_seg.data.augmentation import Augmentation, cut, foreground_spots, swap
+from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.augmentation.crop import cut, foreground_spots
+from tcurlora_seg.data.augmentation.spatial import swap
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
 

@@ -1,0 +1,89 @@
+"""Where a crop lies: uniform, or around a voxel of the target; a volume smaller than the crop is placed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcurlora_seg.data.task import IGNORED
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.randomness import uniform
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+def check_crops(foreground: float | None, mirror_axes: Sequence[int]) -> None:
+    """Check what all augmentations take.
+
+    Raises:
+        UserError: a share outside 0 to 1, or an axis that there is not.
+    """
+    if foreground is not None and not 0 <= foreground <= 1:
+        raise UserError(f"augmentation.foreground={foreground}: expected a share from 0 to 1, or null")
+    if not set(mirror_axes) <= {0, 1, 2}:
+        raise UserError(f"augmentation.mirror_axes={list(mirror_axes)}: expected some of 0, 1, 2")
+
+
+def target_voxel(
+    spots: Sequence[Tensor], size: Sequence[int], foreground: float | None, g: Generator
+) -> list[int] | None:
+    """A voxel that the crop shall contain, drawn evenly over the classes; None for a crop that may lie anywhere.
+
+    Args:
+        spots: see `foreground_spots`.
+        size: of the volume.
+        foreground: share of the crops that contain a voxel of the target; None for no draw at all.
+    """
+    import torch
+
+    if foreground is None or not (uniform(g) < foreground and spots):
+        return None
+    indices = spots[int(uniform(g) * len(spots))]
+    index = indices[int(uniform(g) * len(indices))].long()
+    return [int(i) for i in torch.unravel_index(index, tuple(size))]
+
+
+def place_crop(
+    size: Sequence[int], crop: Sequence[int], voxel: Sequence[int] | None, g: Generator, *, centred: bool
+) -> list[int]:
+    """First voxel of a crop; negative along an axis where the volume is smaller than the crop.
+
+    Args:
+        size: of the volume.
+        crop: its size.
+        voxel: what the crop must contain; None for any place.
+        centred: put a volume that is smaller than the crop into its middle, instead of anywhere in it.
+    """
+    corner = []
+    for axis, (n, c) in enumerate(zip(size, crop, strict=True)):
+        low, high = min(0, n - c), max(0, n - c)
+        if n <= c and centred:
+            corner.append(low // 2)
+            continue
+        if n > c and voxel is not None:
+            low, high = max(0, voxel[axis] - c + 1), min(high, voxel[axis])
+        corner.append(low + int(uniform(g) * (high - low + 1)))
+    return corner
+
+
+def cut(volume: Tensor, corner: Sequence[int], crop: Sequence[int]) -> Tensor:
+    """A copy of (C, *crop) voxels from `corner` on; what lies outside the volume is 0."""
+    result = volume.new_zeros((volume.shape[0], *crop))
+    source, target = [slice(None)], [slice(None)]
+    for start, length, n in zip(corner, crop, volume.shape[1:], strict=True):
+        low, high = max(start, 0), min(start + length, n)
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    result[tuple(target)] = volume[tuple(source)]
+    return result
+
+
+def foreground_spots(label: Tensor) -> list[Tensor]:
+    """Flat int32 indices of the voxels of every class above 0 that occurs in (1, X, Y, Z)."""
+    import torch
+
+    flat = label.flatten()
+    inside = torch.nonzero((flat > 0) & (flat != IGNORED)).flatten()
+    classes = flat[inside]
+    return [inside[classes == value].to(torch.int32) for value in torch.unique(classes)]

@@ -1,0 +1,65 @@
+"""A loss for many structures of very different size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class WeightedDiceCE(nn.Module):
+    """Weighted cross-entropy plus soft Dice over the classes that the batch holds:
+
+        L = − Σ_v w(y_v) log p_v(y_v) / Σ_v w(y_v)  +  1 − mean_c 2 Σ_v p_v(c) [y_v = c] / Σ_v (p_v(c) + [y_v = c])
+
+    Weights of about 1 / √frequency let a network that starts at random see small structures at all; but they also make
+    it find too much of them. So they fade: w(c) to the power of `strength`, which training lowers from 1 to 0.
+
+    Args:
+        weights: one a class, background first.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(list(weights)), persistent=False)
+        self.strength = 1.0
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of (B, K, X, Y, Z) logits for (B, 1, X, Y, Z) class indices."""
+        logarithms = torch.log_softmax(logits, dim=1)
+        classes = target.long()
+        found = logarithms.gather(1, classes)
+        flat = classes.flatten()
+        weights = (self.get_buffer("weights").to(logits) ** self.strength)[flat]
+        zeros = logits.new_zeros(logits.shape[1])
+        right = zeros.index_add(0, flat, found.exp().flatten())
+        there = zeros.index_add(0, flat, torch.ones_like(weights))
+        entropy = torch.stack([(weights * found.flatten()).sum(), weights.sum()])
+        sums = _over_devices(torch.cat([entropy, right, there, logarithms.exp().sum(dim=(0, 2, 3, 4))]))
+        right, there, all_found = sums[2:].chunk(3)
+        dice = 2 * right / (all_found + there).clamp(min=1e-5)
+        return 1 - sums[0] / sums[1] - dice[there > 0].mean()
+
+
+def _over_devices(sums: Tensor) -> Tensor:
+    """The sums over the batches of all devices, so that several with a part each have the loss of the whole batch."""
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return all_reduce(sums) if several else sums
+
+
+def balanced_weights(voxels: Sequence[Sequence[int]], crop: Sequence[int], *, bound: float = 20.0) -> list[float]:
+    """Class weights √(f(0) / f(c)), background first: f(c) is the share of a crop that class c fills, over the cases.
+
+    Args:
+        voxels: of every class in every training case, background first; of the background none is asked for.
+        crop: size of the training crops. A crop that holds a structure is taken to hold as much of it as fits.
+        bound: weights lie between 1 / bound and bound.
+    """
+    size = math.prod(crop)
+    shares = [sum(min(counts[c], size) for counts in voxels) / (size * len(voxels)) for c in range(1, len(voxels[0]))]
+    background = max(1 - sum(shares), 0.05)
+    weights = [math.sqrt(background / share) if share else 1.0 for share in shares]
+    return [1.0, *(round(min(max(weight, 1 / bound), bound), 3) for weight in weights)]

@@ -1,0 +1,83 @@
+"""A plan from the data: voxel size, window, class weights and steps, from the training cases alone.
+
+The model is nnU-Net's fingerprint (Isensee et al. 2021), as far as a network that has its size already leaves a choice.
+What the configuration gives is kept; what it leaves open (null or `auto`) is filled in, and `config.yaml` holds it all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from omegaconf import DictConfig
+
+from tcurlora_seg.data.cache import Survey
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.training.losses import balanced_weights
+
+_ALIKE = 1.3
+"""Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
+_STEPS, _MOST_STEPS, _ROUND = 300, 1000, 25
+
+
+def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
+    """The smallest window that holds every volume and no more than `largest`; sides are two or more of `multiple`."""
+    sides = [max(shape[axis] for shape in shapes) for axis in range(3)]
+    wanted = [max(2, math.ceil(side / multiple)) * multiple for side in sides]
+    return [min(pair) for pair in zip(wanted, largest, strict=True)]
+
+
+def common_spacing(spacings: Sequence[Sequence[float]]) -> list[float] | None:
+    """The median voxel size where the cases differ by a factor of 1.3 or more along an axis, else None."""
+    axes = [sorted(spacing[axis] for spacing in spacings) for axis in range(3)]
+    if all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes):
+        return None
+    return [round(sizes[len(sizes) // 2], 4) for sizes in axes]
+
+
+def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
+    """As many steps as take the time of 300 with the largest window, at most 1,000."""
+    steps = _STEPS * math.prod(largest) / math.prod(window)
+    return max(_STEPS, min(_MOST_STEPS, round(steps / _ROUND) * _ROUND))
+
+
+def plan_spacing(config: DictConfig, dataset: SegmentationDataset, cases: Sequence[str]) -> None:
+    """Resample to the median voxel size where those of the training cases' files differ much."""
+    if dataset.preparation.spacing is None:
+        spacing = common_spacing([size for _, size in dataset.check_headers(cases).values()])
+        dataset.preparation = replace(dataset.preparation, spacing=spacing)
+        config.dataset.preparation.spacing = spacing
+
+
+def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int], multiple: int) -> str:
+    """Fill in the window, the class weights and the steps that the configuration leaves open.
+
+    Args:
+        config: of the run; it is changed.
+        survey: of the prepared training volumes.
+        largest: the window that the network was made for.
+        multiple: what the sides of a window are multiples of.
+
+    Returns:
+        The plan in two lines.
+    """
+    config.window = config.window or fitting_window(survey.shapes, largest, multiple)
+    if config.training.class_weights == "auto":
+        weighted = config.training.loss == "dice_ce"
+        config.training.class_weights = balanced_weights(survey.voxels, config.window) if weighted else None
+    config.trainer.max_steps = config.trainer.max_steps or steps_for(config.window, largest)
+    sides = [max(shape[axis] for shape in survey.shapes) for axis in range(3)]
+    spacing = config.dataset.preparation.spacing
+    grid = "their own voxels" if spacing is None else f"voxels of {_by(spacing)} mm"
+    weights = config.training.class_weights
+    shown = "all 1" if weights is None else ", ".join(f"{weight:g}" for weight in weights)
+    return (
+        f"plan: a window of {_by(config.window)} for training volumes of up to {_by(sides)} in {grid}; "
+        f"{config.trainer.max_steps} steps; class weights {shown}\n"
+        "      (window, dataset.preparation.spacing, trainer.max_steps and training.class_weights change it)"
+    )
+
+
+def _by(sides: Sequence[float]) -> str:
+    return " x ".join(f"{side:g}" for side in sides)
