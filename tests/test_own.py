@@ -19,7 +19,7 @@ from tcurlora_seg.errors import UserError
 
 UNETRS = ("img_size", "feature_size", "hidden_size", "mlp_dim", "num_heads", "dropout_rate")
 TOY = (*TINY, "model._target_=toy.build_toy", *(f"~model.{key}" for key in UNETRS), "+model.width=8",
-       "window=[16,16,16]")  # fmt: skip
+       "+model.window=[16,16,16]")  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["tcurlora", "full", "decoder_only"])

@@ -157,7 +157,6 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     device = trainer.strategy.root_device
     if leads:
         print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
-    data = build_data(config, dataset, split)
     try:
         with remedies():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -276,7 +276,8 @@ def test_a_skipped_step_leaves_weights_and_moments_alone(
     for stop in (4, 5):  # the fifth step is spoilt
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SegmentationModule, "training_step", spoilt(4))
-            arguments = (f"output={tmp_path / str(stop)}", "training.on_divergence=skip", "data.steps_per_epoch=1")
+            arguments = (f"output={tmp_path / str(stop)}", "training.on_divergence=skip", "data.steps_per_epoch=1",
+                         "training.class_weights=null")  # fmt: skip
             assert train(*arguments, f"trainer.max_steps={stop}", "training.decay_power=0") == 0
         states.append(torch.load(tmp_path / str(stop) / "checkpoints/last.ckpt", weights_only=True))
     assert capsys.readouterr().out.count("skipped: step 5") == 1
