@@ -111,7 +111,6 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     """
     leads = is_first()
     checkpoint = _readable_checkpoint(directory / "checkpoints")
-    going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
     lightning.seed_everything(config.seed, verbose=False)
     seen = trained_on(config.pretrained)
     left_out = keep_apart(dataset, seen)
@@ -129,6 +128,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     largest, multiple = backbone.window(config.model), backbone.multiple
     plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
     data.crop = list(config.window)
+    going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
     if leads:
         print(plan)
     network = build_network(config.model, config.window, **dataset.channels)

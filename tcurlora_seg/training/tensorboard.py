@@ -76,6 +76,7 @@ def log_evaluation(logger: Logger | None, folder: Path, split: str, summary: dic
     if logger is None:
         return
     logger.log_metrics(_scores(split, summary), step)
+    logger.save()  # a table's rows wait for more of them
     if isinstance(logger, TensorBoardLogger):
         cases = read_csv(folder / "cases.csv", dtype={"case": str})
         worst = cases.groupby("case")["dice"].mean().fillna(1).idxmin()
@@ -105,6 +106,7 @@ def log_hyperparameters(logger: Logger | None, config: DictConfig, split: str, m
     logger.log_metrics(costs, metrics["steps"])
     if not isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(settings)
+        logger.save()
         return
     scores = _scores(split, metrics["scores"]) if metrics["scores"] else {}
     if metrics["validation_dice"] is not None:

@@ -14,7 +14,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 def events(root: Path, tmp_path_factory: pytest.TempPathFactory) -> EventAccumulator:
     folder = tmp_path_factory.mktemp("run")
     arguments = ("logger=tensorboard", f"dataset.root={root}", f"output={folder / 'run'}",
-                 f"outputs={folder}", "split.validation=1", "adapter.rank=2", "training.histograms=true")  # fmt: skip
+                 f"outputs={folder}", "split.validation=1", "adapter.rank=2", "training.histograms=true",
+                 "trainer.log_every_n_steps=1")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         assert run_script("train", *TINY, *arguments, monkeypatch=patch) == 0
     found = EventAccumulator(str(folder / "run" / "tensorboard"), {"histograms": 0, "images": 0, "scalars": 0})
@@ -51,7 +52,8 @@ def test_the_hparams_tab_has_ten_settings_and_the_final_scores(events: EventAccu
 
 
 def test_other_loggers_of_lightning_get_the_same_figures(root: Path, tmp_path: Path) -> None:
-    arguments = ("logger=csv", f"dataset.root={root}", f"output={tmp_path / 'run'}", f"outputs={tmp_path}")
+    arguments = ("logger=csv", f"dataset.root={root}", f"output={tmp_path / 'run'}", f"outputs={tmp_path}",
+                 "trainer.log_every_n_steps=1")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         assert run_script("train", *TINY, *arguments, monkeypatch=patch) == 0
     (path,) = (tmp_path / "run").rglob("metrics.csv")
