@@ -43,6 +43,16 @@ def test_an_experiment_composes_and_every_job_of_it_fits_the_schema(experiment: 
     assert (whole.model.hidden_size == 768) == ("paper" in experiment)
 
 
+@pytest.mark.parametrize("experiment", PAPER)
+def test_the_papers_training_is_the_papers(experiment: str) -> None:
+    config = composed(f"experiment={experiment}")
+    trainer, optimizer = config.trainer, config.optimizer
+    assert (trainer.precision, trainer.gradient_clip_val, config.model.dropout_rate) == ("32-true", None, 0.1)
+    assert (config.window, config.data.batch_size, config.training.loss) == ([128, 128, 128], 4, "dice")
+    assert (optimizer._target_, optimizer.lr, optimizer.amsgrad) == ("torch.optim.Adam", 1e-3, True)
+    assert (config.inference.mirror, config.training.decay_power, config.training.average_last) == (False, 0.9, 4)
+
+
 def test_the_sweeps_are_as_large_as_their_headers_say() -> None:
     sizes = {name: len(jobs(composed(f"experiment={name}"))) for name in SWEEPS}
     assert sizes == {"table1": 9 * 3, "rank_curve": 3 * 6 * 3, "few_shot": 4 * 4 * 3, "leave_one_out": 4 * 5}

@@ -32,6 +32,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_json
 
 PARTS = ("data", "forward", "backward", "optimiser")
+STEP = PARTS[1:]  # data are made beside the steps of a real training
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
@@ -108,11 +109,11 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
             volumes = _rounds(workers, timed, "infer", options["inference_rounds"])
         measured = {}
         for name, setting in settings.items():
-            sums = [sum(step[part] for part in PARTS) for step in steps[name]]
+            sums = [sum(step[part] for part in STEP) for step in steps[name]]
             record = {"setting": asdict(setting), "startup_seconds": workers[name].startup,
                       **workers[name].ask("finish"), "step_seconds": spread(sums), "rounds": sums}  # fmt: skip
             record |= {f"{part}_seconds": spread([step[part] for step in steps[name]]) for part in PARTS}
-            for key, keys in (("ratio", PARTS), ("processor_ratio", ("processor",))):
+            for key, keys in (("ratio", STEP), ("processor_ratio", ("processor",))):
                 pairs = zip(steps[name], steps[baseline], strict=True)
                 record[key] = spread([sum(a[k] for k in keys) / sum(b[k] for k in keys) for a, b in pairs])
             for kind in ("unmerged", "merged"):

@@ -205,7 +205,8 @@ def _loader(job: Job) -> Rows:
                 f"spacing={8 if job.tiny else 1}")  # fmt: skip
     settings = ["experiment=paper_lpba40", f"dataset.root={data}", "pretrained=random", "test=null",
                 "trainer.precision=bf16-mixed", f"trainer.max_steps={4 if job.tiny else 60}"]  # fmt: skip
-    settings += ["model=unetr_tiny", "data.batch_size=1", "data.steps_per_epoch=2"] if job.tiny else []
+    tiny = ["model=unetr_tiny", "window=[32,32,32]", "data.batch_size=1", "data.steps_per_epoch=2"]
+    settings += tiny if job.tiny else []
     rows = {}
     for workers in (0, 2) if job.tiny else (0, 2, 4, 8):
         metrics = job.train(f"loader_{workers}", *settings, f"data.num_workers={workers}")

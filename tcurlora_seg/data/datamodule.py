@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -40,7 +41,7 @@ class SegmentationDataModule(LightningDataModule):
         crop: list[int] | None = None,
         batch_size: int,
         steps_per_epoch: int,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         cache: Literal["auto", "memory", "disk", "none"] = "auto",
         cache_dir: str = "outputs/cache",
         seed: int = 0,
@@ -112,13 +113,15 @@ class SegmentationDataModule(LightningDataModule):
             self.dataset.task.mirror_pairs,
             self.seed,
         )
+        gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        workers = (min(8, os.cpu_count() or 1) if gpu else 0) if self.num_workers is None else self.num_workers
         return DataLoader(
             crops,
             batch_size=self.batch_size,
             sampler=stream,
-            num_workers=self.num_workers,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            pin_memory=gpu,
+            persistent_workers=workers > 0,
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

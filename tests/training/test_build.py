@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,9 +44,16 @@ def on(device: str, rank: int = 0, world: int = 1) -> Any:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_batches_for_a_gpu_come_from_pinned_memory(data: Any, device: str) -> None:
+def test_batches_for_a_gpu_are_made_beside_it_and_come_from_pinned_memory(
+    data: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
     data.trainer, data._volumes = on(device), ["a volume"]
-    assert data.train_dataloader().pin_memory == (device == "cuda")
+    loader = data.train_dataloader()
+    assert loader.pin_memory == (device == "cuda")
+    assert loader.num_workers == (6 if device == "cuda" else 0)
+    data.num_workers = 1
+    assert data.train_dataloader().num_workers == 1
 
 
 @pytest.mark.parametrize(("world", "shares"), [(1, ["bcd"]), (2, ["bd", "c"]), (4, ["b", "c", "d", "b"])])
