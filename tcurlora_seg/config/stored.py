@@ -16,6 +16,7 @@ _MOVED = {  # key -> what older runs name there, and where it is now
 _GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
 _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "window": None,
+    "dataset.preparation.background": "zero",
     "trust": [],
     "speed.tf32": False,
     "split.test": None,
@@ -56,6 +57,7 @@ def load_config(path: str | Path) -> DictConfig:
     for key in _GONE:
         loaded.get("speed", {}).pop(key, None)
     for key, value in _ADDED.items() if "_target_" in loaded.get("model", {}) else ():
-        if OmegaConf.select(loaded, key) is None and (key.partition(".")[0] in loaded or "." not in key):
+        parent = key.rpartition(".")[0]
+        if OmegaConf.select(loaded, key) is None and (not parent or OmegaConf.select(loaded, parent) is not None):
             OmegaConf.update(loaded, key, value, force_add=True)
     return loaded

@@ -38,9 +38,17 @@ class Background:
         return channel > self.value if self.below else (channel - self.value).abs() > 1e-4 * max(1.0, abs(self.value))
 
 
-def find_background(channel: Tensor) -> Background:
-    """The background of a channel (X, Y, Z) as stored: 0 and below; but where an image has been scaled to both sides
-    of 0, as by a z-score or in Hounsfield units, its most frequent value if a tenth of the voxels have it, or none."""
+def find_background(channel: Tensor, choice: str = "auto") -> Background:
+    """The background of a channel (X, Y, Z) as stored.
+
+    It is 0 and below; but where an image has been scaled to both sides of 0, as by a z-score or in Hounsfield units,
+    its most frequent value if a tenth of the voxels have it, or none.
+
+    Args:
+        choice: "auto"; "zero" takes 0 and below whatever the image is like.
+    """
+    if choice == "zero":
+        return Background()
     weight, negative = channel.abs().sum(dtype=torch.float64), -channel.clamp(max=0).sum(dtype=torch.float64)
     if negative <= NEGATIVE * weight:
         return Background()
@@ -49,9 +57,9 @@ def find_background(channel: Tensor) -> Background:
     return Background(float(value) if share >= CONSTANT else None, below=False)
 
 
-def note_backgrounds(image: MetaTensor) -> MetaTensor:
+def note_backgrounds(image: MetaTensor, choice: str = "auto") -> MetaTensor:
     """Note the background of each channel (C, X, Y, Z) in the image itself, before it is cropped or resampled."""
-    image.meta["backgrounds"] = [find_background(channel) for channel in _plain(image)]
+    image.meta["backgrounds"] = [find_background(channel, choice) for channel in _plain(image)]
     return image
 
 

@@ -29,12 +29,14 @@ class Preparation:
         crop_to_brain: cut away what surrounds the voxels above 0.
         intensity: see above.
         limits: the window, or the two percentiles.
+        background: "auto" as above; "zero" takes 0 and below for the background whatever the image is like.
     """
 
     spacing: list[float] | None = None
     crop_to_brain: bool = True
     intensity: Literal["zscore", "window", "percentiles"] = "zscore"
     limits: list[float] | None = None
+    background: Literal["auto", "zero"] = "auto"
 
     def __post_init__(self) -> None:
         if (self.limits is None) != (self.intensity == "zscore") or (self.limits and len(self.limits) != 2):
@@ -42,6 +44,8 @@ class Preparation:
                 f"preparation.limits={self.limits} with preparation.intensity={self.intensity}: expected [low, high] "
                 "for window and percentiles, null for zscore"
             )
+        if self.background not in ("auto", "zero"):
+            raise UserError(f"preparation.background={self.background}: choose auto or zero")
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise UserError(f"preparation.spacing={self.spacing}: expected three sizes in mm, or null")
 
@@ -52,7 +56,7 @@ class Preparation:
 
         from tcurlora_seg.data.intensity import note_backgrounds, scale
 
-        image = note_backgrounds(image)
+        image = note_backgrounds(image, self.background)
         case = self._geometry({"image": image} if label is None else {"image": image, "label": label})
         reset_ops_id(case)  # so that another process, too, can invert what this one has prepared
         scaled = scale(case["image"], self.intensity, self.limits)
@@ -71,7 +75,7 @@ class Preparation:
 
         if not bool(channel.isfinite().all()):
             raise UserError(f"{source} holds NaN or infinite values; repair or leave out this case")
-        background = find_background(channel)
+        background = find_background(channel, self.background)
         inside = channel[background.inside(channel)]
         if self.intensity != "window" and (len(inside) == 0 or bool((inside == inside[0]).all())):
             above = " above 0" if background.below else ""

@@ -133,7 +133,8 @@ def _preprocessing(run: Run) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True, "dtype": "$torch.float32"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        {"_target_": "Lambdad", "keys": "image", "func": "$@intensity['note_backgrounds']"},
+        {"_target_": "Lambdad", "keys": "image",
+         "func": f"$lambda x, note=@intensity['note_backgrounds']: note(x, {preparation.background!r})"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
     ]
     if preparation.crop_to_brain:

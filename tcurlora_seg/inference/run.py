@@ -161,7 +161,7 @@ def load_run(
     try:
         spacing, typical = read_spacing(notes.get("spacing")), read_ranges(notes.get("typical"))
     except (KeyError, TypeError, ValueError) as error:
-        what = "its notes on the training images are none"
+        what = "its notes on the training images, spacing and typical, are none"
         raise UserError(f"{directory / 'model.safetensors'}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
     return Run(directory, config, dataset, network, spacing, typical)

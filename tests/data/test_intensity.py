@@ -36,6 +36,7 @@ def test_a_z_scored_image_keeps_all_of_its_brain(outside: float) -> None:
     assert found.value == pytest.approx(outside) and not found.below
     assert torch.equal(found.inside(scored), inside)
     assert torch.equal(found.inside(scored * (1 + 1e-6)), inside)  # interpolation rounds
+    assert find_background(scored, "zero") == Background(0.0, below=True)
 
 
 def test_where_no_value_is_frequent_every_voxel_shows_something() -> None:

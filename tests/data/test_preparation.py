@@ -142,6 +142,7 @@ def test_an_image_that_cannot_be_used_is_named(harm: object, words: str) -> None
         {"limits": [0.0, 1.0]},
         {"intensity": "percentiles", "limits": [1.0]},
         {"spacing": [1.0, 0.0, 1.0]},
+        {"background": "black"},
     ],
 )
 def test_arguments_that_do_not_fit_are_one_line(changes: dict) -> None:

@@ -55,7 +55,7 @@ def test_another_field_of_view_and_other_intensities_are_named() -> None:
     assert "it is 52 mm long left-right, training images 80 to 80 mm" in unusual(facts, SEEN)
     shifted = image_facts(np.where(head() != 0, head() + 3, 0), (2, 2, 2), ["t1"])
     (median,) = (line for line in unusual(shifted, SEEN) if line.startswith("t1, 50 %"))
-    assert median.startswith("t1, 50 % of its intensities lie below 3.0")
+    assert median.startswith("t1, 50 % of its intensities lie below 2.98, of training images")
 
 
 def test_too_much_and_too_many_pieces_are_named_in_one_line() -> None:

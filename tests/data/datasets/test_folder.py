@@ -177,7 +177,10 @@ def test_tables_are_read_as_spreadsheets_save_them(write: Callable[..., Path], d
 
 @pytest.mark.parametrize("kind", ["links", "absolute paths"])
 def test_files_outside_the_root_need_leave_everywhere(write: Callable[..., Path], tmp_path: Path, kind: str) -> None:
-    write("elsewhere/images/a_t1.nii", "elsewhere/labels/a_t1.nii")
+    write("images/a_t1.nii", "labels/a_t1.nii")
+    for folder in ("images", "labels"):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (tmp_path / folder).rename(tmp_path / "elsewhere" / folder)
     root, more = tmp_path / "root", {}
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
