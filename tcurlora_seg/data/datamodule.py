@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from tcurlora_seg.data.augmentation import Augmentation
@@ -19,7 +20,6 @@ from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.randomness import generator, single_threaded
 
 
@@ -80,8 +80,7 @@ class SegmentationDataModule(LightningDataModule):
             train, val, test = self.case_split.sides.values()
             self.dataset.check_headers((*train, *val, *test))
             place, line = choose_place(self.dataset, (*train, *val), self.cache, self.cache_dir, copies=copies)
-            if is_first():
-                print(line, flush=True)
+            rank_zero_only(print)(line, flush=True)
             self._volumes = TrainingVolumes(self.dataset, train, place, self.cache_dir)
             self._validation.keep = place == "memory"
         return self._volumes

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from omegaconf import DictConfig
 from torch import nn
 
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
@@ -24,6 +25,7 @@ from tcurlora_seg.models.pretrained import load_pretrained, save_base
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
@@ -50,15 +52,23 @@ def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.M
     )
 
 
-def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> SegmentationDataModule:
+def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, str]:
+    """The data with prepared training volumes, and the plan that follows from them; `config` is completed by it."""
+    plan_spacing(config, dataset, split.train)
     options = {k: v for k, v in config.data.items() if k != "augmentation"}
-    return SegmentationDataModule(
+    data = SegmentationDataModule(
         dataset=dataset,
         split=split,
         seed=config.seed,
         augmentation=instantiate(config.data.augmentation),
         **options,
     )
+    volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
+    backbone = backbone_of_target(config.model["_target_"])
+    largest, multiple = backbone.window(config.model), backbone.multiple
+    plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
+    data.crop = list(config.window)
+    return data, plan
 
 
 def build_trainer(

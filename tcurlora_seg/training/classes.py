@@ -10,6 +10,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from tcurlora_seg.data.task import IGNORED
 from tcurlora_seg.training.callbacks import AtEpochEnd
 
 REMEDIES = (
@@ -39,7 +40,8 @@ class ClassWatch(AtEpochEnd):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        pair = (outputs["predicted"], batch["label"].as_subclass(Tensor))
+        label = batch["label"].as_subclass(Tensor)[:, 0]
+        pair = (outputs["predicted"].where(label != IGNORED, self.classes), label.clamp(max=self.classes))
         now = torch.stack([_histogram(values.flatten(), self.classes) for values in pair])
         self._counts = now if self._counts is None else self._counts.to(now.device) + now
 
@@ -84,6 +86,6 @@ class ClassWatch(AtEpochEnd):
 
 
 def _histogram(values: Tensor, classes: int) -> Tensor:
-    """How often each class occurs; unlike `bincount` it does not wait for a GPU."""
+    """How often each class below `classes` occurs; unlike `bincount` it does not wait for a GPU."""
     ones = torch.ones((), dtype=torch.int64, device=values.device).expand(len(values))
-    return torch.zeros(classes, dtype=torch.int64, device=values.device).index_add(0, values.long(), ones)
+    return torch.zeros(classes + 1, dtype=torch.int64, device=values.device).index_add(0, values.long(), ones)[:-1]

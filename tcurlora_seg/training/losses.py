@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
+from tcurlora_seg.data.task import IGNORED
+
 
 class WeightedDiceCE(nn.Module):
     """Weighted cross-entropy plus soft Dice over the classes that the batch holds:
@@ -28,20 +30,21 @@ class WeightedDiceCE(nn.Module):
         self.strength = 1.0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of (B, K, X, Y, Z) logits for (B, 1, X, Y, Z) class indices."""
+        """The loss of (B, K, X, Y, Z) logits for (B, 1, X, Y, Z) class indices; `IGNORED` voxels do not count."""
         logarithms = torch.log_softmax(logits, dim=1)
-        classes = target.long()
-        found = logarithms.gather(1, classes)
-        flat = classes.flatten()
-        weights = (self.get_buffer("weights").to(logits) ** self.strength)[flat]
+        kept = (target != IGNORED).to(logits)
+        classes = target.long().where(kept > 0, 0)
+        found, flat = logarithms.gather(1, classes), classes.flatten()
+        weights = (self.get_buffer("weights").to(logits) ** self.strength)[flat] * kept.flatten()
         zeros = logits.new_zeros(logits.shape[1])
-        right = zeros.index_add(0, flat, found.exp().flatten())
-        there = zeros.index_add(0, flat, torch.ones_like(weights))
+        right = zeros.index_add(0, flat, (found.exp() * kept).flatten())
+        there = zeros.index_add(0, flat, kept.flatten())
         entropy = torch.stack([(weights * found.flatten()).sum(), weights.sum()])
-        sums = _over_devices(torch.cat([entropy, right, there, logarithms.exp().sum(dim=(0, 2, 3, 4))]))
+        sums = _over_devices(torch.cat([entropy, right, there, (logarithms.exp() * kept).sum(dim=(0, 2, 3, 4))]))
         right, there, all_found = sums[2:].chunk(3)
-        dice = 2 * right / (all_found + there).clamp(min=1e-5)
-        return 1 - sums[0] / sums[1] - dice[there > 0].mean()
+        missed = 1 - 2 * right / (all_found + there).clamp(min=1e-5)
+        seen = there > 0
+        return (missed * seen).sum() / seen.sum().clamp(min=1) - sums[0] / sums[1].clamp(min=1e-5)
 
 
 def _over_devices(sums: Tensor) -> Tensor:

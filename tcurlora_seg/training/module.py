@@ -98,7 +98,8 @@ class SegmentationModule(lightning.LightningModule):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         if isinstance(self.criterion, WeightedDiceCE):
             self.criterion.strength = max(0.0, 1 - self.global_step / self.total_steps)
-        criterion = partial(over_labelled, self.criterion) if self.ignoring else self.criterion
+        own = isinstance(self.criterion, WeightedDiceCE)  # it passes over what is ignored by itself
+        criterion = partial(over_labelled, self.criterion) if self.ignoring and not own else self.criterion
         loss = criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
         predicted = logits.detach().max(dim=1).indices  # on a CPU `argmax` takes ten times as long

@@ -19,7 +19,6 @@ from torch import nn
 
 from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
-from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
@@ -52,7 +51,6 @@ from tcurlora_seg.training.directory import (
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.resumption import describe_resumption
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
@@ -121,13 +119,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         learned = split.train[: config.overfit]
         split = Split(train=learned, val=(), test=learned)
     _check_unchanged(directory, split)
-    plan_spacing(config, dataset, split.train)
-    data = build_data(config, dataset, split)
-    volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
-    backbone = backbone_of_target(config.model["_target_"])
-    largest, multiple = backbone.window(config.model), backbone.multiple
-    plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
-    data.crop = list(config.window)
+    data, plan = build_data(config, dataset, split)
     going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
     if leads:
         print(plan)

@@ -10,7 +10,7 @@ from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 def printed(cases: int, capsys: pytest.CaptureFixture[str], **metrics: object) -> str:
     rows = pd.DataFrame([{**dict.fromkeys(COLUMNS, 1.0), "case": f"c{i:02}", "structure": "head", "status": "scored",
                           "dice": 0.5 + i / 100} for i in range(cases)])  # fmt: skip
-    summary = {"dataset": "d", "task": "t", "adapter": "a", "simulated": None, **summarise(rows)}
+    summary = {"dataset": "d", "task": "t", "adapter": "a", "simulated": None, "unusual": [], **summarise(rows)}
     cost = {"trainable_parameters": 1, "total_parameters": 2, "train_seconds": 1.0, "steps": 1, "step_seconds": 1.0,
             "peak_memory_bytes": 1, "file_bytes": 1, "not_predicted": [], **metrics}  # fmt: skip
     print_summary(rows, summary, cost)

@@ -33,7 +33,8 @@ def test_the_precision_is_that_of_the_device_that_trains(
 @pytest.fixture
 def data() -> Any:
     split = Split(train=("a",), val=("b", "c", "d"), test=())
-    dataset: Any = SimpleNamespace(task=SimpleNamespace(mirror_pairs=(), mirror_axes=lambda axes: axes), prepare=lambda case: case)
+    task = SimpleNamespace(mirror_pairs=(), mirror_axes=lambda axes: axes)
+    dataset: Any = SimpleNamespace(task=task, prepare=lambda case: case)
     return SegmentationDataModule(dataset=dataset, split=split, crop=[32] * 3, batch_size=1, steps_per_epoch=2,
                                   augmentation=Augmentation())  # fmt: skip
 

@@ -63,6 +63,13 @@ def test_what_the_labels_lack_is_not_asked_for() -> None:
     assert not said and watch.lost == [] and watch.ratios["tail"] is None
 
 
+def test_voxels_to_be_ignored_are_not_counted() -> None:
+    watch = ClassWatch({"tail": (2,)}, classes=3)
+    label = torch.tensor([0, 2, 255, 255]).reshape(1, 1, 4, 1, 1)
+    watch.on_train_batch_end(None, None, {"predicted": label[:, 0] * 0 + 2}, {"label": label})  # type: ignore[arg-type]
+    assert watch.state_dict()["counts"].tolist() == [[0, 0, 2], [1, 0, 1]]
+
+
 def test_the_counts_of_half_an_epoch_travel_through_a_checkpoint() -> None:
     batch = {"label": BATCH}
     one, two = (ClassWatch({"tail": (2,)}, classes=3) for _ in range(2))

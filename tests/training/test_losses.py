@@ -6,6 +6,7 @@ from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tcurlora_seg.data.task import IGNORED
 from tcurlora_seg.training.losses import WeightedDiceCE, balanced_weights
 
 
@@ -36,6 +37,14 @@ def test_a_class_that_the_batch_lacks_counts_neither_way() -> None:
     logits[:, 2] = -30.0
     two = WeightedDiceCE([1.0, 2.0])(logits[:, :2], target)
     torch.testing.assert_close(WeightedDiceCE([1.0, 2.0, 9.0])(logits, target), two)
+
+
+def test_ignored_voxels_do_not_count_and_nothing_but_them_is_no_loss() -> None:
+    logits, target = case(4, 4, 4)
+    target[:, :, :2] = IGNORED
+    half = WeightedDiceCE([1.0, 3.0, 8.0])(logits[:, :, 2:], target[:, :, 2:])
+    torch.testing.assert_close(WeightedDiceCE([1.0, 3.0, 8.0])(logits, target), half)
+    assert float(WeightedDiceCE([1.0, 3.0, 8.0])(logits, torch.full_like(target, IGNORED))) == 0
 
 
 def test_balanced_weights_are_one_over_the_root_of_the_share_of_a_crop() -> None:
