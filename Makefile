@@ -1,5 +1,5 @@
 # make demo: a result from nothing; make test: green tests from nothing;
-# make test-slow, coverage, mutation: the long ones; make install: only the environment;
+# make test-slow, test-primus, coverage, mutation: the long ones; make install: only the environment;
 # make gpu: what only a GPU can show.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,7 @@ DEVICE ?= cuda
 DATA ?= null
 OUTPUT ?= outputs/gpu_check
 
-.PHONY: install demo test test-slow coverage mutation lint gpu
+.PHONY: install demo test test-slow test-primus coverage mutation lint gpu
 
 install: .venv/installed
 
@@ -34,6 +34,11 @@ test: lint
 # Kills at random moments, hundreds of runs in a row: about half an hour on two cores.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Primus without torchvision, which timm imports and Primus does not need: docs/networks.md.
+test-primus: install
+	$(BIN)/python -m pip install --quiet --no-deps dynamic-network-architectures==0.4.4 timm==1.0.22
+	$(BIN)/python -m pytest -k "primus or openmind or plan_beside"
 
 .venv/quality: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,sweep,quality]'

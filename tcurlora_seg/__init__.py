@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "adapt": "tcurlora_seg.models.injection",
+    "describe": "tcurlora_seg.models.foreign",
     "merge": "tcurlora_seg.models.injection",
     "merged": "tcurlora_seg.models.injection",
     "load_pretrained": "tcurlora_seg.models.pretrained",

@@ -19,12 +19,12 @@ class ToyBackbone(Backbone):
     head = ("head.weight", "head.bias")
     inputs = ("stem.weight",)
     roles: ClassVar = {
-        "q": Role("body.{block}.q"),
-        "k": Role("body.{block}.k"),
-        "v": Role("body.{block}.v"),
-        "o": Role("body.{block}.o"),
-        "up": Role("body.{block}.up"),
-        "down": Role("body.{block}.down"),
+        "q": Role("body.*.q"),
+        "k": Role("body.*.k"),
+        "v": Role("body.*.v"),
+        "o": Role("body.*.o"),
+        "up": Role("body.*.up"),
+        "down": Role("body.*.down"),
     }
     groups: ClassVar = {"decoder": ("rise.**", "head.**")}
     exported = "toy.Toy"
@@ -32,9 +32,6 @@ class ToyBackbone(Backbone):
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
         if any(side % 4 for side in window):
             raise UserError(f"window={list(window)}: multiples of 4 are needed")
-
-    def blocks(self, network: Any) -> Sequence[Any]:
-        return network.body
 
 
 class Block(nn.Module):

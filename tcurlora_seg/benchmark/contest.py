@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from tcurlora_seg.benchmark.setting import REFERENCES, Setting, read_settings
+from tcurlora_seg.benchmark.setting import REFERENCES, Setting, model_of, read_settings
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
@@ -75,7 +75,8 @@ def check_benchmark(config: DictConfig) -> None:
             if setting.method not in names:
                 listed = ", ".join(sorted(names))
                 raise UserError(f"contest: {name} has the method '{setting.method}': choose from {listed}")
-            backbone_of_target(config.model["_target_"]).check(config.model, [setting.side] * 3)
+            model = model_of(setting, config.model)
+            backbone_of_target(model["_target_"]).check(model, [setting.side] * 3)
     if contest["baseline"] not in settings:
         raise UserError(f"contest.baseline={contest['baseline']} is none of the contestants {', '.join(settings)}")
     if config.rounds < 1 or config.warmup < 0:
@@ -188,7 +189,8 @@ class _Worker:
 
 @contextmanager
 def _worker(name: str, setting: Setting, options: Mapping[str, Any]) -> Iterator[_Worker]:
-    task = {"setting": asdict(setting), **{k: options[k] for k in ("model", "optimizer", "device", "seed", "threads")}}
+    task = {"setting": asdict(setting), "model": model_of(setting, options["model"]),
+            **{k: options[k] for k in ("optimizer", "device", "seed", "threads")}}  # fmt: skip
     command = [sys.executable, "-m", "tcurlora_seg.benchmark.worker", json.dumps(task)]
     with tempfile.TemporaryFile("w+") as errors:
         worker = _Worker(name, command, errors)

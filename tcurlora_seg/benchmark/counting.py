@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from tcurlora_seg.config.paths import options
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.backbone import backbone_of
+from tcurlora_seg.models.backbone import backbone_of, build_network
 from tcurlora_seg.models.injection import adapt_from_config, read_adapter
 from tcurlora_seg.models.trainable import trainable_parameters
 
@@ -44,9 +47,12 @@ def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dic
         Rows with `method`, `setting`, `trainable`, `without_out`: the count without the output layer, as the paper
         counts all methods but full fine-tuning, and `paper`: its figure in millions, for the network it used. Where a
         network is too small for a method both counts are None, and `setting` says why.
+
+    Raises:
+        UserError: the network cannot be built.
     """
-    names = list(options("adapter"))
-    rows = {name: _count(model, name, rank) for name in names}
+    names, network = list(options("adapter")), _shapes(model)
+    rows = {name: _count(model, network, name, rank) for name in names}
     others = sorted((name for name in names if name not in PAPER), key=lambda name: -(rows[name]["trainable"] or 0))
     return [rows[name] for name in [*PAPER, *others]]
 
@@ -70,16 +76,15 @@ def print_counts(model: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(table)
 
 
-def _count(model: Mapping[str, Any], method: str, rank: int | None) -> dict[str, Any]:
-    config = read_adapter(method)
+def _count(model: Mapping[str, Any], network: nn.Module, method: str, rank: int | None) -> dict[str, Any]:
+    config, network = read_adapter(method), copy.deepcopy(network)
     _, papers_rank, figure = PAPER.get(method, (None, None, None))
     if config.rank is not None:
         config.rank = rank or papers_rank or config.rank
     row: dict[str, Any] = {"method": method, "setting": None, "trainable": None, "without_out": None}
     row["paper"] = figure if _is_the_papers(model) and rank is None else None
     try:
-        with torch.device("meta"):  # shapes alone decide
-            network = instantiate(model)
+        with torch.device("meta"):
             adapt_from_config(network, config, seed=0)
     except UserError as error:
         return {**row, "setting": str(error)}
@@ -92,6 +97,17 @@ def _count(model: Mapping[str, Any], method: str, rank: int | None) -> dict[str,
         "trainable": total,
         "without_out": total - sum(trained.get(name, 0) for name in backbone_of(network).head),
     }
+
+
+def _shapes(model: Mapping[str, Any]) -> nn.Module:
+    """The network without its numbers, since shapes alone decide."""
+    channels = {key: model[key] for key in ("in_channels", "out_channels")}
+    build = partial(build_network, model, backbone_of_target(model["_target_"]).window(model), **channels)
+    try:
+        with torch.device("meta"):
+            return build()
+    except RuntimeError:  # MONAI's SwinUNETR reads a number while it is built
+        return build().to("meta")
 
 
 def _is_the_papers(model: Mapping[str, Any]) -> bool:

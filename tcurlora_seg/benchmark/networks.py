@@ -15,9 +15,8 @@ from tcurlora_seg.models.backbone import backbone_of, build_network
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.linear import AdaptedLinear
 from tcurlora_seg.models.speed import speed_up
+from tcurlora_seg.models.stacking import layers_of
 from tcurlora_seg.models.trainable import expand
-
-_LINEARS = r"vit\.blocks\.\d+\.(attn\.(qkv|out_proj)|mlp\.linear[12])"
 
 
 def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
@@ -30,7 +29,8 @@ def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
     network = build_network(model, [setting.side] * 3, **channels)
     if setting.method == "floor":
         adapt(network, "decoder_only")
-        network.vit.patch_embedding.register_forward_hook(_require_gradient)
+        embedding = backbone_of(network).inputs[0].rpartition(".")[0]
+        network.get_submodule(embedding).register_forward_hook(_require_gradient)
     elif setting.method == "peft_lora":
         _add_peft_lora(network, setting.rank or 32)
     elif setting.method == "rebuilt":
@@ -53,8 +53,11 @@ def _require_gradient(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 def _add_peft_lora(network: nn.Module, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    decoder = expand(backbone_of(network).globs(["decoder"]), dict(network.named_parameters()))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=_LINEARS), network)
+    backbone = backbone_of(network)
+    decoder = expand(backbone.globs(["decoder"]), dict(network.named_parameters()))
+    layers = {path for role, place in backbone.roles.items() for path in layers_of(network, role, place)}
+    linears = sorted(path for path in layers if isinstance(network.get_submodule(path), nn.Linear))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=linears), network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in decoder or "lora_" in name)
 
@@ -77,7 +80,7 @@ def _rebuild_every_step(network: Any) -> None:
             for adapter in network.adapters.values():
                 adapter.rebuilt = tproduct(tproduct(adapter.C, adapter.core), adapter.R)
 
-    network.vit.register_forward_pre_hook(rebuild)
+    network.register_forward_pre_hook(rebuild)
     for module in network.modules():
         if isinstance(module, AdaptedLinear):
             module.__class__ = RebuiltLinear

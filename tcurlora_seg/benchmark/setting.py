@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from omegaconf import OmegaConf
+
+from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
 
 REFERENCES = ("floor", "peft_lora", "rebuilt")  # what is no method of configs/adapter
@@ -21,6 +24,7 @@ class Setting:
             transformer and only the decoder trains), `peft_lora` (PEFT's LoRA on the same linears), `rebuilt` (tCURLoRA
             whose weights are built again by FFT every step).
         rank: of the method; null for its file's own.
+        model: a file of configs/model; null for the benchmark's `model`.
         side: of the cubic image in voxels.
         batch: images in a step.
         precision: of the forward pass.
@@ -34,6 +38,7 @@ class Setting:
 
     method: str
     rank: int | None = None
+    model: str | None = None
     side: int = 96
     batch: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -43,6 +48,23 @@ class Setting:
     tf32: bool = True
     compile: bool = False
     volume: list[int] | None = None
+
+
+def model_of(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a contestant's network.
+
+    Args:
+        setting: the contestant.
+        model: the benchmark's own.
+
+    Raises:
+        UserError: no file of that name.
+    """
+    files = options("model")
+    if setting.model is not None and setting.model not in files:
+        raise UserError(f"contest: there is no model '{setting.model}': choose from {', '.join(files)}")
+    chosen: Any = model if setting.model is None else OmegaConf.to_container(OmegaConf.load(files[setting.model]))
+    return dict(chosen)
 
 
 def read_settings(contestants: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> dict[str, Setting]:

@@ -16,6 +16,7 @@ from tcurlora_seg.evaluation.statistics import MEASURES
 ALL = "mean of structures"
 """The name under which the mean over a case's structures stands beside them."""
 VOLUMES = ("volume_ml", "reference_ml")
+_NETWORK = "model._target_"
 
 
 def headlines() -> list[str]:
@@ -111,18 +112,23 @@ def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tu
         keys = _telling_keys(settings)
         for group, values in zip(members, settings, strict=True):
             extras = {key: values.get(key, "not set") for key in keys}
-            words = [f"{key.rpartition('.')[2]} {value}" for key, value in extras.items()]
+            words = [_word(key, value) for key, value in extras.items()]
             named[", ".join([base, *words])] = (group, extras)
     return named
 
 
+def _word(key: str, value: str) -> str:
+    """A setting in a label; the network by the name of what builds it."""
+    return value.rpartition(".build_")[2] if key == _NETWORK else f"{key.rpartition('.')[2]} {value}"
+
+
 def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few keys whose values together tell all these settings apart; those with most values are asked first."""
+    """A few keys whose values together tell all these settings apart: the network, then those with most values."""
     keys = sorted(set().union(*settings))
     variety = {key: len({values.get(key) for values in settings}) for key in keys}
     chosen: list[str] = []
     parts = 1
-    for key in sorted(keys, key=lambda key: (-variety[key], key.count("."), key)):
+    for key in sorted(keys, key=lambda key: (key != _NETWORK, -variety[key], key.count("."), key)):
         told = len({tuple(values.get(k) for k in [*chosen, key]) for values in settings})
         if told > parts:
             chosen, parts = [*chosen, key], told

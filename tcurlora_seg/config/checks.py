@@ -46,6 +46,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: expected 0 to {2**32 - 1}")
+    if isinstance(config.pretrained_missing, str):
+        raise UserError(f"pretrained_missing={config.pretrained_missing}: a list of globs is needed, or null")
     _check_trainer(config.trainer)
     backbone = backbone_of_target(config.model["_target_"])
     backbone.check(config.model, config.window or backbone.window(config.model))
@@ -99,8 +101,9 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
         rank = adapter.rank if stack.get("rank") is None else stack.rank
         if rank is not None and not isinstance(rank, int):
             raise UserError(f"adapter.stacks.{name}.rank={rank!r} is not what was expected: a whole number")
-        for role in stack.roles:
-            backbone.check_role(role)
+        for word in stack.roles:
+            backbone.check_role(word)
+        for role in backbone.spelt_out(stack.roles):
             shape = backbone.role_shape(role, model)
             if rank is not None and shape is not None and shape[1]:
                 check_rank(rank, shape, stack.roles)

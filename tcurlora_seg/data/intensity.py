@@ -73,8 +73,9 @@ def scale(image: MetaTensor, intensity: str, limits: Sequence[float] | None) -> 
     """The image with scaled intensities, see `Preparation`; it keeps its affine and the memory of what was done."""
     channels = []
     for channel, shows in zip(_plain(image).float(), inside(image), strict=True):
+        shows = torch.ones_like(shows) if intensity == "zscore_image" else shows
         values = channel[shows]
-        if intensity == "zscore":
+        if intensity.startswith("zscore"):
             channels.append(torch.where(shows, (channel - values.mean()) / values.std(correction=0), 0.0))
             continue
         low, high = limits or (0.0, 1.0)

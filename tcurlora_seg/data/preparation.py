@@ -20,9 +20,9 @@ class Preparation:
     """Turn to RAS, resample, crop to the brain, scale the intensities.
 
     Scaling, per channel: "zscore", (x − mean) / std over the voxels above 0, the background left at 0 (the paper's);
-    "window", `limits` = [low, high] to [0, 1] with what lies outside clipped (CT); "percentiles", the same between two
-    percentiles of the voxels above 0. Where values lie on both sides of 0, `find_background` says what counts instead
-    of the voxels above 0.
+    "zscore_image", the same over all voxels (nnU-Net's); "window", `limits` = [low, high] to [0, 1] with what lies
+    outside clipped (CT); "percentiles", the same between two percentiles of the voxels above 0. Where values lie on
+    both sides of 0, `find_background` says what counts instead of the voxels above 0.
 
     Attributes:
         spacing: voxel size in mm to resample to; None leaves the grid alone.
@@ -34,12 +34,12 @@ class Preparation:
 
     spacing: list[float] | None = None
     crop_to_brain: bool = True
-    intensity: Literal["zscore", "window", "percentiles"] = "zscore"
+    intensity: Literal["zscore", "zscore_image", "window", "percentiles"] = "zscore"
     limits: list[float] | None = None
     background: Literal["auto", "zero"] = "auto"
 
     def __post_init__(self) -> None:
-        if (self.limits is None) != (self.intensity == "zscore") or (self.limits and len(self.limits) != 2):
+        if (self.limits is None) != self.intensity.startswith("zscore") or (self.limits and len(self.limits) != 2):
             raise UserError(
                 f"preparation.limits={self.limits} with preparation.intensity={self.intensity}: expected [low, high] "
                 "for window and percentiles, null for zscore"

@@ -17,16 +17,21 @@ from tcurlora_seg.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_KNOWN = {"monai.networks.nets.unetr.UNETR": "tcurlora_seg.models.unetr"}  # other packages' classes -> file here
+_KNOWN = {  # other packages' classes -> file here
+    "monai.networks.nets.unetr.UNETR": "tcurlora_seg.models.unetr",
+    "monai.networks.nets.swin_unetr.SwinUNETR": "tcurlora_seg.models.swin_unetr",
+    "dynamic_network_architectures.architectures.primus.Primus": "tcurlora_seg.models.primus",
+}
 
 
 @dataclass(frozen=True)
 class Role:
-    """The layer that a role stands for.
+    """The layers that a role stands for.
 
     Attributes:
-        layer: dotted path, with `{block}` for the index of a transformer block. A path without it is a layer that
-            comes once; it counts as a part of the last block that is adapted.
+        layer: glob over dotted paths of linear layers or LayerNorms (`*` never crosses a dot): one layer in each
+            transformer block, in order of appearance. A single layer is one that comes once; it counts as a part of
+            the last block that is adapted.
         part: which of the equal parts of its rows, from 0.
         parts: how many parts there are.
     """
@@ -42,8 +47,11 @@ class Backbone:
     Attributes:
         head: parameters of the output layer; they start afresh for another number of classes.
         inputs: weights (out, in, x, y, z) that see the image's channels.
-        roles: role -> layer; empty for a network without transformer blocks.
+        roles: role -> layers; empty for a network without transformer blocks.
+        words: words that `stacks` may use for several roles at once, or for none that the network has.
         groups: words that `trainable` knows -> globs over parameters. `decoder` is what every adapter trains besides.
+        encoder: globs over the parameters that a pre-trained encoder must hold. A file with nothing of the decoder is
+            one: what it lacks besides starts afresh, and what it has besides is left aside.
         window_argument: the builder's argument that the window is given by; None for a network of any window.
         multiple: what the sides of a window are multiples of, two of it at least.
         exported: dotted path of the class that takes the exported weights.
@@ -52,6 +60,8 @@ class Backbone:
     head: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[Mapping[str, Role]] = {}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    encoder: ClassVar[tuple[str, ...]] = ("**",)
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     window_argument: ClassVar[str | None] = None
     multiple: ClassVar[int] = 16
@@ -69,15 +79,18 @@ class Backbone:
         """
 
     def role_shape(self, role: str, model: Mapping[str, Any]) -> tuple[int, int] | None:
-        """(out, in) of a role's slices by the model configuration alone; None where only the network knows."""
+        """(out, in) of a role's slices by the model configuration alone, the narrowest where blocks differ; None where
+        only the network knows."""
         return None
 
-    def blocks(self, network: nn.Module) -> Sequence[Any]:
-        """The transformer blocks, in order."""
-        return ()
-
-    def heads(self, network: nn.Module) -> int:
-        """Attention heads of a block."""
+    def heads(self, network: nn.Module, layer: str) -> int:
+        """Attention heads of the block that a layer is in: what the nearest module around it says, 1 if none does."""
+        while layer:
+            layer = layer.rpartition(".")[0]
+            for module in network.get_submodule(layer).modules():
+                heads = getattr(module, "num_heads", getattr(module, "num_attention_heads", None))
+                if isinstance(heads, int):
+                    return heads
         return 1
 
     def is_unused(self, name: str) -> bool:
@@ -85,7 +98,7 @@ class Backbone:
         return False
 
     def is_stale(self, name: str) -> bool:
-        """Whether older releases wrote the tensor without ever using it."""
+        """Whether files hold the tensor, but no network needs to be given it."""
         return False
 
     def fit(self, name: str, given: Tensor, network: nn.Module) -> Tensor | None:
@@ -93,8 +106,12 @@ class Backbone:
         return None
 
     def converted(self, tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """A file's tensors in the form that this network has them, where other code has the same layers otherwise."""
+        """A file's tensors as this network has and names them, where other code has the same layers otherwise."""
         return tensors
+
+    def preparation(self, pretrained: str) -> dict[str, Any]:
+        """What `dataset.preparation` must be for the images to look as they did to a file's weights."""
+        return {}
 
     def finish_merge(self, network: nn.Module) -> None:
         """What a merged copy needs besides, in place."""
@@ -114,9 +131,13 @@ class Backbone:
         Raises:
             UserError: the text names the known ones.
         """
-        if role not in self.roles:
+        if role not in self.roles and role not in self.words:
             known = f"choose from {', '.join(self.roles)}" if self.roles else "this network has no transformer blocks"
             raise UserError(f"unknown role '{role}': {known}")
+
+    def spelt_out(self, roles: Sequence[str]) -> list[str]:
+        """Roles, the words in `words` replaced by theirs."""
+        return [role for word in roles for role in self.words.get(word, (word,))]
 
     def globs(self, patterns: Sequence[str]) -> list[str]:
         """Globs over parameters, the words in `groups` replaced by theirs."""

@@ -19,10 +19,11 @@ from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.backbone import backbone_of
+from tcurlora_seg.models.backbone import Role, backbone_of
+from tcurlora_seg.models.foreign import describe, stacks_by_shape
 from tcurlora_seg.models.linear import Adapted, AdaptedLinear, AdaptedNorm, Attached
 from tcurlora_seg.models.pretrained import describe_base
-from tcurlora_seg.models.stacking import stack_for, stacked_weights
+from tcurlora_seg.models.stacking import named_stacks, stacked_weights, stacks_for
 from tcurlora_seg.models.trainable import set_trainable
 from tcurlora_seg.randomness import generator
 
@@ -81,7 +82,13 @@ def _attach(model: nn.Module, stack: Stack, adapter: Adapter) -> None:
 
 
 def adapt(
-    model: nn.Module, method: str = "tcurlora", *, rank: int | None = None, seed: int = 0, **overrides: Any
+    model: nn.Module,
+    method: str = "tcurlora",
+    *,
+    rank: int | None = None,
+    seed: int = 0,
+    roles: Mapping[str, str | Role | tuple[str, int, int]] | None = None,
+    **overrides: Any,
 ) -> nn.Module:
     """Add the adapters of `configs/adapter/<method>.yaml` to a network, in place: for one's own training loop.
 
@@ -92,6 +99,8 @@ def adapt(
         method: name of the file.
         rank: None for the file's own.
         seed: of the methods that draw.
+        roles: for a transformer that this package does not know, where its roles are (see `describe`). Then those
+            whose weights have equal shapes form one stack, and nothing trains besides, unless `trainable` is given.
         overrides: other keys of the file, or of its `method`, for example `blocks=[0, 1]` or `selection="uniform"`.
 
     Raises:
@@ -105,6 +114,10 @@ def adapt(
         if node is None or key not in node or key.startswith("_"):
             raise UserError(f"adapter '{method}' has no key '{key}': see configs/adapter/{method}.yaml")
         node[key] = value
+    if roles is not None:
+        describe(model, roles)
+        if config.stacks and "stacks" not in overrides:
+            config.stacks = stacks_by_shape(model)
     if not hasattr(model, "base"):
         model.base = describe_base(model)  # type: ignore[assignment]
     return adapt_from_config(model, config, seed)
@@ -133,7 +146,7 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         seed: see `inject`.
 
     Raises:
-        UserError: see `inject` and `stack_for`.
+        UserError: see `inject` and `stacks_for`.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     methods, ranked = {}, False
@@ -160,11 +173,14 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
             keys = ", ".join(key for key in takes if key not in _GIVEN)
             raise UserError(f"adapter.stacks.{name}.method: '{wrong[0]}' is missing or too many; "
                             f"{method.__name__} takes {keys}")  # fmt: skip
-        stack = stack_for(model, entry["roles"], plain["blocks"])
-        if not stack.in_features and not method.vectors:
-            raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {', '.join(stack.roles)} "
-                            "are the vectors of LayerNorms: choose roles of linear layers")  # fmt: skip
-        methods[name] = stack, partial(method, **settings)
+        for own, stack in named_stacks(name, stacks_for(model, entry["roles"], plain["blocks"])).items():
+            if not stack.in_features and not method.vectors:
+                words = ", ".join(stack.roles)
+                raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {words} are the "
+                                "vectors of LayerNorms: choose roles of linear layers")  # fmt: skip
+            if own in methods:
+                raise UserError(f"adapter.stacks: {own} is the name of a part of another stack: take another word")
+            methods[own] = stack, partial(method, **settings)
     if plain["rank"] is not None and not ranked:
         _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
     inject(model, methods, trainable=plain["trainable"], seed=seed)

@@ -18,7 +18,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.injection import inject
-from tcurlora_seg.models.stacking import stack_for
+from tcurlora_seg.models.stacking import layers_of, named_stacks, stacks_for
 from tcurlora_seg.models.trainable import trainable_parameters
 
 _PREFIX = "base_model.model."
@@ -48,10 +48,11 @@ def load_peft(model: nn.Module, folder: str | Path) -> None:
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     method = partial(LoRA, rank=config["r"], alpha=scale * config["r"], dropout=config.get("lora_dropout", 0.0))
     methods: dict[str, Any] = {}
-    for role, layer in _whole_layers(model).items():
-        blocks = [b for b in range(len(backbone_of(model).blocks(model))) if layer.format(block=b) in adapted]
+    for role, layers in _whole_layers(model).items():
+        blocks = [block for block, layer in enumerate(layers) if layer in adapted]
         if blocks:
-            methods[role] = stack_for(model, [role], blocks), method
+            stacks = named_stacks(role, stacks_for(model, [role], blocks))
+            methods |= {name: (stack, method) for name, stack in stacks.items()}
     places = {slot.linear: (role, i) for role, (stack, _) in methods.items() for i, slot in enumerate(stack.slots)}
     strange = [name for name in adapted if name not in places]
     if strange or not places:
@@ -105,14 +106,11 @@ def save_peft(model: nn.Module, folder: str | Path) -> None:
     write_json(Path(folder) / "adapter_config.json", config)
 
 
-def _whole_layers(model: nn.Module) -> dict[str, str]:
-    """Role -> layer, of the roles that are a linear layer each."""
-    backbone = backbone_of(model)
-    return {
-        name: role.layer
-        for name, role in backbone.roles.items()
-        if role.parts == 1 and isinstance(model.get_submodule(role.layer.format(block=0)), nn.Linear)
-    }
+def _whole_layers(model: nn.Module) -> dict[str, list[str]]:
+    """Role -> layers, of the roles that are a linear layer each."""
+    whole = {name: role for name, role in backbone_of(model).roles.items() if role.parts == 1}
+    layers = {name: layers_of(model, name, role) for name, role in whole.items()}
+    return {name: paths for name, paths in layers.items() if isinstance(model.get_submodule(paths[0]), nn.Linear)}
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -17,10 +17,11 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.backbone import Backbone, backbone_of
-from tcurlora_seg.models.trainable import expand
+from tcurlora_seg.models.trainable import expand, glob
 from tcurlora_seg.models.weights_file import read_tensors
 
 _CHANNELS = " (the file is for {} image channels; pretrained_inflate=true spreads them)"
+_WORDS = {"resized": "are resized", "fresh": "start afresh and train", "ignored": "of the file are not used"}
 BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
 
 
@@ -34,7 +35,7 @@ class LoadReport:
         loaded: tensors taken as they are.
         resized: tensors computed from the file's, for another image size or number of channels.
         fresh: tensors that kept their random start.
-        ignored: tensors of the file that no network uses.
+        ignored: tensors of the file that this network does not use.
     """
 
     source: str
@@ -44,8 +45,19 @@ class LoadReport:
     fresh: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors of the base are taken as they are"]
+        for word in ("resized", "fresh", "ignored"):
+            names = getattr(self, word)
+            tops = list(dict.fromkeys(name.split(".")[0] for name in names))
+            listed = ", ".join(tops[:6]) + ", ..." * (len(tops) > 6)
+            parts += [f"{len(names)} {_WORDS[word]} ({listed})"] if names else []
+        return "; ".join(parts)
 
-def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (), inflate: bool = False) -> LoadReport:
+
+def load_pretrained(
+    model: nn.Module, source: str, *, missing: Sequence[str] | None = None, inflate: bool = False
+) -> LoadReport:
     """Copy pre-trained weights into a network, in place, and note their origin as `model.base`.
 
     The output layer may be absent or of another width and then starts afresh. What depends on the window, such as
@@ -55,7 +67,7 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
         model: a network without adapters.
         source: `builtin` for the packaged base, or a file, see `read_tensors`.
         missing: globs over parameters (or the backbone's words for them) that may be absent from the file, or of
-            another shape, and then start afresh.
+            another shape, and then start afresh. None: in the file of an encoder alone all but the encoder, else none.
         inflate: accept another number of image channels, spreading the mean over the file's channels evenly, so that
             equal channels give the same response as before.
 
@@ -66,9 +78,13 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
         raise UserError("the network has adapters already: load its weights first, then adapt it")
     path = BUILTIN if source == "builtin" else Path(source)
     wanted, backbone = dict(model.named_parameters()), backbone_of(model)
-    tensors = backbone.converted(read_tensors(path, wanted), model)
-    ignored = tuple(name for name in tensors if backbone.is_stale(name))
-    optional = {*backbone.head, *expand(backbone.globs(missing), wanted, "pretrained_missing")}
+    tensors = backbone.converted(read_tensors(path, wanted, backbone.is_stale), model)
+    optional, aside = {*backbone.head}, {name for name in tensors if backbone.is_stale(name)}
+    if missing is None and not expand(backbone.globs(["decoder"]), wanted) & set(tensors):  # an encoder alone
+        optional |= set(wanted) - expand(backbone.encoder, wanted)
+        inside = [glob(pattern) for pattern in backbone.encoder]
+        aside |= {name for name in tensors if name not in wanted and not any(g.fullmatch(name) for g in inside)}
+    optional |= expand(backbone.globs(missing or ()), wanted, "pretrained_missing")
     values: dict[str, Tensor] = {}
     resized, fresh, faults = [], [], []
     for name, parameter in wanted.items():
@@ -87,7 +103,7 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
             faults.append(f"{name} is {_shape(given)}, the network's {_shape(parameter)}{hint}")
         elif not backbone.is_unused(name):
             faults.append(f"{name} is missing")
-    faults += [f"{name} is surplus" for name in tensors if name not in wanted and not backbone.is_stale(name)]
+    faults += [f"{name} is surplus" for name in tensors if name not in wanted and name not in aside]
     differ = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
     if len(differ) > len(wanted) / 2:
         whose = "these weights are unetr_small's" if source == "builtin" else "these weights are of another size"
@@ -105,11 +121,11 @@ def load_pretrained(model: nn.Module, source: str, *, missing: Sequence[str] = (
             wanted[name].copy_(value)
     report = LoadReport(
         source=str(source),
-        base_hash=base_hash(tensors, backbone),
+        base_hash=base_hash({name: tensor for name, tensor in tensors.items() if name not in aside}, backbone),
         loaded=tuple(name for name in values if name not in resized),
         resized=tuple(resized),
         fresh=tuple(fresh),
-        ignored=ignored,
+        ignored=tuple(name for name in tensors if name in aside),
     )
     model.base = report  # type: ignore[assignment]
     return report
@@ -160,8 +176,13 @@ def _fit(name: str, given: Tensor, model: nn.Module, backbone: Backbone, inflate
 
 
 def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None:
-    """Interpolate position embeddings (1, patches, hidden) of a cubic image to the grid `target`; None if not cubic."""
-    side = round(embeddings.shape[1] ** (1 / 3))
+    """Interpolate position embeddings (1, patches, hidden) of a cubic image to the grid `target`; None if not cubic.
+
+    A class token's, which would come first, is left out.
+    """
+    side = int(embeddings.shape[1] ** (1 / 3) + 1e-6)
+    if side**3 == embeddings.shape[1] - 1:
+        embeddings = embeddings[:, 1:]
     if side**3 != embeddings.shape[1]:
         return None
     cube = embeddings.reshape(1, side, side, side, -1).permute(0, 4, 1, 2, 3)

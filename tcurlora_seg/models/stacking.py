@@ -6,48 +6,89 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tcurlora_seg.adapters.stacks import Slot, Stack
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.backbone import backbone_of
+from tcurlora_seg.models.backbone import Role, backbone_of
+from tcurlora_seg.models.trainable import glob
 
 
-def stack_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | None = None) -> Stack:
-    """The stack of `roles` in `blocks`, block by block.
+def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
+    """Dotted paths of the layers that a role stands for, in order of appearance.
+
+    Raises:
+        UserError: none is there, or one that is neither linear nor a LayerNorm, or whose forward pass nobody calls.
+    """
+    expression = glob(place.layer)
+    found = {path: module for path, module in model.named_modules() if path and expression.fullmatch(path)}
+    if not found:
+        raise UserError(f"role '{role}': no layer matches '{place.layer}'")
+    for path, layer in found.items():
+        if isinstance(layer, NonDynamicallyQuantizableLinear):
+            raise UserError(f"role '{role}': nn.MultiheadAttention takes the weight of {path} and never calls it: no "
+                            "adapter can act there")  # fmt: skip
+        if not isinstance(layer, nn.Linear | nn.LayerNorm):
+            raise UserError(f"role '{role}': {path} is {type(layer).__name__}, not nn.Linear or nn.LayerNorm")
+        if len(model.get_parameter(f"{path}.weight")) % place.parts:
+            raise UserError(f"role '{role}': the rows of {path} cannot be cut into {place.parts} equal parts")
+    return list(found)
+
+
+def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | None = None) -> list[Stack]:
+    """The stacks of `roles` in `blocks`, block by block: one for each shape, since the blocks of some networks differ.
 
     Args:
         model: the network.
-        roles: of its backbone; their slices must have one shape.
+        roles: of its backbone; their slices must have one shape in each block.
         blocks: block indices; None for all.
 
+    Returns:
+        The stacks in order of appearance; none for a word that stands for nothing in this network.
+
     Raises:
-        UserError: an unknown network or role, a block that does not exist, slices of different shapes.
+        UserError: an unknown network or role, a block that does not exist, slices of different shapes in a block.
     """
     backbone = backbone_of(model)
     for role in roles:
         backbone.check_role(role)
-    depth = len(backbone.blocks(model))
+    if not roles:
+        raise UserError(f"roles=[]: name at least one of {', '.join(backbone.roles)}")
+    layers = {role: layers_of(model, role, place) for role, place in backbone.roles.items()}
+    depth = max(map(len, layers.values()))
     chosen = tuple(range(depth) if blocks is None else blocks)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(depth)):
         raise UserError(f"blocks={list(chosen)}: name different blocks of 0 to {depth - 1}, or null for all")
-    if not roles:
-        raise UserError(f"roles=[]: name at least one of {', '.join(backbone.roles)}")
-    slots, shapes = [], {}
+    roles = backbone.spelt_out(roles)
+    groups: dict[tuple[int, int], list[Slot]] = {}
     for block in chosen:
+        shapes: dict[str, tuple[int, int]] = {}
         for role in roles:
-            place = backbone.roles[role]
-            if "{block}" not in place.layer and block != chosen[-1]:
+            place, paths = backbone.roles[role], layers[role]
+            if len(paths) not in (1, depth):
+                raise UserError(f"role '{role}' stands for {len(paths)} layers, but there are {depth} blocks: one a "
+                                "block is needed, or one in all")  # fmt: skip
+            if len(paths) == 1 < depth and block != chosen[-1]:
                 continue
-            path = place.layer.format(block=block)
+            path = paths[block if len(paths) == depth else 0]
             rows, *columns = model.get_parameter(f"{path}.weight").shape
             height = rows // place.parts
-            slots.append(Slot(block, role, path, place.part * height, (place.part + 1) * height))
-            shapes[role] = (height, *columns, 0)[:2]
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{role} {rows}" + f" x {inner}" * bool(inner) for role, (rows, inner) in shapes.items())
-        raise UserError(f"roles={list(roles)} have slices of different shapes ({listed}): give each its own stack")
-    out_features, in_features = shapes[roles[0]]
-    return Stack(tuple(slots), chosen, tuple(roles), backbone.heads(model), out_features, in_features)
+            shapes[role] = height, columns[0] if columns else 0
+            slot = Slot(block, role, path, place.part * height, (place.part + 1) * height)
+            groups.setdefault(shapes[role], []).append(slot)
+        if len(set(shapes.values())) > 1:
+            listed = ", ".join(f"{r} {rows}" + f" x {inner}" * bool(inner) for r, (rows, inner) in shapes.items())
+            raise UserError(f"roles={list(roles)} have slices of different shapes ({listed}): give each its own stack")
+    return [
+        Stack(tuple(slots), tuple(dict.fromkeys(s.block for s in slots)), tuple(roles),
+              backbone.heads(model, slots[0].linear), *shape)
+        for shape, slots in groups.items()
+    ]  # fmt: skip
+
+
+def named_stacks(name: str, stacks: Sequence[Stack]) -> dict[str, Stack]:
+    """Stacks under one name, which is numbered from 1 where there are several."""
+    return {name if len(stacks) == 1 else f"{name}_{i}": stack for i, stack in enumerate(stacks, 1)}
 
 
 def stacked_weights(model: nn.Module, stack: Stack) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -11,11 +12,17 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.backbone import backbone_of
 
 
+def glob(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a glob: `*` stands for any characters but a dot, `**` for any characters."""
+    parts = [{"**": ".*", "*": "[^.]*"}.get(p, re.escape(p)) for p in re.split(r"(\*\*|\*)", pattern)]
+    return re.compile("".join(parts))
+
+
 def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainable") -> set[str]:
     """The names that one of the globs matches as a whole.
 
-    `*` stands for any characters but a dot, `**` for any characters: `decoder*.**` is everything in every module
-    whose name begins with decoder, `vit.blocks.*.mlp.**` the MLPs of all blocks.
+    `decoder*.**` is everything in every module whose name begins with decoder, `vit.blocks.*.mlp.**` the MLPs of all
+    blocks.
 
     Args:
         patterns: the globs.
@@ -27,8 +34,7 @@ def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainabl
     """
     found: set[str] = set()
     for pattern in patterns:
-        parts = [{"**": ".*", "*": "[^.]*"}.get(p, re.escape(p)) for p in re.split(r"(\*\*|\*)", pattern)]
-        expression = re.compile("".join(parts))
+        expression = glob(pattern)
         matched = {name for name in names if expression.fullmatch(name)}
         if not matched:
             known = ", ".join(sorted({name.split(".")[0] for name in names}))
@@ -38,7 +44,8 @@ def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainabl
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection[str]) -> None:
-    """Let the parameters that the globs match train, and freeze all others.
+    """Let the parameters that the globs match train, and those of the transformer or decoder that no file gave; freeze
+    all others.
 
     Args:
         model: the network, before adapters are added to it.
@@ -56,7 +63,8 @@ def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection
         touched = sorted(expand([pattern], parameters) & set(adapted))
         if touched:
             raise UserError(f"trainable: '{pattern}' would train {touched[0]}, but an adapter needs it frozen")
-    chosen = expand(patterns, parameters)
+    base: Any = getattr(model, "base", None)
+    chosen = expand(patterns, parameters) | (set(base.fresh if base else ()) & set(parameters)) - set(adapted)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 PATCH = 16
 POSITIONS = "vit.patch_embedding.position_embeddings"
 _EMBEDDING = "vit.patch_embedding.patch_embeddings"
-_BLOCK = "vit.blocks.{block}"
+_BLOCK = "vit.blocks.*"
+_NO_SIZES = ("_target_", "img_size", "dropout_rate", "qkv_bias")
+_FIRST = re.compile(r"((?:.*\.)?)blocks\.0\.attn\.qkv\.weight")
+_TIMM = {".attn.proj.": ".attn.out_proj.", ".mlp.fc": ".mlp.linear", "vit.pos_embed": POSITIONS,
+         "vit.patch_embed.proj.": f"{_EMBEDDING}."}  # fmt: skip
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.norm_cross_attn\.(weight|bias)")
 _STALE = re.compile(r"vit\.blocks\.\d+\.cross_attn\.(to_q|to_k|to_v|out_proj)\.(weight|bias)")
 
@@ -32,6 +36,7 @@ def build_unetr(
     mlp_dim: int,
     num_heads: int,
     dropout_rate: float = 0.0,
+    qkv_bias: bool = False,
 ) -> UNETR:
     """A randomly started UNETR of 12 blocks and patches of 16 voxels a side.
 
@@ -44,6 +49,7 @@ def build_unetr(
         mlp_dim: width inside the blocks' MLPs.
         num_heads: attention heads; divides `hidden_size`.
         dropout_rate: share of dropped units while training.
+        qkv_bias: whether the layers of q, k and v have a bias.
 
     Raises:
         UserError: a size that the network cannot have.
@@ -52,7 +58,7 @@ def build_unetr(
 
     sizes: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "feature_size": feature_size,
              "hidden_size": hidden_size, "mlp_dim": mlp_dim, "num_heads": num_heads,
-             "dropout_rate": dropout_rate}  # fmt: skip
+             "dropout_rate": dropout_rate, "qkv_bias": qkv_bias}  # fmt: skip
     BACKBONE.check(sizes, img_size)
     model = UNETR(img_size=tuple(img_size), **sizes)
     for name, parameter in model.named_parameters():
@@ -91,6 +97,7 @@ class UNETRBackbone(Backbone):
         "biases": ("vit.**.bias",),
         "layernorms": ("vit.blocks.*.norm*.*", "vit.norm.*"),
     }
+    encoder = ("vit.blocks.**", "vit.norm.*")
     window_argument = "img_size"
     exported = "monai.networks.nets.UNETR"
 
@@ -103,7 +110,7 @@ class UNETRBackbone(Backbone):
                 f"{key}={list(window)}: three sides are needed, each a multiple of {PATCH} and at least "
                 f"{2 * PATCH}"
             )
-        sizes = {key: size for key, size in model.items() if key not in ("_target_", "img_size", "dropout_rate")}
+        sizes = {key: size for key, size in model.items() if key not in _NO_SIZES}
         for name, size in sizes.items():
             if size < 1:
                 raise UserError(f"model.{name}={size}: at least 1 is needed")
@@ -123,12 +130,6 @@ class UNETRBackbone(Backbone):
         rows, columns = shapes.get(self.roles[role].layer.rpartition(".")[2], (hidden, 0))
         return rows // self.roles[role].parts, columns
 
-    def blocks(self, network: Any) -> Sequence[Any]:
-        return network.vit.blocks
-
-    def heads(self, network: Any) -> int:
-        return network.vit.blocks[0].attn.num_heads
-
     def is_unused(self, name: str) -> bool:
         return _UNUSED.fullmatch(name) is not None
 
@@ -143,10 +144,11 @@ class UNETRBackbone(Backbone):
         return resize_positions(given, network.feat_size) if name == POSITIONS and given.ndim == 3 else None
 
     def converted(self, tensors: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-        """The linear patch embedding of `proj_type="perceptron"` as the convolution that it is.
+        """Those of an encoder under UNETR's names, and a linear patch embedding as the convolution that it is.
 
-        The linear layer sees the voxels of a patch in the order (x, y, z, channel).
+        The linear layer (`proj_type="perceptron"`) sees the voxels of a patch in the order (x, y, z, channel).
         """
+        tensors = self._renamed(tensors, {name for name, _ in network.named_parameters()})
         linear, bias = (tensors.get(f"{_EMBEDDING}.1.{part}") for part in ("weight", "bias"))
         wanted = network.get_parameter(f"{_EMBEDDING}.weight").shape
         if linear is None or bias is None or linear.ndim != 2 or linear.shape[1] % math.prod(wanted[2:]):
@@ -154,6 +156,20 @@ class UNETRBackbone(Backbone):
         others = {name: t for name, t in tensors.items() if not name.startswith(f"{_EMBEDDING}.1.")}
         weight = linear.reshape(len(linear), *wanted[2:], -1).movedim(-1, 1)
         return {**others, f"{_EMBEDDING}.weight": weight.contiguous(), f"{_EMBEDDING}.bias": bias}
+
+    def _renamed(self, tensors: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
+        """Those of a ViT encoder, whatever stands before `blocks.`, in MONAI's words or timm's."""
+        prefixes = [match[1] for name in tensors if (match := _FIRST.fullmatch(name)) and "decoder" not in name]
+        if not prefixes or "vit." in prefixes:
+            return tensors
+        named = {}
+        for name, tensor in tensors.items():
+            ours = f"vit.{name.removeprefix(prefixes[0])}"
+            for theirs, monais in _TIMM.items():
+                ours = ours.replace(theirs, monais)
+            kept = ours in known or ours.startswith(("vit.blocks.", "vit.norm.", f"{_EMBEDDING}.1."))
+            named[ours if kept and name.startswith(prefixes[0]) else name] = tensor
+        return named
 
     def finish_merge(self, network: Any) -> None:
         """Give every `attn.qkv` a bias of zeros if any has one: `qkv_bias` holds for all blocks or none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ _NUMBERS: list[Any] = [
 """What a number of numpy is pickled as, such as MONAI's `best_acc`; it holds no code."""
 
 
-def read_tensors(path: Path, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, wanted: Collection[str] = (), is_stale: Callable[[str], bool] = lambda name: False
+) -> dict[str, Tensor]:
     """Read a state dict's tensors as float32, out of a wrapper if need be.
 
     Args:
         path: the file.
         wanted: names of the network's parameters; a prefix that all names share is taken off if more of them fit then.
+        is_stale: which tensors no network needs to be given; of these, whole numbers are left out.
 
     Raises:
         UserError: not a file, not readable, not a state dict of finite tensors, or the file of a run.
@@ -47,6 +50,7 @@ def read_tensors(path: Path, wanted: Collection[str] = ()) -> dict[str, Tensor]:
     if any(name.startswith("adapters.") for name in content):
         raise UserError(f"pretrained={path} is the file of a run: merge it with scripts/export.py first")
     content = _without_prefix(content, wanted, path)
+    content = {name: t for name, t in content.items() if t.is_floating_point() or not is_stale(name)}
     tensors = {name: tensor.float() for name, tensor in content.items() if tensor.is_floating_point()}
     for name in content:
         if name not in tensors or not torch.isfinite(tensors[name]).all():

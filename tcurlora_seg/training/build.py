@@ -21,7 +21,7 @@ from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.models.precision import resolve_precision
-from tcurlora_seg.models.pretrained import load_pretrained, save_base
+from tcurlora_seg.models.pretrained import LoadReport, load_pretrained, save_base
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
@@ -32,11 +32,12 @@ _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "his
 """Keys of `training` that make callbacks and not the module."""
 
 
-def load_base(network: nn.Module, config: DictConfig) -> None:
+def load_base(network: nn.Module, config: DictConfig) -> LoadReport:
     """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
     if config.pretrained == "random":
         config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
-    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
+    options = {"missing": config.pretrained_missing, "inflate": config.pretrained_inflate}
+    return load_pretrained(network, config.pretrained, **options)
 
 
 def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def train(config: DictConfig) -> float | None:
     """
     quieten()
     config = resumed(config)
+    _prepare_as(backbone_of_target(config.model["_target_"]).preparation(config.pretrained), config)
     dataset = instantiate(config.dataset)
     if not is_first():
         _run(config, dataset, announced_directory(config))
@@ -82,6 +83,14 @@ def train(config: DictConfig) -> float | None:
     dice = (metrics["scores"] or {}).get("mean_dice")
     sweep.record("skipped" if skipped else "finished", directory=str(directory), dice=dice)
     return metrics["validation_dice"]
+
+
+def _prepare_as(given: Mapping[str, Any], config: DictConfig) -> None:
+    """Let the images be prepared as they were for the base."""
+    if given and is_first():
+        listed = ", ".join(f"{key}={value}" for key, value in given.items())
+        print(f"dataset.preparation as the base asks for it, beside {config.pretrained}: {listed}")
+    config.dataset.preparation.update(given)
 
 
 def _validation_dice(config: DictConfig, checkpoints: Checkpoints) -> float | None:
@@ -124,7 +133,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if leads:
         print(plan)
     network = build_network(config.model, config.window, **dataset.channels)
-    load_base(network, config)
+    base = load_base(network, config)
     adapt_from_config(network, config.adapter, seed=config.seed)
     precision = training_precision(config)
     instantiate(config.speed)(network, half="16" in precision)
@@ -138,6 +147,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     }
     if leads:
         note_data(directory, dataset, split)
+        print(f"base: {base}")
         _announce(config, dataset, split, directory, sizes, str(trainer.strategy.root_device))
         if going_on:
             print(going_on, flush=True)
@@ -182,6 +192,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "left_out": left_out,
         "found_voxels": watch.ratios,
         "not_predicted": watch.lost,
+        "base": {key: list(getattr(base, key)) for key in ("resized", "fresh", "ignored")},
         "validation_dice": _validation_dice(config, checkpoints),
         "scores": None,
     }

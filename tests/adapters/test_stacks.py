@@ -7,11 +7,11 @@ import torch
 
 from tcurlora_seg.adapters.stacks import Slot, Stack, check_rank, refuse_overlap
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.stacking import stack_for, stacked_weights
+from tcurlora_seg.models.stacking import stacked_weights, stacks_for
 
 
 def test_slices_run_block_by_block_and_roles_as_written(tiny):
-    stack = stack_for(tiny, ["o", "q", "v"], [5, 2])
+    stack = stacks_for(tiny, ["o", "q", "v"], [5, 2])[0]
     assert [(s.block, s.role) for s in stack.slots] == [
         (5, "o"), (5, "q"), (5, "v"), (2, "o"), (2, "q"), (2, "v"),
     ]  # fmt: skip
@@ -32,14 +32,14 @@ def test_slices_run_block_by_block_and_roles_as_written(tiny):
     ],
 )
 def test_a_role_means_these_rows(role, parameter, rows, tiny):
-    weights = stacked_weights(tiny, stack_for(tiny, [role], [3]))
+    weights = stacked_weights(tiny, stacks_for(tiny, [role], [3])[0])
     expected = tiny.state_dict()[f"vit.blocks.3.{parameter}.weight"][rows]
     assert torch.equal(weights, expected[None])
 
 
 def test_q_k_and_v_are_what_the_attention_computes_with(tiny):
     """Zero rows of role v silence the attention whatever q and k are, up to the bias behind it."""
-    slot = stack_for(tiny, ["v"], [0]).slots[0]
+    slot = stacks_for(tiny, ["v"], [0])[0].slots[0]
     attention = tiny.vit.blocks[0].attn
     with torch.no_grad():
         attention.qkv.weight[slot.first : slot.last] = 0
@@ -61,13 +61,13 @@ def test_q_k_and_v_are_what_the_attention_computes_with(tiny):
 )
 def test_a_stack_that_cannot_be_is_refused(roles, blocks, words, tiny):
     with pytest.raises(UserError) as caught:
-        stack_for(tiny, roles, blocks)
+        stacks_for(tiny, roles, blocks)
     assert words in str(caught.value)
 
 
 def test_an_unknown_network_has_no_stacks():
     with pytest.raises(UserError, match=r"Linear is no network that is known here: UNETR"):
-        stack_for(torch.nn.Linear(2, 2), ["q"])
+        stacks_for(torch.nn.Linear(2, 2), ["q"])
 
 
 def _stack(*slots: Slot) -> Stack:
@@ -90,7 +90,7 @@ def test_a_shared_row_is_refused_whichever_stack_comes_first(rows):
 
 def test_a_role_named_twice_overlaps_itself(tiny):
     with pytest.raises(UserError, match="both adapt rows"):
-        refuse_overlap({"twice": stack_for(tiny, ["q", "q"])})
+        refuse_overlap({"twice": stacks_for(tiny, ["q", "q"])[0]})
 
 
 @pytest.mark.parametrize(("rank", "fits"), [(-1, False), (0, False), (1, True), (4, True), (5, False)])

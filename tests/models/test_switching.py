@@ -12,7 +12,7 @@ from tcurlora_seg.adapters.lora import LoRA
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.pretrained import save_base
-from tcurlora_seg.models.stacking import stack_for
+from tcurlora_seg.models.stacking import stacks_for
 
 MODELS = {  # method, classes
     "curls": ("tcurlora", 2, {"rank": 2}),
@@ -176,7 +176,8 @@ def test_a_file_that_cannot_be_added_leaves_the_plain_base(saved, build, tiny, i
         switch.add("other", tmp_path / "other.safetensors")
     own = build(seed=9)
     load_pretrained(own, str(base))
-    inject(own, {"up": (stack_for(own, ["up"]), lambda *a, **k: LoRA(*a, rank=2, **k))}, trainable=["out.**"], seed=0)
+    (stack,) = stacks_for(own, ["up"])
+    inject(own, {"up": (stack, lambda *a, **k: LoRA(*a, rank=2, **k))}, trainable=["out.**"], seed=0)
     save_model(own, tmp_path / "own.safetensors")
     with pytest.raises(UserError, match="does not say how its adapters are made"):
         switch.add("own", tmp_path / "own.safetensors")

@@ -22,7 +22,7 @@ from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.speed import speed_up
-from tcurlora_seg.models.stacking import stack_for
+from tcurlora_seg.models.stacking import stacks_for
 from tcurlora_seg.training.module import SegmentationModule
 
 
@@ -127,7 +127,7 @@ def test_a_step_that_the_loss_scaler_leaves_out_is_none_for_the_adapters(tiny: n
         def after_step(cls, adapters: Any, step: int, total: int, lr: float) -> None:
             steps.append(step)
 
-    inject(tiny, {"up": (stack_for(tiny, ["up"]), partial(Recorder, rank=2))}, trainable=["out.**"], seed=0)
+    inject(tiny, {"up": (stacks_for(tiny, ["up"])[0], partial(Recorder, rank=2))}, trainable=["out.**"], seed=0)
     trainer = lightning.Trainer(
         max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -152,7 +152,7 @@ def test_adapters_act_after_every_optimisers_step_at_its_rate_and_with_its_gradi
         def after_step(cls, adapters: Any, step: int, total: int, lr: float) -> None:
             calls.append((len(adapters), step, total, lr, adapters[0].core.grad.clone()))
 
-    stacks = {role: (stack_for(tiny, [role]), partial(Recorder, rank=2)) for role in ("up", "down")}
+    stacks = {role: (stacks_for(tiny, [role])[0], partial(Recorder, rank=2)) for role in ("up", "down")}
     inject(tiny, stacks, trainable=["out.**"], seed=0)
     wrapped = module(tiny, adapter_lr_factor=3.0, decay_power=1.0)
     batch = {"image": torch.zeros(1, 1, 32, 32, 32), "label": torch.zeros(1, 1, 32, 32, 32)}
