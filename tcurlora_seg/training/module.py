@@ -19,6 +19,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.training.losses import WeightedDiceCE
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -35,13 +36,15 @@ class SegmentationModule(lightning.LightningModule):
         structures: class indices of each evaluated structure.
         total_steps: T.
         loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes.
+        class_weights: one a class, background first: `WeightedDiceCE` takes the place of `dice_ce`, and the weights
+            fade to 1 as the polynomial decay ends.
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
         compile: whether `torch.compile` translates the training steps; validation runs as it is.
 
     Raises:
-        UserError: an unknown loss.
+        UserError: an unknown loss, or weights that do not fit it.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class SegmentationModule(lightning.LightningModule):
         structures: dict[str, Sequence[int]],
         total_steps: int,
         loss: Literal["dice_ce", "dice"] = "dice_ce",
+        class_weights: Sequence[float] | None = None,
         decay_power: float = 0.9,
         warmup_steps: int = 0,
         adapter_lr_factor: float = 1.0,
@@ -65,7 +69,15 @@ class SegmentationModule(lightning.LightningModule):
         if loss not in _LOSSES:
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
-        self.criterion = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self.criterion: nn.Module = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        if class_weights is not None:
+            classes = predictor.classes
+            if loss != "dice_ce" or len(class_weights) != classes or min(class_weights) <= 0:
+                raise UserError(
+                    f"training.class_weights={list(class_weights)}: expected {classes} numbers above 0, one for the "
+                    "background and for each class, and training.loss=dice_ce"
+                )
+            self.criterion = WeightedDiceCE(class_weights)
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
     @property
@@ -75,6 +87,8 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
+        if isinstance(self.criterion, WeightedDiceCE):
+            self.criterion.strength = max(0.0, 1 - self.global_step / self.total_steps)
         loss = self.criterion(logits, batch["label"].as_subclass(Tensor))
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss + penalty(self.adapters)
