@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from tcurlora_seg.data.augmentation import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
 from tcurlora_seg.errors import UserError
@@ -24,7 +23,7 @@ Place = Literal["memory", "disk", "none"]
 
 
 class TrainingVolumes:
-    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8 and `foreground_spots`.
+    """Prepared volumes by position, as `SegmentationDataset.training_volume` gives them.
 
     With "memory" and "disk" all are prepared at construction, so that every label is checked before training. On disk
     they are mapped into memory: a crop reads no more than its own pages.
@@ -35,24 +34,19 @@ class TrainingVolumes:
         self._volumes: list[dict[str, Any]] = []
         if place != "none":
             with ThreadPoolExecutor(2) as pool:
-                self._volumes = list(pool.map(self._prepare if place == "memory" else self._stored, self._ids))
+                prepare = dataset.training_volume if place == "memory" else self._stored
+                self._volumes = list(pool.map(prepare, self._ids))
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return self._volumes[position] if self._volumes else self._prepare(self._ids[position])
-
-    def _prepare(self, id: str) -> dict[str, Any]:
-        case = self._dataset.prepare(id)
-        image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
-        label = label.to(torch.uint8)
-        return {"image": image, "label": label, "spots": foreground_spots(label)}
+        return self._volumes[position] if self._volumes else self._dataset.training_volume(self._ids[position])
 
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self._dataset, id, self._folder)
         if not path.is_file():
-            volume = self._prepare(id)
+            volume = self._dataset.training_volume(id)
             with atomic_path(path) as temporary:
                 torch.save(volume, temporary)
         return torch.load(path, mmap=True, weights_only=True)

@@ -80,14 +80,8 @@ class SegmentationDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        crops = RandomCrops(
-            self._volumes,
-            self.case_split.train,
-            self.augmentation,
-            self.crop,
-            self.dataset.task.mirror_pairs,
-            self.seed,
-        )
+        ids = self.case_split.train
+        crops = RandomCrops(self.dataset, self._volumes, ids, self.augmentation, self.crop, self.seed)
         return DataLoader(
             crops,
             batch_size=self.batch_size,
@@ -114,27 +108,22 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
+        dataset: SegmentationDataset,
         volumes: TrainingVolumes,
         ids: Sequence[str],
         augmentation: Augmentation,
         crop: Sequence[int],
-        mirror_pairs: Sequence[tuple[int, int]],
         seed: int,
     ) -> None:
-        self.volumes, self.ids, self.augmentation = volumes, ids, augmentation
-        self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
+        self.dataset, self.volumes, self.ids = dataset, volumes, ids
+        self.augmentation, self.crop, self.seed = augmentation, crop, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
+        id = self.ids[sample.case]
+        g = generator("sample", self.seed, sample.lap, id)
         volume = self.volumes[sample.case]
-        image, label = self.augmentation(
-            volume["image"],
-            volume["label"],
-            volume["spots"],
-            crop=self.crop,
-            mirror_pairs=self.mirror_pairs,
-            g=generator("sample", self.seed, sample.lap, self.ids[sample.case]),
-        )
-        return {"image": image, "label": label, "case": self.ids[sample.case]}
+        image, label = self.dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
+        return {"image": image, "label": label, "case": id}
 
 
 class WholeVolumes(Dataset[PreparedCase]):

@@ -18,7 +18,7 @@ from nibabel.fileholders import FileHolder
 
 from tcurlora_seg.errors import UserError
 
-_ENDINGS = (".nii", ".nii.gz", ".hdr", ".mnc")
+_ENDINGS = (".nii", ".nii.gz", ".hdr", ".mnc", ".mgz")
 _EXPANSION = 1032
 """Deflate, which packs .gz and MINC, writes at least 2 bits for 258 bytes: no packed file holds more than this times
 its own size."""
@@ -163,7 +163,7 @@ def _check_header(image: Any, path: Path) -> None:
         raise UserError(f"{path} holds {kind}; expected one real number a voxel: convert it first")
     file = Path(image.file_map["image"].filename or path)
     promised, size = math.prod(shape) * dtype.itemsize, file.stat().st_size
-    if promised > size * (_EXPANSION if file.suffix in (".gz", ".mnc") else 1):
+    if promised > size * (_EXPANSION if file.suffix in (".gz", ".mnc", ".mgz") else 1):
         raise UserError(
             f"{path}: its header promises {promised:,} bytes of voxels, more than {file.name} can hold in {size:,}; "
             "copy or download it again"

@@ -21,6 +21,9 @@ from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Generator, Tensor
+
+    from tcurlora_seg.data.augmentation import Augmentation
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +259,28 @@ class SegmentationDataset(ABC):
             mask=channels[-1] if case.mask else None,
             hint=self.grid_hint,
         )
+
+    def training_volume(self, id: str) -> dict[str, Any]:
+        """What is kept of a case for `sample`: image, label and `foreground_spots`.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        import torch
+
+        from tcurlora_seg.data.augmentation import foreground_spots
+
+        case = self.prepare(id)
+        image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
+        label = label.to(torch.uint8)
+        return {"image": image, "label": label, "spots": foreground_spots(label)}
+
+    def sample(
+        self, volume: Mapping[str, Any], *, crop: Sequence[int], augmentation: Augmentation, g: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One training sample of a `training_volume`: image (C, *crop) float32 and label (1, *crop) uint8."""
+        pairs = self.task.mirror_pairs
+        return augmentation(volume["image"], volume["label"], volume["spots"], crop=crop, mirror_pairs=pairs, g=g)
 
     def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.
