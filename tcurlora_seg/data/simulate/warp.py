@@ -55,11 +55,6 @@ class Warp:
             grid[0, ..., 2 - i] = points[i].sub(middle[i]).div_(half[i])
         return grid
 
-    def jacobian(self, axes: Axes) -> Tensor:
-        """(3, 3, X, Y, Z) derivatives of the affine and bending part, exact."""
-        bend = torch.stack([torch.stack([s(axes, derivative=j) for s in self.bends]).sum(0) for j in range(3)], 1)
-        return bend + self.linear[:, :, None, None, None]
-
 
 def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
     """A plausible other person: rotations of a few degrees, sizes within 8 %, bends of about 4 mm and 1.5 mm.

@@ -58,6 +58,12 @@ def is_brain(values: Tensor) -> Tensor:
     return (values > 0) & ((values < OUTSIDE.start) | (values >= OUTSIDE.stop))
 
 
+def without_fluid(values: Tensor, sigma: float, level: float) -> Tensor:
+    """The brain cut closely: where its own tissue, blurred by `sigma` voxels, is above `level`."""
+    brain = is_brain(values)
+    return brain & (blur((brain & (values != _FLUID)).float(), sigma) > level)
+
+
 def _box(mask: Tensor) -> Tensor:
     """(2, 3) first and last index of what is set, along each axis."""
     found = [torch.nonzero(mask.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
@@ -165,10 +171,7 @@ def _thickness(g: Generator) -> list[float]:
 
 def _stripped(values: Tensor, g: Generator) -> Tensor:
     """(X, Y, Z) bool: the brain with the fluid around it, or closely cut, as programs cut it."""
-    brain = is_brain(values)
-    if _chance(0.4, g):
-        return brain
-    return brain & (blur((brain & (values != _FLUID)).float(), uniform(g, 1.0, 2.5)) > uniform(g, 0.1, 0.5))
+    return is_brain(values) if _chance(0.4, g) else without_fluid(values, uniform(g, 1.0, 2.5), uniform(g, 0.1, 0.5))
 
 
 def _cut_off(axes: Sequence[Tensor], g: Generator) -> Tensor:

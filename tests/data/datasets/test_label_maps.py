@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from programs import TINY, run_script
 
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
@@ -42,14 +43,14 @@ def test_a_tree_of_freesurfer_subjects_is_read(maps: Callable[..., LabelMaps], t
     found = maps(root=str(tmp_path), files="*/mri/aseg.mgz")
     assert [case.id for case in found.manifest().cases] == ["bert_mri_aseg", "ernie_mri_aseg"]
     item = found.prepare("bert_mri_aseg")
-    assert torch.equal(item["native_label"] == 1, torch.from_numpy(np.isin(draw_head(), (17, 53))))
+    assert torch.equal(item.native_label == 1, torch.from_numpy(np.isin(draw_head(), (17, 53))))
 
 
 def test_a_prepared_case_is_one_image_of_its_map_whenever_it_is_asked_for(maps: Callable[..., LabelMaps]) -> None:
     first, again, other = (maps().prepare(id) for id in ("head0", "head0", "head1"))
-    assert torch.equal(first["image"], again["image"]) and not torch.equal(first["image"], other["image"])
-    assert {1, 2} == set(torch.unique(first["label"]).tolist()) - {0}
-    assert first["image"].shape == first["label"].shape
+    assert torch.equal(first.image, again.image) and not torch.equal(first.image, other.image)
+    assert {1, 2} == set(torch.unique(first.label).tolist()) - {0}
+    assert first.image.shape == first.label.shape
 
 
 def test_samples_do_not_depend_on_workers_or_on_where_the_maps_are_kept(
@@ -100,3 +101,29 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
 def test_classes_that_make_no_sense_are_refused(maps: Callable[..., LabelMaps], classes: dict[str, list[int]]) -> None:
     with pytest.raises(UserError, match=r"dataset\.classes="):
         maps(classes=classes)
+
+
+def test_a_network_trained_on_maps_alone_segments_an_image_that_was_never_synthesised(
+    label_map_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, image = tmp_path / "run", tmp_path / "scan.nii.gz"
+    data = ("dataset=label_maps", f"dataset.root={label_map_root}", "dataset.classes={hippocampus: [17, 53]}")
+    options = ("adapter=full", "split.scheme=names", "training.class_weights=[0.5,2]", f"outputs={tmp_path}")
+    assert run_script("train", *TINY, *data, *options, f"output={run}", monkeypatch=monkeypatch) == 0
+    assert (run / "evaluation/test/cases.csv").read_text().splitlines()[1].startswith("head4,")
+    scan = np.random.default_rng(0).uniform(1, 99, (40, 36, 44)).astype(np.float32)
+    nib.save(nib.Nifti1Image(scan, np.diag([-1.0, 1.0, 1.0, 1.0])), image)
+    arguments = (f"checkpoint={run}", f"input={image}", f"output={tmp_path / 'labels'}")
+    assert run_script("predict", *arguments, monkeypatch=monkeypatch) == 0
+    found = nib.load(tmp_path / "labels/scan.nii.gz")
+    assert found.shape == scan.shape and set(np.unique(found.dataobj)) <= {0, 1}
+
+
+def test_class_weights_of_another_number_are_one_line(
+    label_map_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("dataset=label_maps", f"dataset.root={label_map_root}", "dataset.classes={hippocampus: [17, 53]}")
+    options = ("adapter=full", "split.scheme=names", "training.class_weights=[1,2,3]", f"outputs={tmp_path}")
+    assert run_script("train", *TINY, *data, *options, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert "training.class_weights=[1, 2, 3]: expected 2 numbers above 0" in error and "Traceback" not in error
