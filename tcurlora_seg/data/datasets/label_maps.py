@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from tcurlora_seg.data.synthesis import Synthesis
 
 
+STRUCTURES = {  # the halves of the brain merged
+    "white_matter": [2, 41, 77, 251, 252, 253, 254, 255],
+    "cortex": [3, 42],
+    "ventricles": [4, 43, 5, 44, 14, 15, 72, 31, 63],
+    "cerebellum": [7, 46, 8, 47],
+    "thalamus": [10, 49],
+    "caudate": [11, 50],
+    "putamen": [12, 51],
+    "pallidum": [13, 52],
+    "brain_stem": [16],
+    "hippocampus": [17, 53],
+    "amygdala": [18, 54],
+    "accumbens": [26, 58],
+    "ventral_dc": [28, 60],
+}
+"""What is segmented unless `classes` says otherwise: name -> FreeSurfer's values."""
+
+
 class LabelMaps(SegmentationDataset):
     """Label maps with FreeSurfer's values, such as `aseg.mgz` of one's own subjects."""
 
@@ -34,7 +52,7 @@ class LabelMaps(SegmentationDataset):
         self,
         *,
         root: str,
-        classes: Mapping[str, int | Sequence[int]],
+        classes: Mapping[str, int | Sequence[int]] | None = None,
         task: str = "structures",
         manifest: str | None = None,
         modalities: Sequence[str] = ("synthetic",),
@@ -48,7 +66,7 @@ class LabelMaps(SegmentationDataset):
         Raises:
             UserError: classes that share a value, or pairs that are none of them.
         """
-        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in classes.items()}
+        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in (classes or STRUCTURES).items()}
         values = [value for listed in merged.values() for value in listed]
         if not values or len(values) != len(set(values)) or min(values) < 1:
             raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
@@ -60,7 +78,7 @@ class LabelMaps(SegmentationDataset):
         self.all_modalities = tuple(modalities)
         self.layout = files
         super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
-        self.synthesis = synthesis
+        self.synthesis, self.remembered = synthesis, {"classes": merged}
 
     def find_cases(self) -> Found:
         """Every file that fits `files`; the split `names` tests on the last fifth of them by name."""

@@ -115,11 +115,10 @@ class Synthesis:
         shown = self._field(axes, g) if small else _cut_off(axes, g)
         contrast = draw_contrast(_present(anatomy.counts), g, t1_like=_chance(self.t1_like, g))
         gamma = float(torch.exp(self.gamma * torch.randn((), generator=g)))
-        air = skull and _chance(0.5, g)
-        image = self._scan(values, axes, contrast, gamma, g) * shown
-        if not air:
-            image = image * (values > 0 if skull else _stripped(values, g))
-        mean, deviation = _statistics(contrast, gamma, anatomy.counts, skull, uniform(g, 0.3, 0.75) if air else 0.0)
+        air = uniform(g, 0.3, 0.75) if skull and _chance(0.5, g) else 0.0
+        mask = _mask(values, skull, g) if not air else torch.tensor(True)
+        image = self._scan(values, axes, contrast, gamma, g) * shown * mask
+        mean, deviation = statistics(contrast, gamma, anatomy.counts, skull, air)
         if small or _chance(0.2, g):
             inside = image[image > 0]
             if len(inside) > _OWN_VOXELS:
@@ -132,7 +131,7 @@ class Synthesis:
         present = _present(torch.bincount(values.flatten().int()))
         contrast = draw_contrast(present, g, t1_like=_chance(self.t1_like, g))
         image = self._scan(values, axes, contrast, float(torch.exp(self.gamma * torch.randn((), generator=g))), g)
-        return 600 * image * (values > 0 if _chance(self.with_skull, g) else _stripped(values, g))
+        return 600 * image * _mask(values, _chance(self.with_skull, g), g)
 
     def _scan(self, values: Tensor, axes: Sequence[Tensor], contrast: Contrast, gamma: float, g: Generator) -> Tensor:
         """(X, Y, Z) intensities above 0 of the labels, and of the air around them, as a scanner shows them."""
@@ -169,8 +168,10 @@ def _thickness(g: Generator) -> list[float]:
     return thick
 
 
-def _stripped(values: Tensor, g: Generator) -> Tensor:
-    """(X, Y, Z) bool: the brain with the fluid around it, or closely cut, as programs cut it."""
+def _mask(values: Tensor, skull: bool, g: Generator) -> Tensor:
+    """(X, Y, Z) bool: the head; or the brain, with the fluid around it or closely cut, as programs cut it."""
+    if skull:
+        return values > 0
     return is_brain(values) if _chance(0.4, g) else without_fluid(values, uniform(g, 1.0, 2.5), uniform(g, 0.1, 0.5))
 
 
@@ -186,17 +187,17 @@ def _cut_off(axes: Sequence[Tensor], g: Generator) -> Tensor:
     return shown
 
 
-def _statistics(contrast: Contrast, gamma: float, counts: Tensor, skull: bool, air: float) -> tuple[float, float]:
+def statistics(contrast: Contrast, gamma: float, counts: Tensor, skull: bool, air: float) -> tuple[float, float]:
     """Mean and deviation over the whole image, of which a window shows a part.
 
     Args:
         contrast, gamma: of the image.
         counts: voxels of every label value in the whole head.
-        skull: whether more than the brain is shown.
+        skull: whether more than the brain is shown; if not, it is taken for closely cut.
         air: share of the image that shows noise in air.
     """
     values = torch.arange(len(counts))
-    shown = counts * ((values > 0) if skull else is_brain(values))
+    shown = counts * ((values > 0) if skull else is_brain(values) & (values != _FLUID))
     shown[0] = shown.sum() * air / (1 - air)
     weight = shown / shown.sum()
     level = contrast.mean.clamp(min=0.01) ** gamma

@@ -36,6 +36,12 @@ def test_every_map_is_a_case_and_the_last_fifth_by_name_is_held_out(maps: Callab
     assert split.train == ("head0", "head1", "head2", "head3") and split.test == ("head4",) and not split.val
 
 
+def test_thirteen_structures_are_segmented_unless_others_are_named(maps: Callable[..., LabelMaps]) -> None:
+    data = maps(classes=None)
+    assert data.task.out_channels == 14 and data.task.classes[10] == (17, 53)
+    assert data.remembered["classes"]["hippocampus"] == [17, 53]  # a run's own configuration says which
+
+
 def test_a_tree_of_freesurfer_subjects_is_read(maps: Callable[..., LabelMaps], tmp_path: Path) -> None:
     for subject in ("bert", "ernie"):
         (tmp_path / subject / "mri").mkdir(parents=True)
@@ -97,7 +103,7 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
         data.training_volume("b")
 
 
-@pytest.mark.parametrize("classes", [{}, {"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}])
+@pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}])
 def test_classes_that_make_no_sense_are_refused(maps: Callable[..., LabelMaps], classes: dict[str, list[int]]) -> None:
     with pytest.raises(UserError, match=r"dataset\.classes="):
         maps(classes=classes)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tcurlora_seg.data.synthesis import Anatomy, Synthesis
+from tcurlora_seg.data.synthesis import Anatomy, Synthesis, is_brain, statistics
+from tcurlora_seg.data.synthesis.contrast import draw_contrast
 from tcurlora_seg.randomness import generator
 from tests.data.conftest import draw_head
 
@@ -73,14 +74,13 @@ def test_without_its_skull_a_head_shows_the_brain_alone(anatomy: Anatomy) -> Non
     assert seen[True] > seen[False]
 
 
-def test_statistics_of_the_whole_head_scale_a_window_of_it(anatomy: Anatomy) -> None:
-    """A window that holds the whole head has about mean 0 and deviation 1, though nobody measured it."""
-    means, deviations = [], []
-    for k in range(12):
-        options = {"near_focus": 0.0, "with_skull": 0.0, "bias": 0.0, "noise": 0.002, **STILL}
-        image, _ = Synthesis(**options).crop(anatomy, (64, 64, 64), generator("w", k))
-        inside = image[image != 0]
-        if len(inside) > 18000:
-            means.append(float(inside.mean()))
-            deviations.append(float(inside.std()))
-    assert len(means) >= 5 and abs(np.median(means)) < 0.2 and 0.75 < np.median(deviations) < 1.2
+@pytest.mark.parametrize(("skull", "air"), [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_statistics_by_counting_are_those_of_the_whole_head(anatomy: Anatomy, skull: bool, air: float) -> None:
+    g, values = generator("s"), anatomy.values
+    contrast = draw_contrast(np.unique(values).tolist(), g, t1_like=True)
+    ideal = contrast.mean[values.int()] + contrast.deviation[values.int()] * torch.randn(values.shape, generator=g)
+    shown = ideal[(values > 0) if skull else is_brain(values) & (values != 24)]
+    shown = torch.cat([shown, torch.zeros(int(len(shown) * air / (1 - air)))])
+    mean, deviation = statistics(contrast, 1.0, anatomy.counts, skull, air)
+    assert mean == pytest.approx(float(shown.mean()), abs=0.01)
+    assert deviation == pytest.approx(float(shown.std()), abs=0.01)
