@@ -13,11 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
-from tcurlora_seg.data.notes import note
-from tcurlora_seg.data.structures import shrunken
 from tcurlora_seg.data.typical import Facts, image_facts, ranges, result_facts
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
@@ -43,8 +40,7 @@ class Survey:
 
 
 class TrainingVolumes:
-    """Prepared volumes by position: image (C, X, Y, Z) float32, label (1, X, Y, Z) uint8, `foreground_spots`, and the
-    voxel size in mm.
+    """Prepared volumes by position, as `SegmentationDataset.training_volume` gives them.
 
     With "memory" and "disk" all are prepared at construction, so that every label is checked before training. On disk
     they are mapped into memory: a crop reads no more than its own pages.
@@ -55,8 +51,9 @@ class TrainingVolumes:
         self._volumes: list[dict[str, Any]] = []
         if place != "none":
             with ThreadPoolExecutor(2) as pool:
-                self._volumes = list(pool.map(self._prepare if place == "memory" else self._stored, self._ids))
-            if not any(volume["spots"] for volume in self._volumes):
+                prepare = dataset.training_volume if place == "memory" else self._stored
+                self._volumes = list(pool.map(prepare, self._ids))
+            if not any(any(dataset.census(volume)[1][1:]) for volume in self._volumes):
                 raise UserError(
                     f"no training case has a voxel of dataset.task={dataset.task.name} after preparation: "
                     "scripts/prepare_data.py says why; dataset.preparation.spacing may be too coarse"
@@ -66,30 +63,21 @@ class TrainingVolumes:
         return len(self._ids)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return self._volumes[position] if self._volumes else self._prepare(self._ids[position])
+        return self._volumes[position] if self._volumes else self._dataset.training_volume(self._ids[position])
 
-    def survey(self, classes: int) -> Survey:
-        """Sizes of the volumes and of the `classes` classes in them; of the first 16, where none are kept."""
+    def survey(self) -> Survey:
+        """Sizes of the volumes and of the classes in them; of the first 16, where none are kept."""
         volumes = self._volumes or [self[position] for position in range(min(len(self), 16))]
-        counts = []
-        for volume in volumes:
-            found = {int(volume["label"].flatten()[spots[0]]): len(spots) for spots in volume["spots"]}
-            background = volume["label"].numel() - sum(found.values())
-            counts.append([background, *(found.get(c, 0) for c in range(1, classes))])
-        return Survey([tuple(volume["label"].shape[1:]) for volume in volumes], counts)
-
-    def _prepare(self, id: str) -> dict[str, Any]:
-        case = self._dataset.prepare(id)
-        image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
-        label = label.to(torch.uint8)
-        for line in shrunken(case, self._dataset.task):
-            note("shrunken", f"case {id}: {line}")
-        spacing = case.image.pixdim.tolist()
-        return {"image": image, "label": label, "spots": foreground_spots(label), "spacing": spacing}
+        shapes, counts = zip(*map(self._dataset.census, volumes), strict=True)
+        return Survey(shapes, counts)
 
     def typical(self) -> dict[str, list[float]]:
-        """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell."""
-        return ranges(self._facts(position) for position in range(min(len(self), _ENOUGH)))
+        """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell.
+
+        Nothing where images are synthesised.
+        """
+        facts = [self._facts(position) for position in range(min(len(self), _ENOUGH)) if "image" in self[position]]
+        return ranges(facts) if facts else {}
 
     def _facts(self, position: int) -> Facts:
         volume, dataset, id = self[position], self._dataset, self._ids[position]
@@ -100,12 +88,12 @@ class TrainingVolumes:
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self._dataset, id, self._folder)
         if not path.is_file():
-            volume = self._prepare(id)
+            volume = self._dataset.training_volume(id)
             try:
                 with atomic_path(path) as temporary:
                     torch.save(volume, temporary)
             except UserError as error:
-                size = _bytes(sum(volume[key].nbytes for key in ("image", "label")))
+                size = _bytes(sum(value.nbytes for value in volume.values() if isinstance(value, torch.Tensor)))
                 raise UserError(
                     f"{error}; a case takes {size}: set data.cache_dir to a larger disk, or data.cache=none"
                 ) from error

@@ -104,14 +104,8 @@ class SegmentationDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        crops = RandomCrops(
-            self._volumes,
-            self.case_split.train,
-            self.augmentation,
-            self.crop,
-            self.dataset.task.mirror_pairs,
-            self.seed,
-        )
+        ids = self.case_split.train
+        crops = RandomCrops(self.dataset, self._volumes, ids, self.augmentation, self.crop, self.seed)
         gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = (min(8, os.cpu_count() or 1) if gpu else 0) if self.num_workers is None else self.num_workers
         return DataLoader(
@@ -146,23 +140,23 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
+        dataset: SegmentationDataset,
         volumes: TrainingVolumes,
         ids: Sequence[str],
         augmentation: Augmentation | StrongAugmentation,
         crop: Sequence[int],
-        mirror_pairs: Sequence[tuple[int, int]],
         seed: int,
     ) -> None:
-        self.volumes, self.ids, self.augmentation = volumes, ids, augmentation
-        self.crop, self.mirror_pairs, self.seed = crop, mirror_pairs, seed
+        self.dataset, self.volumes, self.ids = dataset, volumes, ids
+        self.augmentation, self.crop, self.seed = augmentation, crop, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        g = generator("sample", self.seed, sample.lap, self.ids[sample.case])
+        id = self.ids[sample.case]
+        g = generator("sample", self.seed, sample.lap, id)
+        volume = self.volumes[sample.case]
         with single_threaded():
-            image, label = self.augmentation(
-                **self.volumes[sample.case], crop=self.crop, mirror_pairs=self.mirror_pairs, g=g
-            )
-        return {"image": image, "label": label, "case": self.ids[sample.case]}
+            image, label = self.dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
+        return {"image": image, "label": label, "case": id}
 
 
 class WholeVolumes(Dataset[PreparedCase]):

@@ -70,6 +70,7 @@ def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
             subjects=config.simulate,
             seed=config.seed,
             spacing=config.spacing,
+            anatomies=config.anatomies,
             defects=config.simulate_defects,
             progress=lambda done, total: bar.update(work, completed=done, total=total),
         )
@@ -135,6 +136,9 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
     older = load_manifest(place) if place.is_file() else Manifest(dataset.name, ())
     by_hand = older.excluded_by_hand
     found = dataset.find_cases()
+    if older.simulated:  # only its own manifest knows which subjects share an anatomy
+        patients = {case.id: case.patient for case in older.cases}
+        found = replace(found, cases=tuple(replace(c, patient=patients.get(c.id, c.patient)) for c in found.cases))
     found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
     splits = {**older.splits, **found.splits}  # lists that come with the files may have been edited since
     there = {*(case.id for case in found.cases), *found.left_out, *by_hand}

@@ -67,7 +67,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
-    plan = plan_training(config, volumes.survey(dataset.task.out_channels), largest=largest, multiple=multiple)
+    plan = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
     data.crop = list(config.window)
     return data, plan
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split

@@ -78,6 +78,32 @@ def brats2021(brats2021_root: Path) -> Callable[..., BraTS2021]:
     return make
 
 
+def draw_head(shift: int = 0) -> np.ndarray:
+    """(48, 48, 48) int16 label map in RAS: skin, bone, fluid, and a brain of two halves with a hippocampus in each."""
+    x, y, z = np.meshgrid(*[np.arange(48) - 23.5] * 3, indexing="ij")
+    r = np.sqrt(x**2 + y**2 + (z - shift) ** 2)
+    values = np.zeros(r.shape, dtype=np.int16)
+    for radius, left, right in ((22, 511, 511), (20, 515, 515), (18, 24, 24), (16, 3, 42), (13, 2, 41)):
+        values[r < radius] = np.where(x < 0, left, right)[r < radius]
+    hippocampi = (np.abs(x) - 6) ** 2 + (y / 1.5) ** 2 + (z - shift) ** 2 < 16
+    values[hippocampi] = np.where(x < 0, 17, 53)[hippocampi]
+    return values
+
+
+@pytest.fixture(scope="session")
+def label_map_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five label maps, stored as FreeSurfer stores them: voxels run to the left, down and to the front."""
+    from tcurlora_seg.data.grid import centred_affine, turn_to
+
+    root = tmp_path_factory.mktemp("label_maps")
+    affine = centred_affine((48, 48, 48), (1.0, 1.0, 1.0), "RAS")
+    for number in range(5):
+        lia = centred_affine((48, 48, 48), (1.0, 1.0, 1.0), "LIA")
+        voxels, turned = turn_to(draw_head(number - 2), affine, lia)
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), turned), root / f"head{number}.nii.gz")
+    return root
+
+
 @pytest.fixture
 def write_nifti() -> Callable[..., Path]:
     """A function that writes a NIfTI file: write_nifti(path, array, axes="RAS")."""

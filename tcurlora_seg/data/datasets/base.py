@@ -21,6 +21,7 @@ from tcurlora_seg.data.manifest import (
     manifest_path,
     read_manifest,
 )
+from tcurlora_seg.data.notes import note
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import PreparedCase, Volume, prepare_case
 from tcurlora_seg.data.spacing import TrainingSpacing
@@ -30,6 +31,10 @@ from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Generator, Tensor
+
+    from tcurlora_seg.data.augmentation import Augmentation
+    from tcurlora_seg.data.augmentation.strong import StrongAugmentation
 
 log = logging.getLogger(__name__)
 
@@ -327,6 +332,45 @@ class SegmentationDataset(ABC):
             mask=channels[-1] if case.mask else None,
             hint=self.grid_hint,
         )
+
+    def training_volume(self, id: str) -> dict[str, Any]:
+        """What is kept of a case for `sample`: image, label, `foreground_spots` and the voxel size in mm.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        import torch
+
+        from tcurlora_seg.data.augmentation.crop import foreground_spots
+        from tcurlora_seg.data.structures import shrunken
+
+        case = self.prepare(id)
+        image, label = (volume.as_tensor().contiguous() for volume in (case.image, case.label))
+        label = label.to(torch.uint8)
+        for line in shrunken(case, self.task):
+            note("shrunken", f"case {id}: {line}")
+        return {"image": image, "label": label, "spots": foreground_spots(label), "spacing": case.image.pixdim.tolist()}
+
+    def census(self, volume: Mapping[str, Any]) -> tuple[tuple[int, ...], list[int]]:
+        """Shape of a `training_volume`, and the voxels of every class in it, background first."""
+        label, counts = volume["label"], [0] * self.task.out_channels
+        for spots in volume["spots"]:
+            index = int(label.flatten()[spots[0]])
+            if index < len(counts):  # not where a voxel is to be ignored
+                counts[index] = len(spots)
+        counts[0] = label.numel() - sum(counts)
+        return tuple(label.shape[1:]), counts
+
+    def sample(
+        self,
+        volume: Mapping[str, Any],
+        *,
+        crop: Sequence[int],
+        augmentation: Augmentation | StrongAugmentation,
+        g: Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """One training sample of a `training_volume`: image (C, *crop) float32 and label (1, *crop) uint8."""
+        return augmentation(**volume, crop=crop, mirror_pairs=self.task.mirror_pairs, g=g)
 
     def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Path, voxels and affine of the channels, in their order, and then of the brain mask if there is one.

@@ -1,4 +1,4 @@
-"""Simulated cohorts: one real head, varied by seed, written in the layout of the data set they stand in for.
+"""Simulated cohorts: real anatomies, varied by seed, written in the layout of the data set they stand in for.
 
 Their scores show that a pipeline learns and compare methods with each other; they say nothing about real cohorts.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def simulate(
     subjects: int,
     seed: int = 0,
     spacing: float = 2.0,
+    anatomies: str | Path | None = None,
     defects: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
@@ -37,20 +39,25 @@ def simulate(
     be seen to work. The manifest then lists what is usable, and says under `simulated["defects"]` what must be left out
     and what must be survived, each as path -> what was planted.
 
+    With `anatomies` the subjects are varied from the label maps in that folder in turn, and subjects of one map are one
+    patient, so that no split has an anatomy on two sides; they stay a pure function of (seed, k, spacing, map).
+
     Args:
         dataset: "lpba40", "eadc_adni", "brats2021" or "upenn_gbm".
         root: a new or empty folder, or one with an earlier simulated cohort of the same data set.
         subjects: how many, those with defects not counted.
         seed: of the whole cohort.
         spacing: voxel size in mm; the real data have 1.
+        anatomies: folder of label maps with FreeSurfer's values, see `anatomies`; None takes the package's one head.
         defects: whether to plant the known defects.
         progress: called as progress(done, all) after every subject.
 
     Raises:
-        UserError: no such cohort; `root` is a file or holds anything else; a number out of range.
+        UserError: no such cohort; `root` is a file or holds anything else; a number out of range; no label map.
     """
     import torch
 
+    from tcurlora_seg.data.simulate.anatomies import find_maps, head_of_map
     from tcurlora_seg.data.simulate.cohorts import COHORTS
     from tcurlora_seg.data.simulate.defects import defects_of, plant
     from tcurlora_seg.data.simulate.folder import Folder
@@ -63,6 +70,7 @@ def simulate(
         raise UserError(f"simulate={subjects}: expected at least one subject")
     if not 0.5 <= spacing <= 8:
         raise UserError(f"a voxel size of {spacing} mm is out of range: expected 0.5 to 8")
+    maps = find_maps(anatomies) if anatomies else []
     _clear(root, dataset)
     write_text(root / SIMULATED, _marker(dataset))
     cohort, folder = COHORTS[dataset], Folder(root)
@@ -71,11 +79,14 @@ def simulate(
     ids += [defect.id or cohort.id(number) for number, defect in enumerate(planned, start=subjects + 1)]
 
     def write(number: int) -> Case:
-        return cohort.write(folder, ids[number - 1], number, seed, spacing)
+        path = maps[(number - 1) % len(maps)] if maps else None
+        case = cohort.write(folder, ids[number - 1], number, seed, spacing, head_of_map(path) if path else real_head())
+        return replace(case, patient=path.name.split(".")[0]) if path else case
 
     real_head()
     cases: list[Case] = []
-    settings: dict[str, Any] = {"head": DESCRIPTION, "subjects": subjects, "seed": seed, "spacing_mm": spacing}
+    source = f"{len(maps)} label maps: {', '.join(path.name for path in maps)}" if maps else DESCRIPTION
+    settings: dict[str, Any] = {"head": source, "subjects": subjects, "seed": seed, "spacing_mm": spacing}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one subject a thread: threads that share an operation mostly wait for each other
     try:
@@ -99,7 +110,7 @@ def simulate(
 def _marker(dataset: str, files: Iterable[str] = ()) -> str:
     return (
         f"dataset: {dataset}\n\n"
-        "Everything listed here was simulated from one real head by scripts/prepare_data.py, in the on-disk layout\n"
+        "Everything listed here was simulated from real anatomies by scripts/prepare_data.py, in the on-disk layout\n"
         f"of {dataset}. No file shows a patient. Scores obtained here show that a pipeline learns and compare methods\n"
         f"with each other; they say nothing about the real data set.\n{_FILES}" + "".join(f"{file}\n" for file in files)
     )

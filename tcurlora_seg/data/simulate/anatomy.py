@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tcurlora_seg.data.simulate.appearance import blur
-from tcurlora_seg.data.simulate.head import real_head, with_skull
+from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.splines import Axes
 from tcurlora_seg.data.simulate.warp import Warp, sample
 
@@ -21,6 +21,7 @@ class Anatomy:
     """A warped head in the box of the field of view that holds its brain, or in all of it.
 
     Attributes:
+        head: what is warped.
         axes: positions of the box's voxels, mm.
         grid: where they lie in the head, for `sample`.
         height: (X, Y, Z) distance above the commissures in the head, mm.
@@ -29,6 +30,7 @@ class Anatomy:
         box, shape: the box in the field of view, and that field's shape.
     """
 
+    head: Head
     axes: Axes
     grid: Tensor
     height: Tensor
@@ -44,15 +46,15 @@ class Anatomy:
         axes = [axis[s] for axis, s in zip(field, box, strict=True)]
         points = warp.points(axes)
         grid = warp.grid(points)
-        t1, brain = sample(_seen(spacing, skull), grid)
-        return cls(axes, grid, points[2], t1, brain > 0.5, box, tuple(len(axis) for axis in field))
+        t1, brain = sample(_seen(warp.head, spacing, skull), grid)
+        return cls(warp.head, axes, grid, points[2], t1, brain > 0.5, box, tuple(len(axis) for axis in field))
 
     def labels(self) -> Tensor:
         """(X, Y, Z) uint8 of LPBA40's ids, 0 outside the brain."""
-        return sample(real_head().labels, self.grid, mode="nearest")[0].to(torch.uint8) * self.brain
+        return sample(self.head.labels, self.grid, mode="nearest")[0].to(torch.uint8) * self.brain
 
     def covered(self) -> Tensor:
-        """(X, Y, Z) bool: the voxels that the one real scan reaches; the others show nothing."""
+        """(X, Y, Z) bool: the voxels that the scan of the head reaches; the others show nothing."""
         return (self.grid[0].abs() <= 1).all(-1)
 
     def whole(self, volume: Tensor) -> np.ndarray:
@@ -78,9 +80,8 @@ def _brain_box(warp: Warp, field: Axes, spacing: float) -> tuple[slice, ...]:
     return tuple(slice(max(0, int(f[0]) - 1) * skip, (int(f[-1]) + 1) * skip + 1) for f in found)
 
 
-@cache
-def _seen(spacing: float, skull: bool) -> Tensor:
+@lru_cache(maxsize=1)
+def _seen(head: Head, spacing: float, skull: bool) -> Tensor:
     """The head's T1, blurred as voxels of that size blur it, and its brain: (2, X, Y, Z)."""
-    head = real_head()
-    t1 = with_skull() if skull else head.t1
+    t1 = head.with_skull() if skull else head.t1
     return torch.stack([blur(t1[0], 0.4 * spacing if spacing > 1 else 0.0), head.brain[0]])

@@ -12,16 +12,16 @@ from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.simulate.anatomy import Anatomy, field_of_view
 from tcurlora_seg.data.simulate.appearance import contrast, head_contrast, scan, uniform
 from tcurlora_seg.data.simulate.folder import Folder
-from tcurlora_seg.data.simulate.head import real_head
+from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.tumour import draw_tumour, paint, smoothed
 from tcurlora_seg.data.simulate.warp import draw_warp, resized
 from tcurlora_seg.randomness import generator
 
 
 class Writer(Protocol):
-    """Writes one subject, whose content is a pure function of (seed, number, spacing), and says where."""
+    """Writes one subject, whose content is a pure function of (seed, number, spacing, head), and says where."""
 
-    def __call__(self, folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case: ...
+    def __call__(self, folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case: ...
 
 
 class Cohort(NamedTuple):
@@ -31,9 +31,8 @@ class Cohort(NamedTuple):
     write: Writer
 
 
-def lpba40(folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case:
+def lpba40(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Skull-stripped T1 and structures as gzipped Analyze 7.5, whose voxels run to the left, front and top."""
-    head = real_head()
     warp = draw_warp(head, generator("warp", seed, number), target=True)
     field = field_of_view((181, 217, 181), spacing, signs=(-1, 1, 1), centre=(head.low + head.high) / 2)
     body = Anatomy.of(warp, field, spacing)
@@ -46,9 +45,8 @@ def lpba40(folder: Folder, id: str, number: int, seed: int, spacing: float) -> C
     return Case(id=id, patient=id, images={"t1": paths[0]}, label=paths[1])
 
 
-def eadc_adni(folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case:
+def eadc_adni(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """T1 with its skull in LONI's tree, one label a side, a brain mask beside them; voxels run right, front and top."""
-    head = real_head()
     g = generator("warp", "eadc_adni", seed, number)
     left = uniform(g, 3.3, 4.7)  # ml: from an old person's to a healthy adult's
     warp = resized(draw_warp(head, g, target=True), left, left * uniform(g, 0.95, 1.05))
@@ -77,30 +75,30 @@ def eadc_adni(folder: Folder, id: str, number: int, seed: int, spacing: float) -
     return case
 
 
-def brats2021(folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case:
+def brats2021(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Four skull-stripped modalities and a tumour as NIfTI, whose voxels run to the left, back and top."""
     images = {what: f"{id}/{id}_{what}.nii.gz" for what in ("flair", "t1", "t1ce", "t2")}
     label = f"{id}/{id}_seg.nii.gz"
-    _write_glioma(folder, {path: what for what, path in images.items()}, label, "", (seed, number), spacing)
+    _write_glioma(folder, {path: what for what, path in images.items()}, label, "", (seed, number), spacing, head)
     return Case(id=id, patient=id, images=images, label=label)
 
 
-def upenn_gbm(folder: Folder, id: str, number: int, seed: int, spacing: float) -> Case:
+def upenn_gbm(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Files like BraTS', in one folder for images, one for experts' labels and one for automatic ones."""
     place = f"NIfTI-files/images_structural/{id}/{id}"
     images = {what: f"{place}_{what.upper()}.nii.gz" for what in ("t1", "t1gd", "t2", "flair")}
     expert = f"NIfTI-files/images_segm/{id}_segm.nii.gz"
     automatic = f"NIfTI-files/automated_segm/{id}_automated_approx_segm.nii.gz"
     shown = {path: "t1ce" if what == "t1gd" else what for what, path in images.items()}
-    _write_glioma(folder, shown, expert, automatic, ("upenn_gbm", seed, number), spacing)
+    _write_glioma(folder, shown, expert, automatic, ("upenn_gbm", seed, number), spacing, head)
     return Case(id=id, patient=id.removesuffix("_11"), images=images, label=expert)
 
 
 def _write_glioma(
-    folder: Folder, images: dict[str, str], label: str, automatic: str, key: tuple[int | str, ...], spacing: float
+    folder: Folder, images: dict[str, str], label: str, automatic: str, key: tuple[int | str, ...], spacing: float,
+    head: Head,
 ) -> None:
     """Write one head with a tumour: an image for every path -> modality, its label, and a smoother, automatic one."""
-    head = real_head()
     warp = draw_warp(head, generator("warp", *key), target=False)
     field = field_of_view((240, 240, 155), spacing, signs=(-1, -1, 1), centre=head.centre)
     body = Anatomy.of(warp, field, spacing)

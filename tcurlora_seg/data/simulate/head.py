@@ -1,7 +1,8 @@
-"""The one real head in the package: the T1 image, the brain, and its anatomy in LPBA40's numbers."""
+"""Heads that cohorts are simulated from, and the one in the package: T1 image, brain, anatomy in LPBA40's numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -23,8 +24,8 @@ _LEFT = {
     45: (63,), 47: (65,), 49: (67,), 61: (49,), 63: (51,), 65: (53,), 67: (45,), 81: (79, 81, 83), 83: (85, 87),
     85: (89,), 87: (39,), 89: (47,), 91: (55,), 101: (29,), 121: (31, 33, 35), 161: (71,), 163: (73,),
 }  # fmt: skip
-_LEFT_HIPPOCAMPUS = 165
-_AAL_HIPPOCAMPUS = {_LEFT_HIPPOCAMPUS: 37, _LEFT_HIPPOCAMPUS + 1: 38}
+HIPPOCAMPI = (165, 166)
+_AAL_HIPPOCAMPUS = {165: 37, 166: 38}
 _AAL_CEREBELLUM = range(91, 117)
 _CEREBELLUM = 181
 
@@ -32,12 +33,13 @@ HIPPOCAMPUS_ML = 4.6
 """Volume of one hippocampus of the unwarped head; AAL's own is 7.5 ml, a healthy adult's 3 to 5 ml."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
-    """The head on its 1 mm grid, axes in RAS order; every volume is (channels, X, Y, Z) float32.
+    """A head on its 1 mm grid, axes in RAS order; every volume is (channels, X, Y, Z) float32.
 
     Attributes:
         t1: T1 intensity of the brain, 0 outside; liquor about 35, grey matter 82, white matter 104.
+        with_skull: gives that of the whole head: fat is about 200, air 0.
         brain: 1 inside the brain.
         labels: LPBA40's ids, 0 where there is no counterpart.
         inward: gradient (per mm) of the blurred hippocampi, which points into them from all sides; voxels of 2 mm.
@@ -45,6 +47,7 @@ class Head:
     """
 
     t1: Tensor
+    with_skull: Callable[[], Tensor]
     brain: Tensor
     labels: Tensor
     inward: Tensor
@@ -59,7 +62,7 @@ class Head:
     @cached_property
     def hippocampi(self) -> Tensor:
         """(1, X, Y, Z) 1 in the hippocampi of both sides."""
-        return ((self.labels == _LEFT_HIPPOCAMPUS) | (self.labels == _LEFT_HIPPOCAMPUS + 1)).float()
+        return ((self.labels == HIPPOCAMPI[0]) | (self.labels == HIPPOCAMPI[1])).float()
 
     @cached_property
     def reach(self) -> tuple[Tensor, Tensor]:
@@ -69,8 +72,7 @@ class Head:
 
 
 @cache
-def with_skull() -> Tensor:
-    """(1, X, Y, Z) T1 intensity of the whole head: the brain's is that of `real_head`, fat is about 200, air 0."""
+def _with_skull() -> Tensor:
     voxels, _ = read_volume(FOLDER / "colin27_T1.nii.gz")
     return torch.from_numpy(voxels.astype(np.float32))[None]
 
@@ -88,19 +90,23 @@ def real_head() -> Head:
     labels[np.isin(aal, _AAL_CEREBELLUM)] = _CEREBELLUM
     for label, region in _AAL_HIPPOCAMPUS.items():
         labels[hippocampus(t1, aal == region)] = label
-    target = np.isin(labels, list(_AAL_HIPPOCAMPUS)).astype(np.float32)
-    blurred = ndimage.gaussian_filter(target, 3.0)[::2, ::2, ::2]
-    inward = np.stack(np.gradient(blurred, 2.0)).astype(np.float32)
     low = affine[:3, 3]
     high = low + np.array(t1.shape) - 1
     return Head(
         t1=torch.from_numpy(t1)[None],
+        with_skull=_with_skull,
         brain=torch.from_numpy((t1 > 0).astype(np.float32))[None],
         labels=torch.from_numpy(labels.astype(np.float32))[None],
-        inward=torch.from_numpy(inward),
+        inward=inward(labels),
         low=torch.tensor(low, dtype=torch.float32),
         high=torch.tensor(high, dtype=torch.float32),
     )
+
+
+def inward(labels: np.ndarray) -> Tensor:
+    """`Head.inward` of (X, Y, Z) LPBA40 ids."""
+    blurred = ndimage.gaussian_filter(np.isin(labels, HIPPOCAMPI).astype(np.float32), 3.0)[::2, ::2, ::2]
+    return torch.from_numpy(np.stack(np.gradient(blurred, 2.0)).astype(np.float32))
 
 
 def hippocampus(t1: np.ndarray, region: np.ndarray) -> np.ndarray:

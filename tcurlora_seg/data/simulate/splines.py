@@ -16,6 +16,9 @@ from torch import Generator, Tensor
 Axes = Sequence[Tensor]
 """Positions of the voxels along each of the three axes of a grid, mm."""
 
+_STEEPEST = 0.8
+"""Bound on the row sums of |A⁻¹ ∂u/∂x|; below 1 the map x -> A x + u(x) is one to one."""
+
 _DEVIATION = 0.34
 """Standard deviation of a field whose lattice is standard normal: (Σ_i β(t − i)²)^(3/2), averaged over t."""
 
@@ -64,3 +67,20 @@ class Spline:
             weights = torch.stack(parts, dim=1) / 6
         basis = points.new_zeros(len(points), count)
         return basis.scatter_(1, first[:, None] + torch.arange(4), weights)
+
+
+def unfolded(bends: Sequence[Spline], linear: Tensor, axes: Axes) -> list[Spline]:
+    """The displacements u = Σ bends, scaled down where x -> A x + u(x) would fold.
+
+    With D = A⁻¹ ∂u/∂x and every row sum of |D| at most 0.8 the matrix I + D is diagonally dominant, so its determinant
+    is positive.
+
+    Args:
+        bends: fields of three channels, mm.
+        linear: A.
+        axes: where to look, mm: several points a knot.
+    """
+    slope = torch.stack([torch.stack([bend(axes, derivative=j) for bend in bends]).sum(0) for j in range(3)], 1)
+    steepest = torch.einsum("ik,kj...->ij...", torch.linalg.inv(linear), slope).abs().sum(1).max()
+    tamed = min(1.0, _STEEPEST / max(float(steepest), 1e-6))
+    return [Spline(bend.lattice * tamed, bend.low, bend.high, bend.knot) for bend in bends]

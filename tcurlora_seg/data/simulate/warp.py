@@ -10,16 +10,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from tcurlora_seg.data.simulate.head import Head
-from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.data.simulate.splines import Axes, Spline, unfolded
 
 _GROWTH = (-5.0, 9.0)
 """Range of the hippocampi's own growth."""
 
 _FURTHEST = (-8.0, 14.0)
 """Bounds on a growth that is to reach a volume: no voxel's volume changes by more than a half, so nothing folds."""
-
-_STEEPEST = 0.8
-"""Bound on the row sums of |A⁻¹ ∂u/∂x|; below 1 the map x -> A x + u(x) is one to one."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +55,11 @@ class Warp:
             grid[0, ..., 2 - i] = points[i].sub(middle[i]).div_(half[i])
         return grid
 
-    def jacobian(self, axes: Axes) -> Tensor:
-        """(3, 3, X, Y, Z) derivatives of the affine and bending part, exact."""
-        bend = torch.stack([torch.stack([s(axes, derivative=j) for s in self.bends]).sum(0) for j in range(3)], 1)
-        return bend + self.linear[:, :, None, None, None]
-
 
 def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
     """A plausible other person: rotations of a few degrees, sizes within 8 %, bends of about 4 mm and 1.5 mm.
 
-    The bends are scaled down where they would fold: with D = A⁻¹ ∂u/∂x and every row sum of |D| at most 0.8 the
-    matrix I + D is diagonally dominant, so its determinant is positive.
+    The bends are scaled down where they would fold, see `unfolded`.
 
     Args:
         target: also let the hippocampi shrink or grow on their own.
@@ -86,12 +77,8 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
         Spline.draw(g, head.low, head.high, knot=13.0, deviation=0.7, channels=3),
     ]
     growth = float(uniform(*_GROWTH)) if target else 0.0
-    free = Warp(head, linear, shift, bends, (0.0, 0.0))
     check = [torch.arange(float(a), float(b), 4.0) for a, b in zip(head.low, head.high, strict=True)]
-    bend = free.jacobian(check) - linear[:, :, None, None, None]
-    slope = torch.einsum("ik,kj...->ij...", torch.linalg.inv(linear), bend).abs().sum(1).max()
-    tamed = min(1.0, _STEEPEST / float(slope))
-    bends = [Spline(b.lattice * tamed, b.low, b.high, b.knot) for b in bends]
+    bends = unfolded(bends, linear, check)
     return Warp(head, linear, shift, bends, (growth, growth))
 
 

@@ -1,0 +1,169 @@
+"""Label maps without images: every image is synthesised, see `synthesis`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.manifest import Case, Split
+from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.task import Task
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.randomness import generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor
+
+    from tcurlora_seg.data.augmentation import Augmentation
+    from tcurlora_seg.data.augmentation.strong import StrongAugmentation
+    from tcurlora_seg.data.synthesis import Synthesis
+
+
+STRUCTURES = {  # the halves of the brain merged
+    "white_matter": [2, 41, 77, 251, 252, 253, 254, 255],
+    "cortex": [3, 42],
+    "ventricles": [4, 43, 5, 44, 14, 15, 72, 31, 63],
+    "cerebellum": [7, 46, 8, 47],
+    "thalamus": [10, 49],
+    "caudate": [11, 50],
+    "putamen": [12, 51],
+    "pallidum": [13, 52],
+    "brain_stem": [16],
+    "hippocampus": [17, 53],
+    "amygdala": [18, 54],
+    "accumbens": [26, 58],
+    "ventral_dc": [28, 60],
+}
+"""What is segmented unless `classes` says otherwise: name -> FreeSurfer's values."""
+
+
+class LabelMaps(SegmentationDataset):
+    """Label maps with FreeSurfer's values, such as `aseg.mgz` of one's own subjects."""
+
+    name = "label_maps"
+    source = "your own segmentations by FreeSurfer, or the twenty of github.com/BBillot/SynthSeg (Apache-2.0)."
+    paper_split = (0.8, 0)
+    own_split = "names"
+    extent_mm = None  # with or without a neck
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        classes: Mapping[str, int | Sequence[int]] | None = None,
+        task: str = "structures",
+        manifest: str | None = None,
+        modalities: Sequence[str] = ("synthetic",),
+        mirror_pairs: Sequence[Sequence[str]] = (),
+        files: str = "*.nii.gz",
+        synthesis: Synthesis,
+        preparation: Preparation,
+    ) -> None:
+        """configs/dataset/label_maps.yaml says what each argument does.
+
+        Raises:
+            UserError: classes that share a value, or pairs that are none of them.
+        """
+        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in (classes or STRUCTURES).items()}
+        values = [value for listed in merged.values() for value in listed]
+        if not values or len(values) != len(set(values)) or min(values) < 1:
+            raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
+        for pair in mirror_pairs:
+            if len(pair) != 2 or not set(pair) <= merged.keys():
+                raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
+        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
+        self.known_labels = frozenset(range(2**15))
+        self.all_modalities = tuple(modalities)
+        self.layout = files
+        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        self.synthesis, self.remembered = synthesis, {"classes": merged}
+
+    def find_cases(self) -> Found:
+        """Every file that fits `files`; the split `names` tests on the last fifth of them by name."""
+        paths = [path.relative_to(self.root) for path in sorted(self.root.glob(self.layout))]
+        names = [path.name.removesuffix(".gz").rsplit(".", 1)[0] for path in paths]
+        if len(set(names)) < len(names):  # SUBJECT/mri/aseg.mgz
+            names = ["_".join((*path.parts[:-1], name)) for path, name in zip(paths, names, strict=True)]
+        cases = tuple(
+            Case(name, name, dict.fromkeys(self.all_modalities, path.as_posix()), path.as_posix())
+            for name, path in sorted(zip(names, paths, strict=True))
+        )
+        ids = tuple(case.id for case in cases)
+        first = len(ids) - len(ids) // 5
+        return Found(cases, splits={self.own_split: Split(ids[:first], (), ids[first:])})
+
+    def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """An image synthesised from the map as it lies; a pure function of the case."""
+        import torch
+
+        values, affine = self.read_label(case)
+        zooms = _zooms(affine)
+        for modality in self.modalities:
+            g = generator("image", case.id, modality)
+            yield case.label_paths[0], self.synthesis.whole(torch.from_numpy(values), zooms, g).numpy(), affine
+
+    def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Label values as int16.
+
+        Raises:
+            UserError: an unreadable file, or values that are no labels.
+        """
+        raw, affine = super().read_label(case)
+        values = raw.astype("int16")
+        if (values != raw).any() or values.min() < 0:
+            raise UserError(f"{case.label_paths[0]} is no label map: expected whole numbers from 0 to 32767")
+        return values, affine
+
+    def training_volume(self, id: str) -> dict[str, Any]:
+        """The label map, of which every sample makes an image of its own."""
+        import numpy as np
+        import torch
+
+        from tcurlora_seg.data.grid import turn_to
+        from tcurlora_seg.data.synthesis import Anatomy
+
+        case = self.manifest().case(id)
+        values, affine = turn_to(*self.read_label(case), np.eye(4))
+        if not self.task.class_indices(values).any():
+            raise UserError(f"case {id}: {case.label_paths[0]} holds no value of dataset.classes")
+        turned = torch.from_numpy(np.ascontiguousarray(values))
+        return Anatomy.of(turned, _zooms(affine), self.synthesis.focus)._asdict()
+
+    def census(self, volume: Mapping[str, Any]) -> tuple[tuple[int, ...], list[int]]:
+        """Shape of the map, and the voxels of every class in it, background first."""
+        values, counts = volume["values"], volume["counts"].tolist()
+        inside = [sum(counts[raw] for raw in merged if raw < len(counts)) for merged in self.task.classes.values()]
+        return tuple(values.shape), [values.numel() - sum(inside), *inside]
+
+    def sample(
+        self,
+        volume: Mapping[str, Any],
+        *,
+        crop: Sequence[int],
+        augmentation: Augmentation | StrongAugmentation,
+        g: Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """A new image with its label, which `augmentation` mirrors, scales and shifts."""
+        import torch
+
+        from tcurlora_seg.data.synthesis import Anatomy
+
+        image, values = self.synthesis.crop(Anatomy(**volume), crop, g)
+        label = torch.from_numpy(self.task.class_indices(values.numpy()))
+        pairs = self.task.mirror_pairs
+        return augmentation(image[None], label[None], [], crop=crop, mirror_pairs=pairs, g=g)
+
+    def label_hint(self, strange: Sequence[float]) -> str:
+        return "expected FreeSurfer's values, whole numbers from 0 to 32767"
+
+    def _advice(self) -> str:
+        return f"dataset.files says which files under dataset.root are label maps: {self.source}"
+
+
+def _zooms(affine: np.ndarray) -> list[float]:
+    import nibabel as nib
+
+    return [float(size) for size in nib.affines.voxel_sizes(affine)]
