@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -197,12 +198,16 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         "validation_dice": _validation_dice(config, checkpoints),
         "scores": None,
     }
+    rows = None
     if config.test and split.sides[config.test]:
         network.to(trainer.strategy.root_device)
-        _score(config, dataset, network, split.sides[config.test], spacing, typical, directory, metrics, trainer)
+        rows = _score(config, dataset, network, split.sides[config.test], spacing, typical, directory, metrics, trainer)
     if leads:
         log_hyperparameters(trainer.logger, config, config.test, metrics)
-        write_json(directory / "metrics.json", metrics)
+        write_json(directory / "metrics.json", metrics)  # before anything is printed: a terminal may fail
+        if rows is not None:
+            print_summary(rows, metrics["scores"], metrics)
+            print(f"scores, label maps and pictures: {directory / 'evaluation' / config.test}")
 
 
 def _check_unchanged(directory: Path, split: Split) -> None:
@@ -246,8 +251,8 @@ def _score(
     directory: Path,
     metrics: dict[str, Any],
     trainer: lightning.Trainer,
-) -> None:
-    """Score held-out cases, each by one of the processes, and put the summary into `metrics`."""
+) -> pd.DataFrame:
+    """Score held-out cases, each by one of the processes, and put the summary into `metrics`; returns their rows."""
     folder = directory / "evaluation" / config.test
     rules = Clearing(*(config.inference.get(key) for key in Clearing._fields))
     with merged(network):
@@ -260,8 +265,7 @@ def _score(
         )  # fmt: skip
     if is_first():
         log_evaluation(trainer.logger, folder, config.test, metrics["scores"], trainer.global_step)
-        print_summary(rows, metrics["scores"], metrics)
-        print(f"scores, label maps and pictures: {folder}")
+    return rows
 
 
 def _directory(config: DictConfig, dataset: str) -> Path:

@@ -79,9 +79,11 @@ def log_evaluation(logger: Logger | None, folder: Path, split: str, summary: dic
     logger.save()  # a table's rows wait for more of them
     if isinstance(logger, TensorBoardLogger):
         cases = read_csv(folder / "cases.csv", dtype={"case": str})
-        worst = cases.groupby("case")["dice"].mean().fillna(1).idxmin()
-        picture = imread(folder / "overlays" / f"{worst}.png")[..., :3]
-        logger.experiment.add_image(f"dice/overlay_{split}", picture, step, dataformats="HWC")
+        for case in cases.groupby("case")["dice"].mean().sort_values().index:  # the worst that has a picture
+            path = folder / "overlays" / f"{case}.png"
+            if path.is_file():
+                logger.experiment.add_image(f"dice/overlay_{split}", imread(path)[..., :3], step, dataformats="HWC")
+                break
         logger.experiment.flush()
 
 
