@@ -56,3 +56,5 @@ def test_an_old_run_is_scored_used_exported_compared_and_resumed(old: Path, monk
     run("compare", f"runs=[{old}]", "output=comparison")
     run("train", f"resume={old}", "trainer.max_steps=5")
     assert json.loads((old / "metrics.json").read_text())["steps"] == 5
+    config = load_config(old / "config.yaml")
+    assert config.window == config.model.img_size  # not one planned anew

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.errors import UserError
 
@@ -17,6 +18,10 @@ _MAY_CHANGE = (
     "data.cache_dir", "dataset.root", "dataset.manifest", "test", "outputs", "output", "resume",
     "pretrained", "trust",
 )  # fmt: skip
+_PLANNED = {
+    "window": None, "trainer.max_steps": None, "training.class_weights": "auto", "dataset.preparation.spacing": None,
+}  # fmt: skip
+"""Keys that a plan fills in -> their value until then."""
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -36,10 +41,14 @@ def resumed(config: DictConfig) -> DictConfig:
         raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
     stored = load_config(path)
     check_trusted(stored, path, given=config, trust=config.trust)
+    if stored.window is None:  # from before windows were planned
+        stored.window = backbone_of_target(stored.model["_target_"]).window(stored.model)
     before, now = flatten(stored), flatten(config)
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":
             continue  # stored under outputs/bases when the run began, and named there
+        if key in _PLANNED and now[key] == _PLANNED[key]:
+            continue  # the run has its plan
         if key.startswith("logger"):
             stored.logger = config.logger
         elif key in _MAY_CHANGE or key.startswith("inference."):

@@ -1,0 +1,41 @@
+"""A run that is gone on with keeps the plan that it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from tcurlora_seg.config.paths import config_folder
+from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.errors import UserError
+
+PLAN = {"window": [48, 64, 48], "trainer.max_steps": 525, "training.class_weights": [1.0, 9.5]}
+
+
+def given(run: Path, **changes: Any) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        config = compose("train")
+    for key, value in {"resume": str(run), **changes}.items():
+        OmegaConf.update(config, key, value)
+    return config
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    OmegaConf.save(given(tmp_path, resume=None, **PLAN), tmp_path / "config.yaml", resolve=True)
+    return tmp_path
+
+
+def test_what_the_command_line_leaves_open_stays_as_it_was_planned(run: Path) -> None:
+    config = resumed(given(run))
+    assert {key: OmegaConf.select(config, key) for key in PLAN} == PLAN
+
+
+def test_another_window_than_the_planned_one_is_refused_and_more_steps_are_taken(run: Path) -> None:
+    with pytest.raises(UserError, match=r"started with window=\[48, 64, 48\], not \[64, 64, 64\]"):
+        resumed(given(run, window=[64, 64, 64]))
+    assert resumed(given(run, **{"trainer.max_steps": 700})).trainer.max_steps == 700
