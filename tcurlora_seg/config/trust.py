@@ -20,6 +20,7 @@ from tcurlora_seg.errors import UserError
 _PARTS = {  # where the key `_target_` may stand -> what may stand there
     r"dataset\._target_": r"tcurlora_seg\.data\.datasets\.\w+\.\w+",
     r"dataset\.preparation\._target_": r"tcurlora_seg\.data\.preparation\.\w+",
+    r"dataset\.synthesis\._target_": r"tcurlora_seg\.data\.synthesis\.\w+",
     r"model\._target_": r"tcurlora_seg\.models\.\w+\.build_\w+",
     r"adapter\.(stacks\.\w+\.)?method\._target_": r"tcurlora_seg\.adapters\.\w+\.\w+",
     r"data\.augmentation\._target_": r"tcurlora_seg\.data\.augmentation\.(strong\.)?\w+",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from omegaconf import DictConfig, OmegaConf
+
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 
@@ -185,6 +187,7 @@ def builder_arguments(
     model: Mapping[str, Any], window: Sequence[int], *, in_channels: int, out_channels: int
 ) -> dict[str, Any]:
     """What the builder of a model configuration is called with; the arguments are those of `build_network`."""
-    named = backbone_of_target(model["_target_"]).window_argument
+    plain: Any = OmegaConf.to_container(model, resolve=True) if isinstance(model, DictConfig) else model
+    named = backbone_of_target(plain["_target_"]).window_argument
     sizes = {"in_channels": in_channels, "out_channels": out_channels, **({named: list(window)} if named else {})}
-    return {**{str(key): value for key, value in model.items() if key not in ("_target_", "window")}, **sizes}
+    return {**{key: value for key, value in plain.items() if key not in ("_target_", "window")}, **sizes}

@@ -26,7 +26,7 @@ _ANYWHERE = [
     Defect("nothing is labelled", spoiling.empty),
     Defect("fractional label values, as resampling leaves them", spoiling.fractional),
     Defect("a copy of the first subject under another id", spoiling.duplicate),
-    Defect("the headers say voxels of 10 mm", spoiling.large_voxels),
+    Defect("the headers say voxels of 25 mm", spoiling.large_voxels),
 ]
 _OF = {
     "lpba40": [

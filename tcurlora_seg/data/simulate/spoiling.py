@@ -69,7 +69,7 @@ def large_voxels(folder: Folder, case: Case, sound: Case) -> Spoilt:
     for path in case.paths:
         array, affine = folder.read(path)
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
-        folder.write(path, array, affine @ np.diag([*(10 / sizes), 1]))
+        folder.write(path, array, affine @ np.diag([*(25 / sizes), 1]))
     return _image(case), None
 
 

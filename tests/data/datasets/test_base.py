@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -28,14 +29,19 @@ def dataset(name: str, root: Path) -> SegmentationDataset:
     node.root = str(root)
     if name == "folder":
         node.classes = {"target": [1]}
+    if name == "nnunet" and root.is_dir() and root.name not in ("missing", "empty"):
+        (root / "dataset.json").write_text(
+            json.dumps({"channel_names": {"0": "T1"}, "labels": {"background": 0, "target": 1}, "numTraining": 1,
+                        "file_ending": ".nii.gz"})
+        )  # fmt: skip
     return instantiate(node)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "decathlon"])
 def test_a_yaml_builds_its_data_set_with_the_constructors_defaults(name: str, tmp_path: Path) -> None:
     found = dataset(name, tmp_path)
-    needed = {"classes": {"target": [1]}} if name == "folder" else {}
-    bare = type(found)(root=str(tmp_path), preparation=type(found.preparation)(), **needed)
+    needed = {"folder": {"classes": {"target": [1]}}, "label_maps": {"synthesis": getattr(found, "synthesis", None)}}
+    bare = type(found)(root=str(tmp_path), preparation=type(found.preparation)(), **needed.get(name, {}))
     assert found.name == name and found.preparation == bare.preparation
     plain = str | int | float | None
     ours, theirs = ({k: v for k, v in vars(x).items() if isinstance(v, plain)} for x in (found, bare))

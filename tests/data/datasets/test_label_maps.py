@@ -97,7 +97,7 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
     nib.save(nib.Nifti1Image(draw_head() + np.float32(0.5), np.eye(4)), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image((draw_head() == 511).astype(np.int16), np.eye(4)), tmp_path / "b.nii.gz")
     data = maps(root=str(tmp_path))
-    with pytest.raises(UserError, match=r"a\.nii\.gz is no label map: expected whole numbers"):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: label values 0\.5.* are no whole numbers"):
         data.prepare("a")
     with pytest.raises(UserError, match=r"case b: b\.nii\.gz holds no value of dataset\.classes"):
         data.training_volume("b")
