@@ -89,7 +89,7 @@ class Worker:
         self.optimizer.zero_grad()
         watch.mark()
         parts = dict(zip(PARTS, watch.seconds(), strict=True))
-        return {**parts, "processor": time.process_time() - processor, "loss": float(loss)}
+        return {**parts, "processor": time.process_time() - processor, "loss": float(loss.detach())}
 
     def infer(self) -> dict[str, float]:
         """Seconds for one volume, with the adapters beside the weights and merged into them."""
