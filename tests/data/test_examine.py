@@ -94,10 +94,10 @@ def _sheared(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
         (_empty, LABEL, "the target is empty, no voxel has a label of dataset.task=hippocampus"),
         (_strange, LABEL, "label values 99 are not of lpba40"),
         (_mirrored, LABEL, "reversed left-right"),
-        (_metres, IMAGE, "voxels of 0.005 x 0.005 x 0.005 mm; expected 0.01 to 20.0"),
+        (_metres, LABEL, "voxels of 0.005 x 0.005 x 0.005 mm; expected 0.01 to 20.0"),
         (_too_small, IMAGE, "70 mm long left-right; a head has 80 to 260"),
         (_too_long, IMAGE, "272 mm long back-front"),
-        (_sheared, IMAGE, "not at right angles"),
+        (_sheared, LABEL, "not at right angles"),
     ],
 )
 def test_every_defect_is_told_with_its_file_relative_to_the_root(
