@@ -180,7 +180,7 @@ QKV = "vit.blocks.4.attn.qkv.weight"
         (lambda s: {"state_dict": {}}, "no state dict"),
         (lambda s: {"weights": 3}, "no state dict"),
         (lambda s: [1, 2], "no state dict"),
-        (lambda s: {"state_dict": s, "scheduler": object()}, "damaged or holds more than tensors"),
+        (lambda s: {"state_dict": s, "scheduler": object()}, "holds a pickled object, which could run code"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(edit, words, tiny, state, tmp_path):

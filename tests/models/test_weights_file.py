@@ -74,6 +74,6 @@ class Evil:
 
 def test_nothing_in_a_file_is_executed(state, tmp_path, capsys):
     torch.save({"state_dict": state, "best_acc": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(UserError, match=r"holds a pickled (__builtin__|builtins).print"):
+    with pytest.raises(UserError, match=r"holds a pickled \S*print, which could run code"):
         read_tensors(tmp_path / "evil.ckpt")
     assert "executed" not in capsys.readouterr().out
