@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -40,7 +41,7 @@ class _StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if found else None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__getattr__ = lambda name: MagicMock()  # type: ignore[method-assign]
+        vars(module)["__getattr__"] = lambda name: MagicMock()
 
 
 def need_primus() -> None:
@@ -51,11 +52,12 @@ def need_primus() -> None:
     stand_in = _StandIn()
     sys.meta_path.insert(0, stand_in)
     try:
-        import dynamic_network_architectures.architectures.primus  # noqa: F401
+        importlib.import_module("dynamic_network_architectures.architectures.primus")
     finally:
         sys.meta_path.remove(stand_in)
-        for name in [n for n, m in sys.modules.items() if getattr(m.__spec__, "loader", None) is stand_in]:
-            del sys.modules[name]
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            if sys.modules[name].__spec__.loader is stand_in:
+                del sys.modules[name]
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> nn.Module:

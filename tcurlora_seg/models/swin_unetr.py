@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STRIDE = 32
 _BLOCK = "swinViT.layers*.0.blocks.*"
-_ENCODER = re.compile(r"(?:module\.)?(?:swinViT\.|encoder\.)?((?:patch_embed|layers[1-4]c?)\..*)")
+_ENCODER = re.compile(r"(?:swinViT\.|encoder\.)?((?:patch_embed|layers[1-4]c?)\..*)")
 
 
 def build_swin_unetr(
@@ -113,6 +113,7 @@ class SwinUNETRBackbone(Backbone):
         """Those of an encoder: self-supervised ones name it `swinViT.`, `encoder.` or not at all, and `mlp.fc1`."""
         named = {}
         for name, tensor in tensors.items():
+            name = name.removeprefix("module.")
             if match := _ENCODER.fullmatch(name):
                 name = f"swinViT.{match[1]}".replace(".0.0.blocks.", ".0.blocks.").replace(".mlp.fc", ".mlp.linear")
             named[name] = tensor
