@@ -45,8 +45,8 @@ class LabelMaps(SegmentationDataset):
 
     name = "label_maps"
     source = "your own segmentations by FreeSurfer, or the twenty of github.com/BBillot/SynthSeg (Apache-2.0)."
-    paper_split = (0.8, 0)
     own_split = "names"
+    all_modalities = ("synthetic",)
     extent_mm = None  # with or without a neck
 
     def __init__(
@@ -56,8 +56,7 @@ class LabelMaps(SegmentationDataset):
         classes: Mapping[str, int | Sequence[int]] | None = None,
         task: str = "structures",
         manifest: str | None = None,
-        modalities: Sequence[str] = ("synthetic",),
-        mirror_pairs: Sequence[Sequence[str]] = (),
+        mirror_pairs: Sequence[Sequence[str]] | None = None,
         files: str = "*.nii.gz",
         synthesis: Synthesis,
         preparation: Preparation,
@@ -71,14 +70,15 @@ class LabelMaps(SegmentationDataset):
         values = [value for listed in merged.values() for value in listed]
         if not values or len(values) != len(set(values)) or min(values) < 1:
             raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
-        for pair in mirror_pairs:
+        for pair in mirror_pairs or ():
             if len(pair) != 2 or not set(pair) <= merged.keys():
                 raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
         self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
         self.known_labels = frozenset(range(2**15))
-        self.all_modalities = tuple(modalities)
         self.layout = files
-        super().__init__(root=root, task=task, manifest=manifest, modalities=modalities, preparation=preparation)
+        super().__init__(
+            root=root, task=task, manifest=manifest, modalities=self.all_modalities, preparation=preparation
+        )
         self.synthesis, self.remembered = synthesis, {"classes": merged}
 
     def find_cases(self) -> Found:
@@ -99,22 +99,23 @@ class LabelMaps(SegmentationDataset):
         """An image synthesised from the map as it lies; a pure function of the case."""
         import torch
 
+        from tcurlora_seg.data.synthesis.draw import draw_whole
+
         values, affine = self.read_label(case)
-        zooms = _zooms(affine)
-        for modality in self.modalities:
-            g = generator("image", case.id, modality)
-            yield case.label_paths[0], self.synthesis.whole(torch.from_numpy(values), zooms, g).numpy(), affine
+        g = generator("image", case.id)
+        image = draw_whole(self.synthesis, torch.from_numpy(values), _zooms(affine), g)
+        yield case.label_paths[0], image.numpy(), affine
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Label values as int16.
 
         Raises:
-            UserError: an unreadable file, or values that are no labels.
+            UserError: an unreadable file, or values that are none of FreeSurfer's.
         """
         raw, affine = super().read_label(case)
         values = raw.astype("int16")
         if (values != raw).any() or values.min() < 0:
-            raise UserError(f"{case.label_paths[0]} is no label map: expected whole numbers from 0 to 32767")
+            raise UserError(f"{case.label_paths[0]} holds values outside 0 to 32767; {self.label_hint(())}")
         return values, affine
 
     def training_volume(self, id: str) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class LabelMaps(SegmentationDataset):
         import torch
 
         from tcurlora_seg.data.grid import turn_to
-        from tcurlora_seg.data.synthesis import Anatomy
+        from tcurlora_seg.data.synthesis.anatomy import Anatomy
 
         case = self.manifest().case(id)
         values, affine = turn_to(*self.read_label(case), np.eye(4))
@@ -149,15 +150,16 @@ class LabelMaps(SegmentationDataset):
         """A new image with its label, which `augmentation` mirrors, scales and shifts."""
         import torch
 
-        from tcurlora_seg.data.synthesis import Anatomy
+        from tcurlora_seg.data.synthesis.anatomy import Anatomy
+        from tcurlora_seg.data.synthesis.draw import draw_window
 
-        image, values = self.synthesis.crop(Anatomy(**volume), crop, g)
+        image, values = draw_window(self.synthesis, Anatomy(**volume), crop, g)
         label = torch.from_numpy(self.task.class_indices(values.numpy()))
         pairs = self.task.mirror_pairs
         return augmentation(image[None], label[None], [], crop=crop, mirror_pairs=pairs, g=g)
 
     def label_hint(self, strange: Sequence[float]) -> str:
-        return "expected FreeSurfer's values, whole numbers from 0 to 32767"
+        return "expected a label map with FreeSurfer's values"
 
     def _advice(self) -> str:
         return f"dataset.files says which files under dataset.root are label maps: {self.source}"

@@ -11,7 +11,7 @@ import torch
 from tcurlora_seg.data.grid import turn_to
 from tcurlora_seg.data.simulate.appearance import GREY, LIQUOR, WHITE, blur
 from tcurlora_seg.data.simulate.head import Head, inward, real_head
-from tcurlora_seg.data.synthesis import is_brain, without_fluid
+from tcurlora_seg.data.synthesis.anatomy import is_brain, without_fluid
 from tcurlora_seg.data.synthesis.contrast import draw_contrast
 from tcurlora_seg.data.synthesis.scanner import texture
 from tcurlora_seg.data.volume import read_volume

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from tcurlora_seg.data.simulate.appearance import uniform
 from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.randomness import uniform
 
 
 def texture(axes: Axes, g: Generator) -> Tensor:

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from heads import draw_head
 from programs import TINY, run_script
 
 from tcurlora_seg.data.augmentation import Augmentation
@@ -16,7 +17,6 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.synthesis import Synthesis
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
-from tests.data.conftest import draw_head
 
 CLASSES = {"hippocampus": [17, 53], "cortex": [3, 42]}
 SIDES = {"left": [17], "right": [53]}
@@ -96,11 +96,14 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
 ) -> None:
     nib.save(nib.Nifti1Image(draw_head() + np.float32(0.5), np.eye(4)), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image((draw_head() == 511).astype(np.int16), np.eye(4)), tmp_path / "b.nii.gz")
+    nib.save(nib.Nifti1Image(draw_head().astype(np.int32) * 1000, np.eye(4)), tmp_path / "c.nii.gz")
     data = maps(root=str(tmp_path))
-    with pytest.raises(UserError, match=r"a\.nii\.gz: label values 0\.5.* are no whole numbers"):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: label values .* are no whole numbers"):
         data.prepare("a")
     with pytest.raises(UserError, match=r"case b: b\.nii\.gz holds no value of dataset\.classes"):
         data.training_volume("b")
+    with pytest.raises(UserError, match=r"c\.nii\.gz holds values outside 0 to 32767"):
+        data.prepare("c")
 
 
 @pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}])

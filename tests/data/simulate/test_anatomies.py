@@ -6,16 +6,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from heads import draw_head
 from programs import run_script
 
+from tcurlora_seg.data.grid import centred_affine
 from tcurlora_seg.data.manifest import load_manifest
 from tcurlora_seg.data.simulate import simulate
 from tcurlora_seg.data.simulate.anatomies import head_of_map
 from tcurlora_seg.data.simulate.head import real_head
 from tcurlora_seg.data.split import draw_split
-from tcurlora_seg.data.volume import centred_affine, read_volume
+from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
-from tests.data.conftest import draw_head
 
 
 @pytest.fixture(scope="module")

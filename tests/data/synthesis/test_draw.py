@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from heads import draw_head
 
-from tcurlora_seg.data.synthesis import Anatomy, Synthesis, is_brain, statistics
+from tcurlora_seg.data.synthesis import Synthesis
+from tcurlora_seg.data.synthesis.anatomy import Anatomy, is_brain
 from tcurlora_seg.data.synthesis.contrast import draw_contrast
+from tcurlora_seg.data.synthesis.draw import draw_whole, draw_window, statistics
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
-from tests.data.conftest import draw_head
 
 SIZE = (32, 32, 32)
 STILL = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "bend_mm": 0.0, "coarse": 0.0}
@@ -19,7 +24,7 @@ def anatomy() -> Anatomy:
 
 
 def draw(anatomy: Anatomy, k: int, **changes: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return Synthesis(**changes).crop(anatomy, SIZE, generator("x", k))
+    return draw_window(Synthesis(**changes), anatomy, SIZE, generator("x", k))
 
 
 def test_an_anatomy_knows_its_box_its_counts_and_the_middles_of_its_structures(anatomy: Anatomy) -> None:
@@ -66,7 +71,8 @@ def test_without_its_skull_a_head_shows_the_brain_alone(anatomy: Anatomy) -> Non
     for k in range(10):
         for skull in seen:
             image, _ = draw(anatomy, k, with_skull=float(skull), near_focus=0.0, **STILL)
-            whole = Synthesis(with_skull=float(skull)).whole(torch.from_numpy(draw_head()), [1.0] * 3, generator(k))
+            options = Synthesis(with_skull=float(skull))
+            whole = draw_whole(options, torch.from_numpy(draw_head()), [1.0] * 3, generator(k))
             outside = torch.from_numpy(draw_head() >= 500)
             assert bool((whole[outside] > 0).all()) if skull else not bool(whole[outside].any())
             assert not bool(whole[torch.from_numpy(draw_head() == 0)].any())
@@ -84,3 +90,16 @@ def test_statistics_by_counting_are_those_of_the_whole_head(anatomy: Anatomy, sk
     mean, deviation = statistics(contrast, 1.0, anatomy.counts, skull, air)
     assert mean == pytest.approx(float(shown.mean()), abs=0.01)
     assert deviation == pytest.approx(float(shown.std()), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"t1_like": 1.5}, "t1_like=1.5: expected a share from 0 to 1"),
+        ({"noise": -0.1}, "noise=-0.1: expected at least 0"),
+        ({"field_mm": [[40, 20]] * 3}, r"field_mm=.*: expected \[smallest, largest\] for three axes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_name(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"dataset.synthesis.{words}"):
+        Synthesis(**change)
