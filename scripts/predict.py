@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.config.checks import check_prediction
 from tcurlora_seg.config.entry import program
+from tcurlora_seg.inference.inputs import check_prediction
 
 
 @program("predict", check=check_prediction)

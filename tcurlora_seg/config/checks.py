@@ -11,7 +11,6 @@ from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.inference.inputs import check_input
 
 
 def check_training(config: DictConfig) -> None:
@@ -110,16 +109,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    """Check that `checkpoint` names the directory of a finished run.
-
-    Raises:
-        UserError: it does not.
-    """
-    _check_directory(config.checkpoint)
-
-
-def check_prediction(config: DictConfig) -> None:
-    """Check that `checkpoint` names the directory of a finished run, or several, and that the input is there.
+    """Check that `checkpoint` names the directory of a finished run, or a list of them.
 
     Raises:
         UserError: it does not.
@@ -127,15 +117,9 @@ def check_prediction(config: DictConfig) -> None:
     directories = config.checkpoint if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     if not directories:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
-    for directory in directories:
-        _check_directory(directory)
-    check_input(Path(config.input))
-
-
-def _check_directory(checkpoint: str) -> None:
-    directory = Path(checkpoint)
-    if not directory.is_dir():
-        raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
-    for name in ("config.yaml", "split.json", "model.safetensors"):
-        if not (directory / name).is_file():
-            raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")
+    for directory in map(Path, directories):
+        if not directory.is_dir():
+            raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
+        for name in ("config.yaml", "split.json", "model.safetensors"):
+            if not (directory / name).is_file():
+                raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")

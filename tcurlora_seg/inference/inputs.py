@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from tcurlora_seg.config.checks import check_run
 from tcurlora_seg.data.formats import SHOWN, ending, is_series, stem
 from tcurlora_seg.data.manifest import check, load_manifest
 from tcurlora_seg.errors import UserError
@@ -28,6 +31,16 @@ class Input:
     files: Mapping[str, Path]
     target: str
     mask: Path | None = None
+
+
+def check_prediction(config: DictConfig) -> None:
+    """Check `checkpoint` and `input` before anything heavy is imported.
+
+    Raises:
+        UserError: no finished run, or no image of a format that is read.
+    """
+    check_run(config)
+    check_input(Path(config.input))
 
 
 def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) -> list[Input]:
