@@ -43,6 +43,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
         raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
+    if config.sweep is None:
+        raise UserError("sweep=null: a name is needed, such as sweep=mine")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: expected 0 to {2**32 - 1}")
     if isinstance(config.pretrained_missing, str):

@@ -17,6 +17,7 @@ from programs import TINY, run_script
         ("trainer.precision=fp16", "trainer.precision=fp16: choose auto, 32-true, bf16-mixed, 16-mixed"),
         ("trainer.accelerator=graphics", "trainer.accelerator=graphics: choose auto, cpu, gpu"),
         ("seed=-1", "seed=-1: expected 0 to 4294967295"),
+        ("sweep=null", "sweep=null: a name is needed"),
     ],
 )
 def test_one_line_of_ours(
