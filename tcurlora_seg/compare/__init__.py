@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tcurlora_seg.compare.collect import find_runs, newest_only, read_run
+from tcurlora_seg.compare.collect import count_missed, find_runs, newest_only, read_run
 from tcurlora_seg.compare.methods import group_methods
 from tcurlora_seg.compare.page import GENERATOR, build_page
 from tcurlora_seg.compare.significance import compare_pairs
@@ -27,6 +27,7 @@ def compare(
     split: str = "test",
     cases: str = "all",
     reference: str | None = None,
+    missed_mm: float | None = None,
     root: str | None = None,
     trust: Sequence[str] = (),
 ) -> pd.DataFrame:
@@ -38,6 +39,7 @@ def compare(
         split: the folder under `evaluation/` of every run.
         cases: "all", or "common" for those that every run was scored on.
         reference: the only method to test the others against; None tests all pairs.
+        missed_mm: see `count_missed`.
         root: data folder for the slices, if it is no longer where the runs had it.
         trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
 
@@ -51,13 +53,13 @@ def compare(
     folder = Path(output).expanduser()
     check_output(folder)
     directories, left_out = find_runs(runs, split)
-    read, repeated = newest_only([read_run(directory, split) for directory in directories])
+    read, repeated = newest_only([count_missed(read_run(directory, split), missed_mm) for directory in directories])
     left_out += repeated
     for line in left_out:
         print(f"left out: {line}")
     methods = group_methods(read, cases=cases)
     table, tests = summarise_methods(methods, split), compare_pairs(methods, reference)
-    sentences = notes(methods, table, tests)
+    sentences = notes(methods, table, tests, missed_mm)
     shown_cases = viewer(methods, root, trust)
     page = build_page(methods, table, tests, sentences, shown_cases, left_out)
     shown = markdown(table, sentences)

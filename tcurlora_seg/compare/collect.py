@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,27 @@ def read_cases(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # what pandas raises for a damaged table is a ValueError
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; {advice}") from error
     return rows
+
+
+def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
+    """A run in whose distances missed and falsely found structures count; None leaves them out, as they come.
+
+    A method that misses a hard case would otherwise be judged by its easy ones.
+
+    Args:
+        millimetres: the distance of such a structure.
+
+    Raises:
+        UserError: no distance.
+    """
+    if millimetres is None:
+        return run
+    if not millimetres > 0:
+        raise UserError(f"missed_mm={millimetres}: expected a distance above 0, such as 100, or null")
+    cases = run.cases.copy()
+    distances = [name for name in cases if name.endswith("_mm")]
+    cases.loc[cases["status"].isin(["missed", "false_alarm"]), distances] = float(millimetres)
+    return replace(run, cases=cases)
 
 
 def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:

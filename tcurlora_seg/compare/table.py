@@ -92,8 +92,11 @@ def spread(mean: float, sd: float, digits: int) -> str:
     return number(mean, digits) + ("" if pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
 
 
-def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
-    """What a reader must know about the table, sentence by sentence."""
+def notes(
+    methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame, missed_mm: float | None = None
+) -> list[str]:
+    """What a reader must know about the table, sentence by sentence; `missed_mm` as in `count_missed`."""
+    distance = "no HD95" if missed_mm is None else f"counts with an HD95 of {missed_mm:g} mm"
     first = table.iloc[0]
     seeds = sorted(set(table["seeds"]))
     words = [
@@ -101,7 +104,7 @@ def notes(methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame) -
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seed{'s' if seeds[-1] > 1 else ''} per method.",
         "Scores are averaged over seeds case by case, then over cases; ± is the standard deviation over cases, "
         "'± seeds' that of the seeds' own means.",
-        "A missed structure has Dice 0 and no HD95; 'missed' counts them over all cases and seeds.",
+        f"A missed structure has Dice 0 and {distance}; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
     if table["simulated"].any():

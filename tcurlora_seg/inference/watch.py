@@ -22,7 +22,7 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
         predictors: of one segmentation.
         heading: what the bar or the line begins with.
     """
-    columns = TextColumn("{task.description}"), TaskProgressColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         work, done, total = bar.add_task(heading, total=None), 0, 0
         started = said = time.monotonic()

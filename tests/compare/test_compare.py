@@ -49,6 +49,24 @@ def test_every_file_tells_that_the_cohort_is_simulated(
     assert list(tests["measure"]) == ["dice", "hd95_mm"]
 
 
+def test_missing_the_hard_cases_does_not_win_where_a_distance_stands_for_them(
+    make_run: Callable[..., Path], tmp_path: Path, compare: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_run([0.9, 0.9, 0.0], adapter="lora")
+    make_run([0.8, 0.8, 0.5], adapter="full")
+    hd95 = {}
+    for name, more in (("left out", []), ("counted", ["missed_mm=100"])):
+        code, printed, _ = compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / name}", *more)
+        assert code == 0
+        table = pd.read_csv(tmp_path / name / "comparison.csv").set_index("adapter")
+        hd95[name] = table["hd95_mm_mean"]
+        assert list(table.loc[["lora", "full"], "missed"]) == [1, 0]
+    assert hd95["left out"]["lora"] < hd95["left out"]["full"] < hd95["counted"]["lora"]
+    assert "A missed structure has Dice 0 and counts with an HD95 of 100 mm" in printed
+    code, _, err = compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / 'no'}", "missed_mm=0")
+    assert code == 1 and "missed_mm=0: expected a distance above 0" in err
+
+
 def test_a_page_of_real_images_has_no_banner(
     make_run: Callable[..., Path], tmp_path: Path, compare: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -57,7 +57,8 @@ class NNUNet(SegmentationDataset):
             channels = contents.get("channel_names") or contents["modality"]
             names = [str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0]))]
             regions, ignored = _labels(contents["labels"])
-            self.remembered = {"contents": {key: contents[key] for key in _KEPT if key in contents}}
+            kept = {key: contents[key] for key in _KEPT if key in contents}
+            self.remembered = {"contents": kept, "task": task or folder.name}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{path} is not the dataset.json of an nnU-Net data set ({reason})") from error

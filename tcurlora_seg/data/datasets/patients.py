@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tcurlora_seg.errors import UserError
 
@@ -25,17 +26,21 @@ def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
         UserError: no regular expression.
     """
     if pattern is None:
-        return lambda id: found[0] if (found := _BIDS.match(id)) else id
+        return _by_name
     try:
-        compiled = re.compile(pattern)
+        return partial(_by_pattern, re.compile(pattern))
     except re.error as error:
         raise UserError(f"dataset.patient={pattern} is not a regular expression: {error}") from error
 
-    def find(id: str) -> str | None:
-        found = compiled.search(id)
-        return found[1 if compiled.groups else 0] if found else None
 
-    return find
+def _by_name(id: str) -> str:
+    found = _BIDS.match(id)
+    return found[0] if found else id
+
+
+def _by_pattern(pattern: re.Pattern[str], id: str) -> str | None:
+    found = pattern.search(id)
+    return found[1 if pattern.groups else 0] if found else None
 
 
 def warn_of_shared_names(ids: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_version_1_and_a_list_of_cases_are_read(raw: Callable[..., Path]) -> Non
 
 def test_a_run_predicts_where_there_is_no_dataset_json(raw: Callable[..., Path], tmp_path: Path) -> None:
     first = dataset(raw(labels=REGIONS))
-    again = dataset(tmp_path / "nowhere", task=first.task.name, contents=first.remembered["contents"])
+    again = pickle.loads(pickle.dumps(dataset(tmp_path / "nowhere", **first.remembered)))
     assert again.task == first.task and again.modalities == first.modalities
 
 
