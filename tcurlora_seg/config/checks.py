@@ -125,3 +125,17 @@ def check_run(config: DictConfig) -> None:
         for name in ("config.yaml", "split.json", "model.safetensors"):
             if not (directory / name).is_file():
                 raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")
+
+
+def check_evaluation(config: DictConfig) -> None:
+    """Check what `check_run` does, and what scoring the label maps of another program needs.
+
+    Raises:
+        UserError: `predictions` is no folder, or there is no `output` for their scores.
+    """
+    check_run(config)
+    if config.predictions is not None:
+        if not Path(config.predictions).is_dir():
+            raise UserError(f"predictions={config.predictions} is not a folder: give one that holds <case>.nii.gz")
+        if config.output is None:
+            raise UserError("predictions=... needs output=DIR: the run's own scores are not overwritten")

@@ -1,0 +1,85 @@
+"""Label maps of another program are measured as a run's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from programs import run_script
+
+from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.evaluation.given import score_folder
+from tcurlora_seg.inference.stored import stored_dataset
+
+RECIPE = Path(__file__).parents[2] / "docs" / "nnunet.md"
+
+
+@pytest.fixture
+def references(run: Path, tmp_path: Path) -> Path:
+    """The references of the test cases, as another program might write them: along other axes."""
+    dataset = stored_dataset(load_config(run / "config.yaml"), "config.yaml")
+    for id in json.loads((run / "split.json").read_text())["test"]:
+        raw, affine = dataset.read_label(dataset.manifest().case(id))
+        turned = nib.Nifti1Image(raw.astype(np.int16), affine).as_reoriented(np.array([[0, -1], [2, 1], [1, 1]]))
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        nib.save(turned, tmp_path / "maps" / f"{id}.nii.gz")
+    return tmp_path / "maps"
+
+
+def test_a_copy_of_the_references_scores_one_whatever_its_orientation(
+    run: Path, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"checkpoint={run}", f"predictions={references}", f"output={tmp_path / 'scores'}")
+    assert run_script("evaluate", *arguments, monkeypatch=monkeypatch) == 0
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert summary["mean_dice"] == 1.0 and summary["cases"] == 2 and summary["adapter"] == "maps"
+    assert {s["hd95_mm"]["mean"] for s in summary["structures"].values()} == {0.0}
+
+
+def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:
+    def score() -> None:
+        score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"))
+
+    first, second = sorted(references.iterdir())
+    image = nib.load(second)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), second)
+    with pytest.raises(UserError, match=rf"{second.name} is not on the grid of its reference"):
+        score()
+    first.unlink()
+    with pytest.raises(UserError, match=first.name):
+        score()
+    assert not (tmp_path / "scores").exists()
+
+
+def test_scores_of_other_label_maps_do_not_take_the_place_of_the_runs_own(
+    run: Path, references: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistakes = {"needs output=": [f"predictions={references}"], "not a folder": ["predictions=no", "output=x"]}
+    for words, arguments in mistakes.items():
+        assert run_script("evaluate", f"checkpoint={run}", *arguments, monkeypatch=monkeypatch) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_the_code_of_the_recipe_for_nnunet_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPE.read_text(encoding="utf-8").replace("RUN", str(run))
+    write, read_back = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(write, {})
+    raw = tmp_path / "nnUNet_raw" / "Dataset501_mine"
+    split = json.loads((run / "split.json").read_text())
+    for folder, ids in (("imagesTr", split["train"]), ("imagesTs", split["test"])):
+        assert sorted(p.name for p in (raw / folder).iterdir()) == sorted(f"{id}_0000.nii.gz" for id in ids)
+    labels = [np.asanyarray(nib.load(path).dataobj) for path in (raw / "labelsTr").iterdir()]
+    assert len(labels) == len(split["train"]) and {int(v) for x in labels for v in np.unique(x)} == {0, 1, 2}
+    (raw / "labelsTr").rename("nnunet_maps")
+    exec(read_back, {})
+    assert {int(v) for p in Path("nnunet").iterdir() for v in np.unique(np.asarray(nib.load(p).dataobj))} == {
+        0,
+        165,
+        166,
+    }
