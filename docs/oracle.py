@@ -1,9 +1,14 @@
-"""What an adapter could hold at best of an update that is known, for example of a full fine-tuning's."""
+"""What an adapter could hold at best of an update that is known: that of a full fine-tuning.
+
+    python docs/oracle.py RUN          # the folder of a run with adapter=full and the packaged base
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +16,13 @@ from torch import Tensor
 from tcurlora_seg.adapters.selection import Rule, select
 from tcurlora_seg.adapters.spectrum import energies
 from tcurlora_seg.adapters.tproduct import fourier, multiplicities
+from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.models.backbone import build_network, window_of
+from tcurlora_seg.models.pretrained import load_pretrained, read_tensors
+from tcurlora_seg.models.stacking import stack_for, stacked_weights
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+STACKS = (["q", "k", "v", "o"], ["up"], ["down"])
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Held:
     tsvd: float
 
 
-def explain(
+def shares_held(
     weights: Tensor, change: Tensor, ranks: Sequence[int], *, selection: Rule = "norm", generator: torch.Generator
 ) -> list[Held]:
     """How much of an update the span of C and R can hold at all, rank by rank.
@@ -63,3 +75,24 @@ def _basis(columns: Tensor) -> Tensor:
     left, values, _ = torch.linalg.svd(columns, full_matrices=False)
     kept = values > values[..., :1] * torch.finfo(values.dtype).eps * max(columns.shape[-2:])
     return left * kept[..., None, :]
+
+
+def main(run: str) -> None:
+    """Print the shares for the stacks of the paper."""
+    config = load_config(Path(run, "config.yaml"))
+    channels = {key: config.model[key] for key in ("in_channels", "out_channels")}
+    before, after = (build_network(config.model, window_of(config), **channels) for _ in range(2))
+    load_pretrained(before, "builtin")
+    trained = read_tensors(Path(run, "model.safetensors"))
+    after.load_state_dict({name: tensor for name, tensor in trained.items() if name.startswith("vit.")}, strict=False)
+    for roles in STACKS:
+        stack = stack_for(before, roles)
+        old = stacked_weights(before, stack)
+        change = stacked_weights(after, stack) - old
+        held = shares_held(old, change, RANKS, generator=torch.Generator().manual_seed(0))
+        size = float(change.norm() / old.norm())
+        print(roles, f"changed by {size:.1%};", *(f"r {h.rank}: {h.cur:.1%} of {h.tsvd:.1%};" for h in held))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tcurlora_seg.adapters.oracle import explain
 from tcurlora_seg.adapters.selection import select
 from tcurlora_seg.adapters.tproduct import tproduct
+
+_spec = importlib.util.spec_from_file_location("oracle", Path(__file__).parents[1] / "docs" / "oracle.py")
+oracle = importlib.util.module_from_spec(_spec)
+sys.modules["oracle"] = oracle
+_spec.loader.exec_module(oracle)
+shares_held = oracle.shares_held
 
 
 def pair(n: int = 4, out: int = 6, inner: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +35,7 @@ def test_the_share_is_that_of_the_least_squares_solution_over_every_entry_of_the
     weights, change = pair(n)
     ranks = [1, 2, 4]
     g = generator()
-    for held, rank in zip(explain(weights, change, ranks, selection=selection, generator=generator()), ranks,
+    for held, rank in zip(shares_held(weights, change, ranks, selection=selection, generator=generator()), ranks,
                           strict=True):  # fmt: skip
         rows, columns = select(weights, rank, selection, g)
         C, R = weights[:, :, columns], weights[:, rows, :]
@@ -44,7 +52,7 @@ def test_the_share_is_that_of_the_least_squares_solution_over_every_entry_of_the
 
 def test_the_best_tubal_rank_holds_more_and_the_full_rank_everything():
     weights, change = pair(out=5)
-    shares = explain(weights, change, [1, 2, 3, 4, 5], generator=generator())
+    shares = shares_held(weights, change, [1, 2, 3, 4, 5], generator=generator())
     assert all(held.cur < held.tsvd for held in shares[:-1])
     assert all(a.tsvd < b.tsvd and a.cur < b.cur for a, b in itertools.pairwise(shares))
     assert shares[-1].tsvd == pytest.approx(1) == shares[-1].cur
@@ -54,7 +62,7 @@ def test_the_tensor_svd_holds_what_its_truncation_holds():
     weights, change = pair()
     whole = torch.fft.fft(change, dim=0)
     squares = torch.linalg.svdvals(whole).square()
-    for held in explain(weights, change, [1, 3], generator=generator()):
+    for held in shares_held(weights, change, [1, 3], generator=generator()):
         assert held.tsvd == pytest.approx((squares[:, : held.rank].sum() / squares.sum()).item())
 
 
@@ -63,4 +71,4 @@ def test_an_update_made_of_c_and_r_is_held_whole():
     rows, columns = select(weights, 2, "norm", generator())
     core = torch.randn(4, 2, 2, dtype=torch.float64, generator=generator())
     change = tproduct(tproduct(weights[:, :, columns], core), weights[:, rows, :])
-    assert explain(weights, change, [2], generator=generator())[0].cur == pytest.approx(1)
+    assert shares_held(weights, change, [2], generator=generator())[0].cur == pytest.approx(1)
