@@ -19,7 +19,7 @@ from tcurlora_seg.adapters.tproduct import fourier, multiplicities
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.models.backbone import build_network, window_of
 from tcurlora_seg.models.pretrained import load_pretrained, read_tensors
-from tcurlora_seg.models.stacking import stack_for, stacked_weights
+from tcurlora_seg.models.stacking import stacked_weights, stacks_for
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 STACKS = (["q", "k", "v", "o"], ["up"], ["down"])
@@ -85,8 +85,7 @@ def main(run: str) -> None:
     load_pretrained(before, "builtin")
     trained = read_tensors(Path(run, "model.safetensors"))
     after.load_state_dict({name: tensor for name, tensor in trained.items() if name.startswith("vit.")}, strict=False)
-    for roles in STACKS:
-        stack = stack_for(before, roles)
+    for roles, stack in ((roles, stack) for roles in STACKS for stack in stacks_for(before, roles)):
         old = stacked_weights(before, stack)
         change = stacked_weights(after, stack) - old
         held = shares_held(old, change, RANKS, generator=torch.Generator().manual_seed(0))
