@@ -85,12 +85,12 @@ def main(run: str) -> None:
     load_pretrained(before, "builtin")
     trained = read_tensors(Path(run, "model.safetensors"))
     after.load_state_dict({name: tensor for name, tensor in trained.items() if name.startswith("vit.")}, strict=False)
-    for roles, stack in ((roles, stack) for roles in STACKS for stack in stacks_for(before, roles)):
+    for stack in (stack for roles in STACKS for stack in stacks_for(before, roles)):
         old = stacked_weights(before, stack)
         change = stacked_weights(after, stack) - old
         held = shares_held(old, change, RANKS, generator=torch.Generator().manual_seed(0))
         size = float(change.norm() / old.norm())
-        print(roles, f"changed by {size:.1%};", *(f"r {h.rank}: {h.cur:.1%} of {h.tsvd:.1%};" for h in held))
+        print(" ".join(stack.roles), f"changed by {size:.1%};", *(f"r {h.rank}: {h.cur:.1%} of {h.tsvd:.1%};" for h in held))
 
 
 if __name__ == "__main__":
