@@ -90,7 +90,8 @@ def main(run: str) -> None:
         change = stacked_weights(after, stack) - old
         held = shares_held(old, change, RANKS, generator=torch.Generator().manual_seed(0))
         size = float(change.norm() / old.norm())
-        print(" ".join(stack.roles), f"changed by {size:.1%};", *(f"r {h.rank}: {h.cur:.1%} of {h.tsvd:.1%};" for h in held))
+        shares = (f"r {h.rank}: {h.cur:.1%} of {h.tsvd:.1%};" for h in held)
+        print(" ".join(stack.roles), f"changed by {size:.1%};", *shares)
 
 
 if __name__ == "__main__":
