@@ -55,7 +55,7 @@ class TeRA(Adapter):
         for n in range(len(self.modes)):
             self.register_buffer(f"factor{n}", None, persistent=False)
         drawn = draw(int(self.seed), self.modes)
-        self.register_buffer("digest", fingerprint(drawn))
+        self.register_buffer("digest", digest_of(drawn))
         self._keep(drawn, weights)
 
     def gather(self, weights: Tensor) -> None:
@@ -65,7 +65,7 @@ class TeRA(Adapter):
             UserError: the seed gives other numbers here than it gave where the file was written.
         """
         drawn = draw(int(self.seed), self.modes)
-        if not torch.equal(fingerprint(drawn), self.digest.cpu()):
+        if not torch.equal(digest_of(drawn), self.digest.cpu()):
             raise UserError(
                 f"the stored seed {int(self.seed)} does not give the random tensors of the training: the file is "
                 "damaged, or this version of torch draws other numbers"
@@ -122,7 +122,7 @@ def draw(seed: int, modes: Sequence[int]) -> list[Tensor]:
     ]
 
 
-def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
+def digest_of(tensors: Sequence[Tensor]) -> Tensor:
     """SHA-256 of the tensors' bytes (32,) uint8."""
     digest = hashlib.sha256()
     for tensor in tensors:

@@ -25,14 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from tcurlora_seg.benchmark.setting import REFERENCES, Setting, model_of, read_settings
+from tcurlora_seg.benchmark.setting import REFERENCES, STEP_PARTS, Setting, model_of, read_settings
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_json
 
-PARTS = ("data", "forward", "backward", "optimiser")
-STEP = PARTS[1:]  # data are made beside the steps of a real training
+STEP = STEP_PARTS[1:]  # data are made beside the steps of a real training
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
@@ -112,13 +111,13 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
         for name, setting in settings.items():
             sums = [sum(step[part] for part in STEP) for step in steps[name]]
             record = {"setting": asdict(setting), "startup_seconds": workers[name].startup,
-                      **workers[name].ask("finish"), "step_seconds": spread(sums), "rounds": sums}  # fmt: skip
-            record |= {f"{part}_seconds": spread([step[part] for step in steps[name]]) for part in PARTS}
+                      **workers[name].ask("finish"), "step_seconds": quartiles(sums), "rounds": sums}  # fmt: skip
+            record |= {f"{part}_seconds": quartiles([step[part] for step in steps[name]]) for part in STEP_PARTS}
             for key, keys in (("ratio", STEP), ("processor_ratio", ("processor",))):
                 pairs = zip(steps[name], steps[baseline], strict=True)
-                record[key] = spread([sum(a[k] for k in keys) / sum(b[k] for k in keys) for a, b in pairs])
+                record[key] = quartiles([sum(a[k] for k in keys) / sum(b[k] for k in keys) for a, b in pairs])
             for kind in ("unmerged", "merged"):
-                record[f"{kind}_seconds"] = spread([v[kind] for v in volumes[name]]) if name in volumes else None
+                record[f"{kind}_seconds"] = quartiles([v[kind] for v in volumes[name]]) if name in volumes else None
             measured[name] = record
     for record in measured.values():
         record["memory_ratio"] = record["peak_bytes"] / measured[baseline]["peak_bytes"]
@@ -136,7 +135,7 @@ def _rounds(workers: Mapping[str, _Worker], names: Sequence[str], command: str, 
     return answers
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def quartiles(values: Sequence[float]) -> dict[str, float]:
     """Median, lower and upper quartile."""
     if len(values) < 2:
         return dict.fromkeys(("median", "low", "high"), values[0])

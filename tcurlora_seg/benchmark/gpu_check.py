@@ -21,7 +21,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tcurlora_seg.benchmark.contest import spread
+from tcurlora_seg.benchmark.contest import quartiles
 from tcurlora_seg.benchmark.gpu_report import PAPER, Rows, describe_machine, report, targets
 from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
@@ -112,7 +112,7 @@ def gpu_check(config: DictConfig) -> None:
     for name in config.parts:
         begun, rows, outcome = time.perf_counter(), {}, "done"
         try:
-            rows = PARTS[name](job)
+            rows = CHECKS[name](job)
         except Skipped as reason:
             outcome = f"skipped: {reason}"
         except UserError as error:
@@ -136,9 +136,9 @@ def check_parts(config: DictConfig) -> None:
     """
     if config.device not in ("cuda", "cpu"):
         raise UserError(f"device={config.device}: choose cuda (the first one; CUDA_VISIBLE_DEVICES=1 hides it) or cpu")
-    unknown = [name for name in config.parts if name not in PARTS]
+    unknown = [name for name in config.parts if name not in CHECKS]
     if unknown:
-        raise UserError(f"parts: there is no '{unknown[0]}'; choose from {', '.join(PARTS)}")
+        raise UserError(f"parts: there is no '{unknown[0]}'; choose from {', '.join(CHECKS)}")
     if config.root is not None and not (Path(config.root) / "Task04_Hippocampus").is_dir():
         raise UserError(f"root={config.root} has no folder Task04_Hippocampus")
     if not (CHECKOUT / "tests").is_dir():
@@ -169,7 +169,7 @@ def _steps(job: Job, precision: str) -> Rows:
 
 
 def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
-    return spread([a / b for a, b in zip(ours["rounds"], theirs["rounds"], strict=True)])
+    return quartiles([a / b for a, b in zip(ours["rounds"], theirs["rounds"], strict=True)])
 
 
 def _inference(job: Job) -> Rows:
@@ -236,7 +236,7 @@ def _real(job: Job) -> Rows:
     return rows
 
 
-PARTS: dict[str, Callable[[Job], Rows]] = {
+CHECKS: dict[str, Callable[[Job], Rows]] = {
     "tests": _tests, "bf16": partial(_steps, precision="bf16-mixed"), "float32": partial(_steps, precision="32-true"),
     "inference": _inference, "speed": _speed, "agreement": _agreement, "loader": _loader, "real": _real,
 }  # fmt: skip

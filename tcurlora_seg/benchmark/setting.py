@@ -13,6 +13,7 @@ from tcurlora_seg.config.paths import options
 from tcurlora_seg.errors import UserError
 
 REFERENCES = ("floor", "peft_lora", "rebuilt")  # what is no method of configs/adapter
+STEP_PARTS = ("data", "forward", "backward", "optimiser")  # what a step is timed in
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from tcurlora_seg.benchmark.networks import contestant
-from tcurlora_seg.benchmark.setting import Setting
+from tcurlora_seg.benchmark.setting import STEP_PARTS, Setting
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.augmentation.crop import foreground_spots
 from tcurlora_seg.inference.run import choose_device
@@ -32,8 +32,6 @@ from tcurlora_seg.models.precision import autocast
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator
 from tcurlora_seg.stopwatch import Stopwatch
-
-PARTS = ("data", "forward", "backward", "optimiser")
 
 
 class Worker:
@@ -88,7 +86,7 @@ class Worker:
         self.optimizer.step()
         self.optimizer.zero_grad()
         watch.mark()
-        parts = dict(zip(PARTS, watch.seconds(), strict=True))
+        parts = dict(zip(STEP_PARTS, watch.seconds(), strict=True))
         return {**parts, "processor": time.process_time() - processor, "loss": float(loss.detach())}
 
     def infer(self) -> dict[str, float]:

@@ -67,7 +67,7 @@ def cells(row: Any) -> list[str]:
     for measure in headlines():
         mean, cases, seeds = (getattr(row, f"{measure}_{part}") for part in ("mean", "sd_cases", "sd_seeds"))
         digits = MEASURES[measure].digits
-        scores += [spread(mean, cases, digits), "" if pd.isna(seeds) else f"± {seeds:.{digits}f}"]
+        scores += [mean_and_sd(mean, cases, digits), "" if pd.isna(seeds) else f"± {seeds:.{digits}f}"]
     return [
         row.method,
         row.structure,
@@ -87,7 +87,7 @@ def number(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def spread(mean: float, sd: float, digits: int) -> str:
+def mean_and_sd(mean: float, sd: float, digits: int) -> str:
     """`mean ± sd`, as far as they are known."""
     return number(mean, digits) + ("" if pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
 

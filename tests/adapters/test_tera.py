@@ -7,7 +7,7 @@ import torch
 
 from tcurlora_seg import adapt
 from tcurlora_seg.adapters.stacks import Slot, Stack
-from tcurlora_seg.adapters.tera import TeRA, draw, fingerprint, split
+from tcurlora_seg.adapters.tera import TeRA, digest_of, draw, split
 from tcurlora_seg.errors import UserError
 
 
@@ -72,7 +72,7 @@ def test_the_random_numbers_follow_the_seed_have_their_variances_and_never_chang
     assert torch.equal(core, draw(5, (8, 9, 10))[0]) and not torch.equal(core, draw(6, (8, 9, 10))[0])
     assert core.var().item() == pytest.approx(1, rel=0.1) and abs(core.mean()) < 0.1
     assert [f.var().item() * len(f) for f in factors] == pytest.approx([1, 1, 1], rel=0.35)
-    assert bytes(fingerprint(draw(5, (2, 3, 4))).tolist()).hex().startswith("7863fdc597ebf036")
+    assert bytes(digest_of(draw(5, (2, 3, 4))).tolist()).hex().startswith("7863fdc597ebf036")
 
 
 def test_only_vectors_seed_and_hash_are_saved_and_they_give_the_same_update_again():

@@ -5,7 +5,7 @@ import json
 import pytest
 from programs import run_script
 
-from tcurlora_seg.benchmark.contest import spread, variations
+from tcurlora_seg.benchmark.contest import quartiles, variations
 
 SMALL = ("model=unetr_tiny", "rounds=3", "warmup=0", "inference_rounds=1", "json=true")
 PAIR = "{floor: {volume: null}, tcurlora: {rank: 3}}"
@@ -21,8 +21,8 @@ def test_a_setting_is_varied_while_the_others_stay():
 
 
 def test_the_spread_is_the_median_and_the_quartiles():
-    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
-    assert spread([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert quartiles([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
 
 
 def test_a_benchmark_gives_ratios_paired_by_round_times_of_all_parts_and_a_plot(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 from programs import run_script
 
 from tcurlora_seg.benchmark import gpu_check
-from tcurlora_seg.benchmark.gpu_check import PARTS
+from tcurlora_seg.benchmark.gpu_check import CHECKS
 from tcurlora_seg.benchmark.gpu_report import report, targets
 from tcurlora_seg.errors import UserError
 
@@ -25,8 +25,8 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(
     def broken(job: gpu_check.Job) -> None:
         job.run("broken", "-c", "print('so far'); raise ValueError('no device')")
 
-    monkeypatch.setitem(PARTS, "bf16", broken)
-    monkeypatch.setitem(PARTS, "tests", lambda job: {"one": {"result": job.run("one", "-c", "print(6 * 7)").strip()}})
+    monkeypatch.setitem(CHECKS, "bf16", broken)
+    monkeypatch.setitem(CHECKS, "tests", lambda job: {"one": {"result": job.run("one", "-c", "print(6 * 7)").strip()}})
     arguments = ("device=cpu", "parts=[bf16,tests,real]", f"output={tmp_path}")
     assert run_script("gpu_check", *arguments, monkeypatch=monkeypatch) == 1
     said = capsys.readouterr()
@@ -81,6 +81,6 @@ def test_everything_runs_through_on_a_processor(
 ) -> None:
     assert run_script("gpu_check", "device=cpu", f"output={tmp_path}", monkeypatch=monkeypatch) == 0
     result = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert list(result["parts"]) == list(PARTS)
+    assert list(result["parts"]) == list(CHECKS)
     assert {name for name, part in result["parts"].items() if not part["rows"]} == {"real"}
     assert len(result["targets"]) == 12

@@ -60,7 +60,7 @@ def simulate(
     from tcurlora_seg.data.simulate.anatomies import find_maps, head_of_map
     from tcurlora_seg.data.simulate.cohorts import COHORTS
     from tcurlora_seg.data.simulate.defects import defects_of, plant
-    from tcurlora_seg.data.simulate.folder import Folder
+    from tcurlora_seg.data.simulate.folder import CohortFolder
     from tcurlora_seg.data.simulate.head import DESCRIPTION, real_head
 
     root = Path(root)
@@ -73,7 +73,7 @@ def simulate(
     maps = find_maps(anatomies) if anatomies else []
     _clear(root, dataset)
     write_text(root / SIMULATED, _marker(dataset))
-    cohort, folder = COHORTS[dataset], Folder(root)
+    cohort, folder = COHORTS[dataset], CohortFolder(root)
     planned = defects_of(dataset) if defects else []
     ids = [cohort.id(number) for number in range(1, subjects + 1)]
     ids += [defect.id or cohort.id(number) for number, defect in enumerate(planned, start=subjects + 1)]
@@ -128,8 +128,8 @@ def _clear(root: Path, dataset: str) -> None:
     text = marker.read_text(encoding="utf-8")
     if text.splitlines()[0] != f"dataset: {dataset}":
         raise UserError(f"{root} holds another data set's simulated cohort; choose a new folder; nothing was changed")
-    from tcurlora_seg.data.simulate.folder import Folder
+    from tcurlora_seg.data.simulate.folder import CohortFolder
 
     for file in text.partition(_FILES)[2].splitlines():
-        Folder(root).remove(file)
+        CohortFolder(root).remove(file)
     (root / "manifest.json").unlink(missing_ok=True)

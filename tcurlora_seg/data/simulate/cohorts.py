@@ -11,7 +11,7 @@ import torch
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.simulate.anatomy import Anatomy, field_of_view
 from tcurlora_seg.data.simulate.appearance import contrast, head_contrast, scan, uniform
-from tcurlora_seg.data.simulate.folder import Folder
+from tcurlora_seg.data.simulate.folder import CohortFolder
 from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.tumour import draw_tumour, paint, smoothed
 from tcurlora_seg.data.simulate.warp import draw_warp, resized
@@ -21,7 +21,7 @@ from tcurlora_seg.randomness import generator
 class Writer(Protocol):
     """Writes one subject, whose content is a pure function of (seed, number, spacing, head), and says where."""
 
-    def __call__(self, folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case: ...
+    def __call__(self, folder: CohortFolder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case: ...
 
 
 class Cohort(NamedTuple):
@@ -31,7 +31,7 @@ class Cohort(NamedTuple):
     write: Writer
 
 
-def lpba40(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
+def lpba40(folder: CohortFolder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Skull-stripped T1 and structures as gzipped Analyze 7.5, whose voxels run to the left, front and top."""
     warp = draw_warp(head, generator("warp", seed, number), target=True)
     field = field_of_view((181, 217, 181), spacing, signs=(-1, 1, 1), centre=(head.low + head.high) / 2)
@@ -45,7 +45,7 @@ def lpba40(folder: Folder, id: str, number: int, seed: int, spacing: float, head
     return Case(id=id, patient=id, images={"t1": paths[0]}, label=paths[1])
 
 
-def eadc_adni(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
+def eadc_adni(folder: CohortFolder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """T1 with its skull in LONI's tree, one label a side, a brain mask beside them; voxels run right, front and top."""
     g = generator("warp", "eadc_adni", seed, number)
     left = uniform(g, 3.3, 4.7)  # ml: from an old person's to a healthy adult's
@@ -75,7 +75,7 @@ def eadc_adni(folder: Folder, id: str, number: int, seed: int, spacing: float, h
     return case
 
 
-def brats2021(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
+def brats2021(folder: CohortFolder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Four skull-stripped modalities and a tumour as NIfTI, whose voxels run to the left, back and top."""
     images = {what: f"{id}/{id}_{what}.nii.gz" for what in ("flair", "t1", "t1ce", "t2")}
     label = f"{id}/{id}_seg.nii.gz"
@@ -83,7 +83,7 @@ def brats2021(folder: Folder, id: str, number: int, seed: int, spacing: float, h
     return Case(id=id, patient=id, images=images, label=label)
 
 
-def upenn_gbm(folder: Folder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
+def upenn_gbm(folder: CohortFolder, id: str, number: int, seed: int, spacing: float, head: Head) -> Case:
     """Files like BraTS', in one folder for images, one for experts' labels and one for automatic ones."""
     place = f"NIfTI-files/images_structural/{id}/{id}"
     images = {what: f"{place}_{what.upper()}.nii.gz" for what in ("t1", "t1gd", "t2", "flair")}
@@ -95,8 +95,8 @@ def upenn_gbm(folder: Folder, id: str, number: int, seed: int, spacing: float, h
 
 
 def _write_glioma(
-    folder: Folder, images: dict[str, str], label: str, automatic: str, key: tuple[int | str, ...], spacing: float,
-    head: Head,
+    folder: CohortFolder, images: dict[str, str], label: str, automatic: str, key: tuple[int | str, ...],
+    spacing: float, head: Head,
 ) -> None:
     """Write one head with a tumour: an image for every path -> modality, its label, and a smoother, automatic one."""
     warp = draw_warp(head, generator("warp", *key), target=False)

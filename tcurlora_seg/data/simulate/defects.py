@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.simulate import spoiling
-from tcurlora_seg.data.simulate.folder import Folder
+from tcurlora_seg.data.simulate.folder import CohortFolder
 
 
 class Defect(NamedTuple):
@@ -65,7 +65,7 @@ def defects_of(dataset: str) -> list[Defect]:
 
 
 def plant(
-    folder: Folder, defects: Sequence[Defect], cases: Sequence[Case], sound: Case
+    folder: CohortFolder, defects: Sequence[Defect], cases: Sequence[Case], sound: Case
 ) -> tuple[list[Case], dict[str, dict[str, str]]]:
     """Plant every defect on its case.
 

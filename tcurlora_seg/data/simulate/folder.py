@@ -15,7 +15,7 @@ from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.files import atomic_path
 
 
-class Folder:
+class CohortFolder:
     """A root and what was written under it. Paths are relative to it, with forward slashes.
 
     Attributes:
