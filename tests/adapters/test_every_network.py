@@ -29,7 +29,7 @@ CASES = [
     *((network, method) for network in networks.NETWORKS[1:3] for method in FEW),
     *((FOREIGN, method) for method in sorted(options("adapter")) if method not in BY_DECODER),
 ]
-every_case = pytest.mark.parametrize(("network", "method"), CASES, ids=" ".join)
+every_case = pytest.mark.parametrize(("network", "method"), CASES, ids=[" ".join(case) for case in CASES])
 
 
 def adapted(model, network, method, **more):
