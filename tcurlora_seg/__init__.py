@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained 3-D transformer for segmentation by training a few thousand numbers.
+"""Parameter-efficient fine-tuning of pre-trained 3-D transformers for segmentation.
 
     import tcurlora_seg
     model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)   # in place; train model as usual
@@ -10,7 +10,7 @@ Several fine-tuned models share one base in memory:
     switch.add("hippocampus", "run_a/model.safetensors")
     switch.use("hippocampus")                                      # in place, in milliseconds
 
-Names are resolved on first use, since importing torch and monai takes seconds and `--help` should not.
+Names are imported on first use, since importing torch and monai takes seconds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The one exception for mistakes of the person at the keyboard."""
+"""The exception class for user errors."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: a wrong key, a missing file, a rank that is too high.
+    """An error that the user can correct: a wrong key, a missing file, a rank that is too high.
 
-    Its text is all that the scripts print, so it names the key or the file, the value found, what was expected and
-    what to do. It is a `ValueError`, so that callers of the Python API need to know nothing about it.
+    The scripts print its text only, so it names the key or the file, the value found, the expected value and the
+    remedy. It is a `ValueError`, so that callers of the Python API can catch it as usual.
     """

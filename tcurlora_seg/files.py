@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Atomic file writing (a temporary name, then a rename), and JSON files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from safetensors import SafetensorError
 from tcurlora_seg.errors import UserError
 
 TEMPORARY = ".partial."
-"""How the names of files begin that are being written."""
+"""Prefix of temporary file names."""
 
-_UMASK = os.umask(0o077)  # it can only be read by setting it; once, since threads share it
+_UMASK = os.umask(0o077)  # reading the umask means setting it; done once, since threads share it
 os.umask(_UMASK)
 _TORCH = re.compile("inline_container|PytorchStreamWriter|iostream error")
-"""How torch.save says that it could not write."""
+"""Messages of torch.save when writing fails."""
 _LARGEST = 100_000_000  # bytes of JSON: a manifest takes some 300 a case
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+    """Context manager for an atomic write: a temporary path, renamed to `path` on success, removed on failure.
 
     The temporary name keeps the suffixes, since many writers choose their format by them.
 
@@ -57,18 +57,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused, since JSON has none: use None."""
+    """Write `value` to `path` as indented JSON, atomically. NaN is refused, since JSON has none: use None."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read the JSON file `path`.
 
     Raises:
         UserError: the file is missing, unreadable, huge or not JSON; the text names it.

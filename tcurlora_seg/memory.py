@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a process or a device has held."""
+"""Available memory, and peak memory of a process or a device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AMPLE = 4e9
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, within the container's limit; None where the system does not tell."""
+    """Available bytes without swapping, within the container's limit; None where the system does not report them."""
     found = []
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
@@ -33,13 +33,13 @@ def available_memory() -> int | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed volumes for the next step instead of fetching zeroed pages anew.
+    """Set the C library to reuse freed memory in the next step instead of returning it to the system.
 
-    glibc maps every large tensor by itself and unmaps it when it is freed; touching its pages again takes a part of
-    every step on a CPU (docs/performance.md). The process then holds its peak until `reset_peak`.
+    By default glibc maps every large tensor separately and unmaps it when it is freed; new pages then cost time in
+    every step on a CPU (docs/performance.md). With this setting the process holds its peak until `reset_peak`.
 
     Returns:
-        Whether it is so now: not without glibc, and not where less than 4 GB are free.
+        Whether the setting took effect: not without glibc, and not where less than 4 GB are free.
     """
     free = available_memory()
     if free is None or free < _AMPLE:
@@ -52,7 +52,7 @@ def keep_freed_memory() -> bool:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to measure `peak_memory` anew; on a CPU this works on Linux, elsewhere the peak stays the process'."""
+    """Reset the `peak_memory` of `device`; the CPU's can be reset on Linux only."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -62,7 +62,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that were allocated on a GPU, or the most that the process held on a CPU."""
+    """Peak memory in bytes: allocated by PyTorch on a GPU, resident in the process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError):
@@ -73,9 +73,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def peak_of_tensors(run: Callable[[], Any], device: torch.device) -> int:
-    """Bytes: the most that the tensors made while `run` runs held at once, by PyTorch's own count on any device.
+    """Peak memory in bytes of the tensors created by `run()` on `device`, by PyTorch's own count.
 
-    Libraries, and the copies that they make inside an operation on a CPU, do not count.
+    Libraries do not count, nor do their copies inside an operation on a CPU.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Seeds that are pure functions of what they are for, so that no draw depends on workers, devices or order."""
+"""Hashed random seeds, so that no draw depends on workers, devices or order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed from `parts`, for example `derive(seed, epoch, case, draw)`; the same on every machine."""
+    """A 63-bit seed hashed from `parts`, for example `derive(seed, epoch, case, draw)`; the same on every machine."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -25,7 +25,7 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def uniform(g: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
-    """A uniform draw from `low` to `high`."""
+    """A uniform random number from `low` to `high`, drawn from the generator `g`."""
     import torch
 
     return low + (high - low) * float(torch.rand((), generator=g))
@@ -33,7 +33,7 @@ def uniform(g: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Compute in one thread, as a worker of a loader does: sums over several threads differ in their last bits."""
+    """Context manager for one thread, as in a data loader's worker: sums over several threads differ in last bits."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Seconds between marks, on a CPU or a GPU."""
+"""Stopwatch for the parts of a step, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 class Stopwatch:
-    """`mark` after each part of a step, then `seconds`: the parts' times.
+    """Stopwatch: call `mark` after each part of a step; `seconds` gives the times of the parts.
 
-    On a GPU its own clock is read (events): marking waits for nothing, `seconds` and `restart` wait for the GPU.
+    On a GPU it records CUDA events: `mark` does not synchronise, `seconds` and `restart` do.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,11 +19,11 @@ class Stopwatch:
         self._marks = [self._now()]
 
     def mark(self) -> None:
-        """Note that a part has ended."""
+        """Record the end of a part."""
         self._marks.append(self._now())
 
     def seconds(self) -> list[float]:
-        """The time between each two marks."""
+        """Seconds between consecutive marks."""
         pairs = list(zip(self._marks, self._marks[1:], strict=False))
         if self.device.type != "cuda":
             return [after - before for before, after in pairs]
@@ -31,7 +31,7 @@ class Stopwatch:
         return [before.elapsed_time(after) / 1000 for before, after in pairs]
 
     def restart(self) -> list[float]:
-        """The times so far; the next one begins at the last mark."""
+        """Seconds between the marks so far; the last mark becomes the new start."""
         times = self.seconds()
         self._marks = self._marks[-1:]
         return times

@@ -1,1 +1,1 @@
-"""Adapters: the trainable numbers of a stack of weights, one file per method."""
+"""Adapters: trainable updates of a stack of weights, one file per method."""

@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank updates in the form of an SVD, whose ranks are dealt out among all weights while training."""
+"""AdaLoRA: low-rank updates in SVD form, with an adaptive rank budget shared by all weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AdaLoRA(Adapter):
         generator: for the start of P and Q.
 
     Raises:
-        UserError: a rank that the slices cannot have, r0 below r, shares or an interval that make no schedule.
+        UserError: a rank that the slices cannot have, r0 below r, an invalid schedule.
 
     Source: Zhang et al., AdaLoRA: adaptive budget allocation, 2023, arXiv 2303.10512.
     """
@@ -100,7 +100,7 @@ class AdaLoRA(Adapter):
 
     @classmethod
     def penalty(cls, adapters: Sequence[Self]) -> Tensor:
-        """How far P and Q are from orthonormal, over all matrices of all stacks."""
+        """Orthogonality penalty: mean distance of P and Q from orthonormal, over all matrices of all stacks."""
         distances = []
         for adapter in adapters:
             for rows in [*(p.mT for p in adapter.P), *adapter.Q]:
@@ -111,7 +111,7 @@ class AdaLoRA(Adapter):
     @classmethod
     @torch.no_grad()
     def after_step(cls, adapters: Sequence[Self], step: int, total: int, lr: float) -> None:
-        """Note the sensitivities; when a cut is due, keep the E of the best triples of all stacks together."""
+        """Update the sensitivities; when a cut is due, prune all but the best triples of all stacks together."""
         for adapter in adapters:
             adapter.observe()
         first = adapters[0]
@@ -131,7 +131,7 @@ class AdaLoRA(Adapter):
 
     @torch.no_grad()
     def observe(self) -> None:
-        """Update the running means of the sensitivities by the gradients of the step just taken."""
+        """Update the running means of the sensitivities from the gradients of the last step."""
         for name in "PEQ":
             means = zip(getattr(self, name), getattr(self, f"importance_{name}"), getattr(self, f"uncertainty_{name}"),
                         strict=True)  # fmt: skip
@@ -142,16 +142,23 @@ class AdaLoRA(Adapter):
                     uncertainty.lerp_((sensitivity - importance).abs(), 1 - self.smoothing)
 
     def scores(self) -> Tensor:
-        """How much each triple matters (slices, r0)."""
+        """Importance scores of the triples (slices, r0)."""
         p, e, q = (getattr(self, f"importance_{name}") * getattr(self, f"uncertainty_{name}") for name in "PEQ")
         return e + q.mean(2) + p.mean(1)
 
     def ranks(self) -> list[int]:
-        """How many triples of each slice are not zero."""
+        """Number of non-zero triples of each slice."""
         return [int(values.count_nonzero()) for values in self.E]
 
 
 def budget(adapters: Sequence[AdaLoRA], step: int, start: int, end: int) -> int:
-    """b(t): how many triples all matrices together may keep at a step between the first and the last cut."""
+    """Budget schedule b(t): the number of triples that all matrices together keep.
+
+    Args:
+        adapters: all adapters of the network.
+        step: t, from `start` to `end`.
+        start: t1, the end of the warm-up.
+        end: t2, the step of the last cut.
+    """
     left = (1 - (step - start) / (end - start)) ** 3 if step < end else 0.0
     return sum(len(a.E) * a.rank + round(len(a.E) * (a.initial_rank - a.rank) * left) for a in adapters)

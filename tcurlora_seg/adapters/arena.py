@@ -1,4 +1,4 @@
-"""ARENA: low-rank updates that drop the ranks they do not need while they train."""
+"""ARENA: low-rank updates whose ranks are pruned by an l1 penalty during training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ARENA(LoRA):
 
     which gives exact zeros. A rank that reached zero stays out. It trains r (out + in + 1) numbers per matrix.
 
-    This is our reading of the paper, whose code could not be had. `sparsity` is ours: with the learning rate's decay
-    to zero over a thousand steps of 1e-3 it takes off about one, so that only what the loss holds on to remains.
+    This follows the paper's text; its code was not available. The default of `sparsity` is ours: over a thousand steps
+    with a learning rate that decays from 1e-3 to zero, it shrinks E by about one, so that only useful ranks remain.
 
     Args:
         stack: the stack's geometry.
@@ -61,7 +61,7 @@ class ARENA(LoRA):
         self.register_buffer("alive", torch.ones(len(weights), rank, dtype=torch.bool, device=weights.device))
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
-        """(alpha / r) B diag(E) A over the ranks that are alive."""
+        """(alpha / r) B diag(E) A over the remaining ranks."""
         return self.scale * (self.B[index] * (self.E[index] * self.alive[index])) @ self.A[index]
 
     def updates(
@@ -74,7 +74,7 @@ class ARENA(LoRA):
     @classmethod
     @torch.no_grad()
     def after_step(cls, adapters: Sequence[Self], step: int, total: int, lr: float) -> None:
-        """The proximal step; what it takes to zero stays there."""
+        """Proximal step (soft thresholding); a rank that reaches zero is pruned."""
         for adapter in adapters:
             for values, alive in zip(adapter.E, adapter.alive, strict=True):
                 values.copy_(F.softshrink(values, lr * adapter.sparsity))
@@ -82,5 +82,5 @@ class ARENA(LoRA):
                 values *= alive
 
     def ranks(self) -> list[int]:
-        """How many ranks of each slice are alive."""
+        """Number of remaining ranks of each slice."""
         return [int(alive.sum()) for alive in self.alive]

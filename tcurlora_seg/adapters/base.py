@@ -1,4 +1,4 @@
-"""The one abstraction: an adapter owns the trainable numbers of a stack and maps a slice to its update."""
+"""Base class of adapters, and the hooks of a training loop (penalty, pruning)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tcurlora_seg.errors import UserError
 
 
 class Adapter(nn.Module, ABC):
-    """Trainable updates of the slices of one stack.
+    """Base class of adapters: trainable updates of the slices of one stack.
 
     A method is constructed as `Method(stack, weights, *, ..., generator)` with the frozen tensor `weights`
-    (slices, out, in), which it may read but not keep. It knows nothing of networks, names, merging or files.
-    Persistent buffers are saved with the parameters; what `gather` recomputes is registered as not persistent.
+    (slices, out, in), which it may read but not keep. It is independent of networks, names, merging and files.
+    Persistent buffers are saved with the parameters; buffers that `gather` recomputes are not persistent.
 
     A method that can also change the vectors of LayerNorms sets `vectors`; then `weights` may be (slices, out), and
     `delta` has that shape too.
@@ -30,9 +30,9 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def delta(self, index: int, weight: Tensor) -> Tensor:
-        """The update of slice `index`, in the shape of `weight`: the definition of the method.
+        """Update of slice `index`, in the shape of `weight`: the definition of the method.
 
-        Exactly zero right after construction. Callers switch autocast off around it.
+        It is exactly zero after construction. Callers disable autocast around it.
 
         Args:
             index: position of the slice in the stack.
@@ -40,15 +40,15 @@ class Adapter(nn.Module, ABC):
         """
 
     def bias_delta(self, index: int, bias: Tensor | None) -> Tensor | None:
-        """What is added to the slice's bias (out,), or None if the method shifts no output."""
+        """Update (out,) of the `bias` (out,) of slice `index`; None if the method has no shift."""
         return None
 
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """What to add to each output y = W x of the slices `indices`, which share the input `x`.
+        """Updates (..., out) of the outputs y = W x of the slices `indices`, which share the input `x`.
 
-        Equal to `delta` applied to x, one slice after another; override it with a cheaper equal form.
+        The default applies `delta` to x, slice by slice; methods override it with a cheaper equal form.
 
         Args:
             indices: positions in the stack.
@@ -63,36 +63,36 @@ class Adapter(nn.Module, ABC):
             return self.delta(index, weight)
 
     def gather(self, weights: Tensor) -> None:
-        """Recompute from the frozen tensor (slices, out, in) what no file holds; called after loading."""
+        """Recompute non-persistent buffers from the frozen `weights` (slices, out, in); called after loading."""
 
     @classmethod
     def penalty(cls, adapters: Sequence[Self]) -> Tensor | float:
-        """What the method adds to the loss for all its adapters in the network, since a mean may span them."""
+        """Penalty term of the loss for all `adapters` of this class in the network, since a mean may span them."""
         return 0.0
 
     @classmethod
     def after_step(cls, adapters: Sequence[Self], step: int, total: int, lr: float) -> None:
-        """Pruning and proximal steps: what the method does to all its adapters once the optimiser has stepped.
+        """Hook after the optimiser's step, for pruning and proximal steps.
 
         Args:
             adapters: every adapter of this class in the network, since a budget may span them.
             step: steps taken, this one included; its gradients are still there.
             total: steps of the whole training.
-            lr: the learning rate that the step was taken at.
+            lr: learning rate of the step.
         """
 
     def ranks(self) -> list[int] | None:
-        """The rank of each slice, where the weights or the training choose it; None if the user gives it."""
+        """Rank of each slice, where the weights or the training determine it; None if the user sets it."""
         return None
 
 
 def penalty(adapters: Iterable[Adapter]) -> Tensor | float:
-    """What the methods of a network add to its loss; see `Adapter.penalty`."""
+    """Sum of the penalty terms of all methods in a network; see `Adapter.penalty`."""
     return sum((method.penalty(members) for method, members in _by_method(adapters).items()), 0.0)
 
 
 def after_step(adapters: Iterable[Adapter], step: int, total: int, lr: float) -> None:
-    """Let every method act on its adapters after an optimiser's step; see `Adapter.after_step`."""
+    """Call the hook of every method after an optimiser's step; arguments as in `Adapter.after_step`."""
     for method, members in _by_method(adapters).items():
         method.after_step(members, step, total, lr)
 
@@ -105,13 +105,17 @@ def _by_method(adapters: Iterable[Adapter]) -> dict[type[Adapter], list[Adapter]
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Full precision on the tensor's device, whatever autocast says outside; some devices have no autocast."""
+    """Context manager that disables autocast on the tensor's device; some devices have no autocast."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def check_indices(indices: Tensor, size: int) -> None:
-    """Refuse positions outside a weight, as a damaged file may hold them.
+    """Check row or column positions from a file, which may be damaged.
+
+    Args:
+        indices: positions, int64.
+        size: number of rows or columns of the weight.
 
     Raises:
         UserError: an index below 0, or not below `size`.

@@ -1,4 +1,4 @@
-"""The bottleneck adapter: a thin linear detour around every layer's output."""
+"""Bottleneck adapter: a residual linear bottleneck on every layer's output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Bottleneck(Adapter):
     A starts Xavier-uniform and B at zero. It trains 2 r out numbers per matrix. There is no activation inside and no
     bias, so that it merges into the layer.
 
-    RepAdapter puts its detour in front of a layer and groups the channels of B; with a detour behind each linear
-    layer and dense matrices the paper's count is met.
+    RepAdapter puts the bottleneck before a layer and groups the channels of B. Here it follows each linear layer and B
+    is dense, which gives the parameter count of tCURLoRA's paper.
 
     Args:
         stack: the stack's geometry.

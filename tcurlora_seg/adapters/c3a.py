@@ -30,7 +30,7 @@ class C3A(Adapter):
         weights: (slices, out, in).
         block_size: p, a divisor of out and in; None for a third of their greatest common divisor (or all of it, if
             three does not divide it): 256 at hidden size 768, PEFT's default.
-        generator: not needed, as nothing is drawn.
+        generator: unused; nothing is drawn.
 
     Raises:
         UserError: a block size that does not divide both sides.
@@ -59,7 +59,7 @@ class C3A(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """By FFT; slices that share the input share its transform."""
+        """Circular convolution by FFT; all slices share the transform of the input."""
         blocks = torch.cat([_columns(self.rows[i]) for i in indices]) / x.shape[-1]
         return list(multiply_circulant(blocks, x).chunk(len(indices), -1))
 

@@ -23,15 +23,15 @@ class CDVFT(Adapter):
     Other matrices take ceil(out / p) x ceil(in / p) circulant blocks of size p, the last ones cut off. It trains
     out + in + blocks p numbers per matrix.
 
-    This is a reading: the formula is taken from a review of the paper (its product of 2 m - 1 factors at m = 2), and
-    no public code was found. The start is ours, c = 0 and a1 = a3 = 1, and so is alpha = 1.
+    The formula follows a review of the paper (its product of 2 m - 1 factors at m = 2); no public code was found. The
+    start is ours, c = 0 and a1 = a3 = 1, and so is alpha = 1.
 
     Args:
         stack: the stack's geometry.
         weights: (slices, out, in).
         alpha: the scale.
         block_size: p; None for the smaller side of the matrix, 768 in the paper's network.
-        generator: not needed, as nothing is drawn.
+        generator: unused; nothing is drawn.
 
     Raises:
         UserError: a block size below 1 or above the larger side.

@@ -1,4 +1,4 @@
-"""Block-circulant matrices: written out, or multiplied by FFT."""
+"""Block-circulant matrices: dense form, and multiplication by FFT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tcurlora_seg.adapters.base import no_autocast
 
 
 def circulant(blocks: Tensor) -> Tensor:
-    """The matrix of the circulant blocks whose first columns are given: circ(c)[i, j] = c_(i-j mod p).
+    """Dense block-circulant matrix from the first columns of its blocks: circ(c)[i, j] = c_(i-j mod p).
 
     Args:
         blocks: (rows, columns, p), the first column of each block.
@@ -24,14 +24,14 @@ def circulant(blocks: Tensor) -> Tensor:
 
 
 def multiply_circulant(blocks: Tensor, x: Tensor) -> Tensor:
-    """`circulant(blocks)` times each vector without building it: circ(c) x = ifft(fft c . fft x).
+    """Product of `circulant(blocks)` with vectors by FFT, without the matrix: circ(c) x = ifft(fft c . fft x).
 
     Args:
         blocks: (rows, columns, p).
         x: (..., columns p).
 
     Returns:
-        (..., rows p), in float32 at least, whatever autocast says outside.
+        (..., rows p), in float32 at least, also under autocast.
     """
     rows, columns, size = blocks.shape
     with no_autocast(x):

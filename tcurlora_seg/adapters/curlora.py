@@ -28,8 +28,8 @@ class CURLoRA(Adapter):
         weights: (slices, out, in).
         rank: r.
         alpha: the scale.
-        selection: how columns are chosen, and rows too; `inverse` is the method's own (see `selection.select`).
-        row_selection: how rows are chosen instead.
+        selection: rule for columns and rows; `inverse` is the method's own (see `selection.select`).
+        row_selection: another rule for the rows.
         generator: for the draw.
 
     Raises:
@@ -66,7 +66,7 @@ class CURLoRA(Adapter):
         self.gather(weights)
 
     def gather(self, weights: Tensor) -> None:
-        """Take C (slices, out, r) and R (slices, r, in) from the weights again."""
+        """Recompute C (slices, out, r) and R (slices, r, in) from the weights."""
         _, out, inner = weights.shape
         check_indices(self.rows, out)
         check_indices(self.columns, inner)

@@ -1,4 +1,4 @@
-"""DoRA: LoRA turns the rows of a weight, and their lengths train by themselves."""
+"""DoRA: low-rank updates of the rows' directions, with separately trained magnitudes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DoRA(LoRA):
 
         delta = W' - W
 
-    The magnitudes m (out) start at the rows' norms, A and B as LoRA's. As in the paper no gradient passes through the
-    norm below the line. It trains LoRA's r (out + in) numbers and out more per matrix.
+    The magnitudes m (out) start at the rows' norms, A and B as LoRA's. As in the paper the norm in the denominator is
+    detached from the gradient. It trains LoRA's r (out + in) numbers and out more per matrix.
 
     The surprise: the update is not low-rank, and it does not scale with s.
 
@@ -53,7 +53,7 @@ class DoRA(LoRA):
         self.magnitude = nn.ParameterList(norm.clone() for norm in self.norms)
 
     def gather(self, weights: Tensor) -> None:
-        """Take the norms (slices, out) of the frozen rows again."""
+        """Recompute the norms (slices, out) of the frozen rows."""
         self.norms = torch.stack([_row_norms(weight) for weight in weights])
 
     def delta(self, index: int, weight: Tensor) -> Tensor:

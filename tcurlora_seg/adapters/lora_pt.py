@@ -1,4 +1,4 @@
-"""LoRA-PT: the leading part of a stack's tensor SVD trains."""
+"""LoRA-PT: training of the leading part of a stack's tensor SVD."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class LoRAPT(Adapter):
     are U (n, out, r), the f-diagonal S (n, r) and V (n, r, in). All three are real and train: n r (out + 1 + in)
     numbers, 165,960 r in the paper's network.
 
-    The paper splits W into this part and a frozen rest; written as a difference, the base stays as it is. The start is
-    stored, since no two machines compute the same SVD to the bit.
+    The paper splits W into this part and a frozen rest; the difference leaves the base unchanged. The start is stored,
+    since no two machines compute the same SVD to the bit.
 
     Args:
         stack: the stack's geometry.
         weights: W (n, out, in).
         rank: r.
-        generator: not needed, as nothing is drawn.
+        generator: unused; nothing is drawn.
 
     Raises:
         UserError: a rank that the slices cannot have.

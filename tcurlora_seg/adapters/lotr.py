@@ -1,4 +1,4 @@
-"""LoTR: the weights of a group share their outer factors, and each has a small core of its own."""
+"""LoTR: low tensor rank updates, with shared outer factors and one small core per slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PiSSA: training goes on from the leading singular triples of each weight."""
+"""PiSSA: low-rank updates that start from the leading singular triples of each weight."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class PiSSA(Adapter):
     form, r (out + in) numbers per matrix. With `core`, delta = B M A - B0 M0 A0 from B0 = U_r, M0 = diag(S_r) and
     A0 = V_r': r^2 numbers more, as the table of tCURLoRA's paper counts.
 
-    The method keeps W - B0 A0 as its frozen weight; here the base stays as it is and the start is taken off. A
-    decomposition comes out a little different on every machine, so the start is stored with the trained numbers.
+    The method keeps W - B0 A0 as its frozen weight; here the base is unchanged and the start is subtracted. The start
+    is stored with the trained numbers, since no two machines compute the same SVD to the bit.
 
     Args:
         stack: the stack's geometry.
         weights: (slices, out, in).
         rank: r.
         core: train a full (r, r) matrix between the singular vectors.
-        generator: not used, nothing is drawn.
+        generator: unused; nothing is drawn.
 
     Raises:
         UserError: a rank that the slices cannot have.
@@ -64,7 +64,7 @@ class PiSSA(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """(B - B0) A x + B0 (A - A0) x: the same, but small where the change is, so that half precision keeps it."""
+        """(B - B0) A x + B0 (A - A0) x: the same without cancellation, which half precision needs."""
         updates = []
         for i in indices:
             right, start = self._right(i)
@@ -80,7 +80,7 @@ class PiSSA(Adapter):
 
 
 def leading_triples(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` largest singular values (r,) of a matrix (out, in) with U (out, r) and V' (r, in), largest first."""
+    """The `rank` leading singular triples of `matrix` (out, in), largest first: U (out, r), values (r,), V' (r, in)."""
     out, inner = matrix.shape
     if out < inner:
         right, values, left = leading_triples(matrix.mT, rank)

@@ -1,4 +1,4 @@
-"""Rules that choose rows and columns of a frozen stack W (slices, out, in). What_k is its Fourier slice k."""
+"""Row and column selection for a frozen stack W (slices, out, in). What_k is its Fourier slice k."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def select(
 ) -> tuple[Tensor, Tensor]:
     """Choose `rank` rows and `rank` columns, the same in every slice.
 
-    - `norm`, the paper's, draws nothing: the columns of largest sum_k ||What_k[:, j]||_2, then the rows of largest
-      sum_k ||What_k[i, J]||_2 on the chosen columns J.
+    - `norm`, the paper's rule, is deterministic: the columns of largest sum_k ||What_k[:, j]||_2, then the rows of
+      largest sum_k ||What_k[i, J]||_2 on the chosen columns J.
     - `leverage` draws without replacement, with probabilities in proportion to the leverage scores.
     - `uniform` draws without replacement.
     - `inverse` draws with replacement as CURLoRA does, the smallest favoured (see `inverse_draw`).
 
     Args:
         weights: (slices, out, in).
-        rank: how many of each.
+        rank: number of rows and of columns.
         rule: of the columns; see above.
         generator: a CPU generator for the rules that draw.
         row_rule: of the rows; None for the same.
@@ -61,7 +61,12 @@ def _choose(
 
 
 def spectral_norms(weights: Tensor, dim: int) -> Tensor:
-    """sum_k ||What_k||_2 over all n Fourier slices, the norm taken along `dim` (1: of columns, 2: of rows)."""
+    """Summed spectral norms of columns or rows: sum_k ||What_k||_2 over all n Fourier slices.
+
+    Args:
+        weights: W (n, out, in).
+        dim: axis of the norm: 1 for the columns' norms (in,), 2 for the rows' (out,).
+    """
     norms = torch.linalg.vector_norm(fourier(weights), dim=dim)
     return multiplicities(len(weights)).to(norms) @ norms
 
@@ -69,8 +74,10 @@ def spectral_norms(weights: Tensor, dim: int) -> Tensor:
 def leverage(weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Leverage scores of rows (out,) and columns (in,) in the leading t-singular subspaces of dimension `rank`.
 
-    With What_k = U S V^H, column j scores sum_k ||V_k[j, :rank]||^2 and row i sum_k ||U_k[i, :rank]||^2; each sums to
-    n rank. Source: Mahoney and Drineas, CUR matrix decompositions for improved data analysis, 2009, slice by slice.
+    With `weights` W (n, out, in) and What_k = U_k S_k V_k^H, column j scores sum_k ||V_k[j, :rank]||^2 and row i
+    sum_k ||U_k[i, :rank]||^2; each sums to n rank.
+
+    Source: Mahoney and Drineas, CUR matrix decompositions for improved data analysis, 2009, slice by slice.
     """
     left, _, right = leading_triples(weights, rank)
     counts = multiplicities(len(weights)).to(weights)
@@ -79,11 +86,11 @@ def leverage(weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse_draw(energy: Tensor, rank: int, generator: torch.Generator) -> Tensor:
-    """Draw indices with replacement, with probability in proportion to 1 / energy; duplicates are kept.
+    """Weighted sampling of indices with replacement, in proportion to 1 / energy; duplicates are kept.
 
     Args:
         energy: (..., size) squared norms; a zero counts as the smallest positive number.
-        rank: how many.
+        rank: number of indices.
         generator: a CPU generator.
 
     Returns:

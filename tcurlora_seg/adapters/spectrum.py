@@ -1,4 +1,4 @@
-"""The tensor SVD of a stack W (slices, out, in): a matrix SVD of every Fourier slice What_k = U_k S_k V_k^H."""
+"""Tensor SVD of a stack W (slices, out, in): a matrix SVD of every Fourier slice What_k = U_k S_k V_k^H."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tcurlora_seg.errors import UserError
 
 
 def leading_triples(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` largest singular triples of each Fourier slice of the half spectrum, largest first.
+    """The `rank` leading singular triples of each Fourier slice of the half spectrum, largest first.
 
-    They come from the leading eigenvectors of the smaller Gram matrix, which is many times faster than the whole SVD
-    and as good for the triples that lead.
+    They come from the leading eigenvectors of the smaller Gram matrix: many times faster than a full SVD, and as
+    accurate for leading triples.
 
     Args:
         weights: (n, out, in).
@@ -33,19 +33,19 @@ def leading_triples(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def energies(weights: Tensor) -> Tensor:
-    """How much of ||W||_F^2 the triples of each place hold: sum_k S_k[j]^2 / n, largest first (min(out, in),).
+    """Energies (min(out, in),) of the singular triples of `weights` W (n, out, in): sum_k S_k[j]^2 / n, largest first.
 
-    The best approximation of W of tubal rank r holds the first r of them.
+    They sum to ||W||_F^2. The best approximation of W of tubal rank r holds the first r of them.
     """
     squares = torch.linalg.svdvals(fourier(weights)).square()
     return multiplicities(len(weights)).to(squares) @ squares / len(weights)
 
 
 def rank_holding(weights: Tensor, share: float) -> int:
-    """The smallest tubal rank at which W can be approximated with `share` of ||W||_F^2.
+    """Smallest tubal rank whose best approximation of `weights` W (n, out, in) holds `share` of ||W||_F^2.
 
     Raises:
-        UserError: a share outside (0, 1], or weights without numbers, as when only shapes are counted.
+        UserError: a share outside (0, 1], or weights on the meta device.
     """
     if not 0 < share <= 1:
         raise UserError(f"energy={share} must be above 0 and at most 1")

@@ -1,4 +1,4 @@
-"""SSF: every output of the transformer's layers is scaled and shifted."""
+"""SSF: scaling and shifting of the outputs of the transformer's layers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class SSF(Adapter):
         delta = diag(scale - 1) W,    bias_delta = (scale - 1) * b + shift
 
     scale (out) starts at one and shift (out) at zero. It trains 2 out numbers per layer, LayerNorms too, whose W is
-    the vector that multiplies the normalised tokens. Both merge into the layers; q, k and v get a bias by that.
+    the vector that multiplies the normalised tokens. Both merge into the layers, which gives q, k and v a bias.
 
-    The public code starts scale and shift with a noise of 0.02; here the start changes nothing.
+    The public code starts scale and shift with noise of 0.02; here the start leaves the network unchanged.
 
     Args:
         stack: the stack's geometry.
         weights: (slices, out, in), or (slices, out) of LayerNorms.
-        generator: not used, nothing is drawn.
+        generator: unused; nothing is drawn.
 
     Source: Lian et al., Scaling and shifting your features, 2022, arXiv 2210.08823.
     """
@@ -50,5 +50,5 @@ class SSF(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Scales the outputs themselves."""
+        """(scale - 1) y."""
         return [(self.scale[i] - 1).to(y.dtype) * y for i, y in zip(indices, ys, strict=True)]

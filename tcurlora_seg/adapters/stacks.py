@@ -1,4 +1,4 @@
-"""Which rows of which linear layers form one third-order tensor."""
+"""Stack geometry: the rows of layers that form one third-order tensor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tcurlora_seg.errors import UserError
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one slice of a stack lives: rows [first, last) of a linear layer's weight.
+    """Location of one slice of a stack: rows [first, last) of a layer's weight.
 
     Attributes:
         block: index of the transformer block.
-        role: what the rows do there, for example `q`.
+        role: function of the rows in the block, for example `q`.
         linear: dotted path of the layer in the network; it may be a LayerNorm, whose rows are single numbers.
         first: first row.
         last: one past the last row.
@@ -60,7 +60,7 @@ class Stack:
 
 
 def check_rank(rank: int, shape: tuple[int, int], roles: Sequence[str]) -> None:
-    """Refuse a rank that no slice of a stack can have.
+    """Check that the slices of a stack can have a rank.
 
     Args:
         rank: the rank.
@@ -78,7 +78,7 @@ def check_rank(rank: int, shape: tuple[int, int], roles: Sequence[str]) -> None:
 
 
 def refuse_overlap(stacks: dict[str, Stack]) -> None:
-    """Refuse stacks that share rows, since two adapters would then change the same weight.
+    """Check that stacks, by name, share no rows: two adapters would change the same weight.
 
     Raises:
         UserError: a row belongs to two slots, for example of `qkv` and of `q`.

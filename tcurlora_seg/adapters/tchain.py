@@ -1,8 +1,8 @@
-"""Slices of A * B * C, a chain under the t-product, times vectors: without building any slice.
+"""Products of vectors with slices of A * B * C, a chain under the t-product, without building any slice.
 
 (A * B * C)_i x = sum_j A_(i-j) w_j with w = B * (C x): the inner product of the reversed slices of A with w shifted by
 i. An orthonormal basis of the slices keeps inner products, and in the real Fourier basis both the shift and the
-convolution with B are 2 x 2 blocks of small matrices. What remains are two projections, shared by all slices with the
+convolution with B are 2 x 2 blocks of small matrices. This leaves two projections, shared by all slices with the
 input x, and n / 2 small products between them.
 """
 
@@ -18,20 +18,20 @@ from tcurlora_seg.adapters.base import no_autocast
 
 
 def left_in_basis(left: Tensor, basis: Tensor) -> Tensor:
-    """A (n, out, r) as the last projection (out, n r), by `tproduct.fourier_basis` (n, n)."""
+    """Last projection (out, n r) of the chain: `left`, A (n, out, r), in `basis`, `tproduct.fourier_basis(n)`."""
     reversed_slices = -torch.arange(len(left), device=left.device) % len(left)
     return torch.einsum("mn,nor->omr", basis, left[reversed_slices]).flatten(1)
 
 
 def right_in_basis(right: Tensor, basis: Tensor) -> Tensor:
-    """C (n, r, in) as the first projection (n r, in), by `tproduct.fourier_basis` (n, n)."""
+    """First projection (n r, in) of the chain: `right`, C (n, r, in), in `basis`, `tproduct.fourier_basis(n)`."""
     return torch.einsum("mn,nri->mri", basis, right).flatten(0, 1)
 
 
 def apply_chain(
     left: Tensor, core: Tensor, right: Tensor, rotations: Tensor, x: Tensor, indices: Sequence[int]
 ) -> list[Tensor]:
-    """(A * B * C)_i x for the slices `indices`.
+    """Chain product (A * B * C)_i x for the slices `indices`.
 
     Args:
         left: A in the Fourier basis (out, n r).
@@ -70,8 +70,8 @@ def building_is_cheaper(
     """Whether building the slices takes fewer multiplications than the chain, in a step forward and backward.
 
     Args:
-        tokens: vectors x.
-        slices: how many share them.
+        tokens: number of vectors x.
+        slices: number of slices that share them.
         out: rows of a slice.
         inner: columns of a slice.
         n: slices of the stack.

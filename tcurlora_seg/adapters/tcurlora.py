@@ -33,15 +33,15 @@ class TCURLoRA(Adapter):
     and so the set of updates, and makes ||delta|| of the whole stack equal to ||U||, whatever the columns' sizes.
     (Orthonormal columns of [C_0 C_1 ...] instead would mix slices, and the product would be no t-product any more.)
 
-    Left out since they add nothing: a complex core for every frequency, which is this core in other coordinates (n r^2
-    real numbers either way); a scale of U, which under Adam is `training.adapter_lr_factor`.
+    Not offered, since they add nothing: a complex core for every frequency (this core in other coordinates, n r^2 real
+    numbers either way), and a scale of U (under Adam the same as `training.adapter_lr_factor`).
 
     Args:
         stack: the stack's geometry.
         weights: W0 (n, out, in).
         rank: r; None to take it from `energy`.
-        selection: how columns are chosen, and rows too; `norm` is the paper's (see `selection.select`).
-        row_selection: how rows are chosen instead.
+        selection: rule for columns and rows; `norm` is the paper's (see `selection.select`).
+        row_selection: another rule for the rows.
         energy: instead of a rank, the share of ||W0||_F^2 that the best approximation of tubal rank r must hold: the
             smallest such r of each stack.
         orthonormal: see above; C and R are then stored, since no two machines compute the same QR to the bit.
@@ -104,7 +104,7 @@ class TCURLoRA(Adapter):
         self.gather(weights)
 
     def gather(self, weights: Tensor) -> None:
-        """Take C and R from W0 again, if no file holds them, and turn them into the Fourier basis for `updates`."""
+        """Recompute C and R from W0, if no file holds them, and their form in the Fourier basis for `updates`."""
         check_indices(self.rows, weights.shape[1])
         check_indices(self.columns, weights.shape[2])
         if self.regathered:
@@ -126,7 +126,7 @@ class TCURLoRA(Adapter):
         return self
 
     def ranks(self) -> list[int] | None:
-        """r for every slice, where `energy` chose it."""
+        """r for every slice, where `energy` determines it."""
         n, rank, _ = self.core.shape
         return n * [rank] if self.by_energy else None
 
@@ -137,7 +137,7 @@ class TCURLoRA(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The same as a chain of three thin products (see `tchain`), where that is cheaper."""
+        """Chain of three thin products (see `tchain`), where that is cheaper than `delta`."""
         n, rank, _ = self.core.shape
         tokens = x.numel() // x.shape[-1]
         sizes = tokens, len(indices), self.C.shape[1], self.R.shape[2], n, rank

@@ -1,4 +1,4 @@
-"""TensLoRA: the updates of heads, roles or blocks are one tensor in Tucker form."""
+"""TensLoRA: the updates of heads, roles or blocks as one tensor in Tucker form."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tcurlora_seg.errors import UserError
 
 
 class TensLoRA(Adapter):
-    """Tensor alternatives to LoRA: T = G x_1 F_1 x_2 F_2 ..., of which every update is a slice.
+    """Tucker adaptation: T = G x_1 F_1 x_2 F_2 ...; every update is a slice of T.
 
         delta[h D + d, i] = alpha T[i, h, d, role, block]        for att_qkv_depth, D rows a head
 
-    The name says what joins a tensor: `att` splits the rows into heads, `qkv` joins the roles of a block, `depth` joins
-    the blocks. What it does not name gets a tensor of its own: `att` has one for each role and block, `qkv` one for
-    each block, `depth` one for each role. Rows that are not split are one mode, `out`.
+    The tensorisation names the modes: `att` splits the rows into heads, `qkv` joins the roles of a block, `depth` joins
+    the blocks. Roles and blocks that are not joined have separate tensors: `att` has one for each role and block, `qkv`
+    one for each block, `depth` one for each role. Rows that are not split are one mode, `out`.
 
     The core G starts at zero, the factors F (size of the mode, its rank) orthonormal; all train. A tensor has the
     product of its ranks and the sum of size times rank numbers.
@@ -29,7 +29,7 @@ class TensLoRA(Adapter):
     Departures from the public code: every tensor draws its own factors (there all start alike); a rank above the size
     of a mode is that size (there it stays, with dependent columns); the head mode follows the heads, which are the
     slow index of the rows (there it takes every 12th row). A head is in / heads rows; weights
-    without heads (o, up, down) are split into groups of that size all the same.
+    without heads (o, up, down) are split into groups of the same size.
 
     Args:
         stack: the stack's geometry.

@@ -1,4 +1,4 @@
-"""TeRA: full-rank updates from a frozen random tensor network in which only a few scaling vectors train."""
+"""TeRA: full-rank updates from a frozen random tensor network with a few trained scaling vectors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class TeRA(Adapter):
 
     Rows and columns are split into three modes each, as equal as can be (768 = 8 8 12, 3072 = 12 16 16). The core G,
     of the size of a weight, and the square factors A_n are random, frozen and shared by the whole stack; the vectors
-    d_n,l, one entry for each index of each mode, are what trains: 56 numbers for a 768 x 768 matrix. With
+    d_n,l, one entry for each index of each mode, train: 56 numbers for a 768 x 768 matrix. With
     L = (A_1 diag d_1) kron (A_2 diag d_2) kron (A_3 diag d_3) and R alike from d_4 to d_6, delta = s L G R'.
 
-    This is a reading of the abstract: the paper's text and code could not be had. Ours are: three modes a side, all
+    This follows the abstract; the paper's text and code were not available. Our choices: three modes a side, all
     ranks full, the start d_1 = 0 and otherwise 1, entries uniform of variance 1 (G) and 1 / size (A_n), and
     s = scale times the root mean square of the stack's weights, so that all d = 1 changes a weight by about that share.
 
-    Nothing random is stored but the seed, with the SHA-256 of what it must give.
+    A file stores the seed and the SHA-256 of the random tensors, not the tensors.
 
     Args:
         stack: the stack's geometry.
@@ -59,7 +59,7 @@ class TeRA(Adapter):
         self._keep(drawn, weights)
 
     def gather(self, weights: Tensor) -> None:
-        """Draw the frozen numbers again from the stored seed.
+        """Redraw the frozen random tensors from the stored seed.
 
         Raises:
             UserError: the seed gives other numbers here than it gave where the file was written.
@@ -80,7 +80,7 @@ class TeRA(Adapter):
     def updates(
         self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """R', G and L one after another, R and L mode by mode: what costs is one product with the frozen G."""
+        """R', G and L one after another, R and L mode by mode; the main cost is one product with the frozen G."""
         return [self._update(i, x) for i in indices]
 
     def _update(self, index: int, x: Tensor) -> Tensor:
@@ -102,16 +102,16 @@ class TeRA(Adapter):
 
 
 def split(size: int) -> tuple[int, int, int]:
-    """Three whole numbers of product `size` and least sum, ascending."""
+    """Factorisation of `size` into three ascending whole numbers of least sum."""
     pairs = [(a, size // a) for a in range(1, size + 1) if size % a == 0]
     triples = [(a, b, rest // b) for a, rest in pairs for b in range(a, rest + 1) if rest % b == 0 and b <= rest // b]
     return min(triples, key=sum)
 
 
 def draw(seed: int, modes: Sequence[int]) -> list[Tensor]:
-    """The core (modes...) and the factors (mode, mode), float64.
+    """Random core (modes...) and factors (mode, mode) in float64, from a `seed` and the sizes of the `modes`.
 
-    Uniform numbers, shifted and scaled: exact on every machine, where normal ones differ in the last bit.
+    Uniform numbers, shifted and scaled, are exact on every machine; normal ones differ in the last bit.
     """
     generator = torch.Generator().manual_seed(seed)
     shapes = [tuple(modes), *((mode, mode) for mode in modes)]
@@ -123,7 +123,7 @@ def draw(seed: int, modes: Sequence[int]) -> list[Tensor]:
 
 
 def digest_of(tensors: Sequence[Tensor]) -> Tensor:
-    """SHA-256 of the tensors' bytes (32,) uint8."""
+    """SHA-256 of the tensors' bytes, (32,) uint8."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.numpy().tobytes())

@@ -26,24 +26,24 @@ def tproduct(a: Tensor, b: Tensor) -> Tensor:
 
 
 def tproduct_slice(a: Tensor, b: Tensor, index: int) -> Tensor:
-    """Slice `index` of A * B (rows, columns) without the others: [A_0 A_1 ...] times [B_i; B_(i-1); ...]."""
+    """Slice `index` (rows, columns) of A * B (see `tproduct`) alone: [A_0 A_1 ...] times [B_i; B_(i-1); ...]."""
     order = (index - torch.arange(len(a), device=a.device)) % len(a)
     return a.transpose(0, 1).flatten(1) @ b[order].flatten(0, 1)
 
 
 def orthonormalised(tensor: Tensor) -> Tensor:
-    """Q (n, rows, r) with Q' * Q = I and A = Q * T for some T (n, r, r): a QR decomposition of every Fourier slice."""
+    """Factor Q of the t-QR decomposition A = Q * T, Q' * Q = I, with A and Q (n, rows, r): a QR per Fourier slice."""
     spectrum = fourier(tensor)
     return torch.fft.irfft(torch.linalg.qr(spectrum).Q, n=len(tensor), dim=0)
 
 
 def fourier(tensor: Tensor) -> Tensor:
-    """The non-negative half of the spectrum along the slices, in single precision at least."""
+    """Half spectrum of a tensor along the slices (real FFT), in single precision at least."""
     return torch.fft.rfft(tensor.to(torch.promote_types(tensor.dtype, torch.float32)), dim=0)
 
 
 def multiplicities(n: int) -> Tensor:
-    """How often each frequency of the half spectrum occurs in the whole one (n // 2 + 1,): conjugates come in pairs."""
+    """Multiplicities (n // 2 + 1,) of the half spectrum's frequencies in the whole one: conjugates come in pairs."""
     counts = torch.full((n // 2 + 1,), 2.0)
     counts[0] = 1
     if n % 2 == 0:
@@ -52,7 +52,7 @@ def multiplicities(n: int) -> Tensor:
 
 
 def fourier_basis(n: int) -> Tensor:
-    """The real orthonormal Fourier basis, one vector a row (n, n) float64.
+    """Real orthonormal Fourier basis, one vector a row, (n, n) float64.
 
     First the pairs cos(2 pi k j / n), -sin(2 pi k j / n) for k = 1, 2, ... below n / 2, then the constant, then for
     even n the alternating vector. Every circular convolution turns into 2 x 2 blocks in it (see `rotations`).
@@ -64,7 +64,7 @@ def fourier_basis(n: int) -> Tensor:
 
 
 def rotations(n: int) -> Tensor:
-    """How a shift by m slices acts in the Fourier basis: (blocks, 2, 2, n), block b turning the basis' pair b by m.
+    """Shifts by m slices in the Fourier basis: (blocks, 2, 2, n), where block b rotates the basis' pair b by m.
 
     Convolving with numbers u_m is the block-diagonal matrix sum_m u_m rotations[..., m]. The last block holds the
     constant and the alternating vector; for odd n its second row and column are zero. There are (n + 1) // 2 blocks.
