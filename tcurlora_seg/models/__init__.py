@@ -1,1 +1,1 @@
-"""The network: building it, loading its weights, putting adapters into it and merging them."""
+"""Networks: building, loading pre-trained weights, adapter injection, merging."""

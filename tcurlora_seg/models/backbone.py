@@ -1,7 +1,7 @@
-"""The backbone seam: what this package has to know of a kind of network, in one object.
+"""Backbone descriptions: the facts of a network family that the package needs, in one object.
 
-A network's file holds its builder, which `model._target_` names, and a `Backbone` called `BACKBONE`. Nothing heavy is
-imported until a network is built, so that sizes and roles can be checked at once.
+A network's file holds its builder, which `model._target_` names, and a `Backbone` called `BACKBONE`. Heavy packages are
+imported only when a network is built, so that checks of sizes and roles are fast.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _KNOWN = {  # other packages' classes -> file here
 
 @dataclass(frozen=True)
 class Role:
-    """The layers that a role stands for.
+    """Role: a kind of layer, or a part of its rows, across the transformer blocks.
 
     Attributes:
         layer: glob over dotted paths of linear layers or LayerNorms (`*` never crosses a dot): one layer in each
             transformer block, in order of appearance. A single layer is one that comes once; it counts as a part of
             the last block that is adapted.
-        part: which of the equal parts of its rows, from 0.
-        parts: how many parts there are.
+        part: index of the part of its rows, from 0.
+        parts: number of equal parts.
     """
 
     layer: str
@@ -44,19 +44,19 @@ class Role:
 
 
 class Backbone:
-    """Facts of one kind of network. A new network gives its own by a subclass.
+    """Description of a network family; a new family is a subclass.
 
     Attributes:
         head: parameters of the output layer; they start afresh for another number of classes.
-        inputs: weights (out, in, x, y, z) that see the image's channels.
+        inputs: weights (out, in, x, y, z) of the layers that take the image.
         roles: role -> layers; empty for a network without transformer blocks.
         words: words that `stacks` may use for several roles at once, or for none that the network has.
         groups: words that `trainable` knows -> globs over parameters. `decoder` is what every adapter trains besides.
-        encoder: globs over the parameters that a pre-trained encoder must hold. A file with nothing of the decoder is
-            one: what it lacks besides starts afresh, and what it has besides is left aside.
-        window_argument: the builder's argument that the window is given by; None for a network of any window.
-        multiple: what the sides of a window are multiples of, two of it at least.
-        exported: dotted path of the class that takes the exported weights.
+        encoder: globs over the parameters that a pre-trained encoder must hold. A file without decoder tensors counts
+            as an encoder: other missing parameters start afresh, and its other tensors are ignored.
+        window_argument: the builder's argument for the window; None for a network of any window.
+        multiple: common divisor of the sides of a window, which have at least twice its size.
+        exported: dotted path of the class that loads the exported weights.
     """
 
     head: ClassVar[tuple[str, ...]] = ()
@@ -70,23 +70,29 @@ class Backbone:
     exported: ClassVar[str] = ""
 
     def window(self, model: Mapping[str, Any]) -> list[int]:
-        """The window that a model configuration has by itself: three sides in voxels."""
+        """Default window of a model configuration: three sides in voxels."""
         return list(model[self.window_argument or "window"])
 
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
-        """Refuse sizes that cannot be built; called before torch is imported.
+        """Check that the network can be built; called before torch is imported.
+
+        Args:
+            model: the model configuration.
+            window: three sides in voxels.
 
         Raises:
             UserError: the text names the key of the model configuration.
         """
 
     def role_shape(self, role: str, model: Mapping[str, Any]) -> tuple[int, int] | None:
-        """(out, in) of a role's slices by the model configuration alone, the narrowest where blocks differ; None where
-        only the network knows."""
+        """Shape (out, in) of a role's slices from the `model` configuration; None where only the network knows it.
+
+        Where blocks differ it is the narrowest.
+        """
         return None
 
     def heads(self, network: nn.Module, layer: str) -> int:
-        """Attention heads of the block that a layer is in: what the nearest module around it says, 1 if none does."""
+        """Number of attention heads by the nearest module around `layer` (dotted path) that has it; 1 if none has."""
         while layer:
             layer = layer.rpartition(".")[0]
             for module in network.get_submodule(layer).modules():
@@ -96,39 +102,50 @@ class Backbone:
         return 1
 
     def is_unused(self, name: str) -> bool:
-        """Whether the network holds the parameter but never computes with it; such ones stay frozen, or DDP fails."""
+        """Whether the forward pass never uses a parameter; such ones stay frozen, or DDP fails."""
         return False
 
     def is_stale(self, name: str) -> bool:
-        """Whether files hold the tensor, but no network needs to be given it."""
+        """Whether a file's tensor is obsolete: files hold it, but no network needs it."""
         return False
 
     def fit(self, name: str, given: Tensor, network: nn.Module) -> Tensor | None:
-        """A file's tensor of another size made to fit, such as position embeddings; None if there is no way."""
+        """Resized tensor of a file, such as position embeddings for another window; None if it cannot be resized.
+
+        Args:
+            name: the parameter in the network.
+            given: the file's tensor, of another shape.
+            network: the network to fit.
+        """
         return None
 
     def converted(self, tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """A file's tensors as this network has and names them, where other code has the same layers otherwise."""
+        """State-dict conversion: a file's tensors in the names and layouts of this network.
+
+        Args:
+            tensors: the file's tensors by name.
+            network: the network that will load them.
+        """
         return tensors
 
     def preparation(self, pretrained: str) -> dict[str, Any]:
-        """What `dataset.preparation` must be for the images to look as they did to a file's weights."""
+        """Keys of `dataset.preparation` that repeat the preprocessing of the pre-training, by the file `pretrained`."""
         return {}
 
     def finish_merge(self, network: nn.Module) -> None:
-        """What a merged copy needs besides, in place."""
+        """Final in-place changes of a merged copy."""
 
     def arguments(self, network: nn.Module, built: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of the class `exported`.
+        """Constructor arguments of the class `exported`.
 
         Args:
             network: the merged network.
-            built: what its builder was called with.
+            built: arguments of its builder.
         """
         return dict(built)
 
     def check_role(self, role: str) -> None:
-        """Refuse a role that no block has.
+        """Check that a role exists.
 
         Raises:
             UserError: the text names the known ones.
@@ -138,19 +155,19 @@ class Backbone:
             raise UserError(f"unknown role '{role}': {known}")
 
     def spelt_out(self, roles: Sequence[str]) -> list[str]:
-        """Roles, the words in `words` replaced by theirs."""
+        """Roles, with the words in `words` expanded."""
         return [role for word in roles for role in self.words.get(word, (word,))]
 
     def globs(self, patterns: Sequence[str]) -> list[str]:
-        """Globs over parameters, the words in `groups` replaced by theirs."""
+        """Globs over parameters, with the words in `groups` expanded."""
         return [glob for pattern in patterns for glob in self.groups.get(pattern, (pattern,))]
 
 
 def backbone_of(network: Any) -> Backbone:
-    """The facts of a network: its own, if it says `described_by`, or those of a known class of another package.
+    """Backbone description of a network: its `described_by`, or that of a known class of another package.
 
     Raises:
-        UserError: neither.
+        UserError: it has neither.
     """
     own = getattr(network, "described_by", None)
     if isinstance(own, Backbone):
@@ -164,12 +181,12 @@ def backbone_of(network: Any) -> Backbone:
 
 
 def window_of(config: Any) -> list[int]:
-    """The window of a run: three sides in voxels, the model's own where the configuration names none."""
+    """Window of a run: three sides in voxels, from the configuration or else the model's default."""
     return list(config.get("window") or backbone_of_target(config.model["_target_"]).window(config.model))
 
 
 def build_network(model: Mapping[str, Any], window: Sequence[int], *, in_channels: int, out_channels: int) -> Any:
-    """A randomly started network.
+    """A randomly initialised network.
 
     Args:
         model: its configuration.
@@ -186,7 +203,7 @@ def build_network(model: Mapping[str, Any], window: Sequence[int], *, in_channel
 def builder_arguments(
     model: Mapping[str, Any], window: Sequence[int], *, in_channels: int, out_channels: int
 ) -> dict[str, Any]:
-    """What the builder of a model configuration is called with; the arguments are those of `build_network`."""
+    """Arguments for the builder of a model configuration, from those of `build_network`."""
     plain: Any = OmegaConf.to_container(model, resolve=True) if isinstance(model, DictConfig) else model
     named = backbone_of_target(plain["_target_"]).window_argument
     sizes = {"in_channels": in_channels, "out_channels": out_channels, **({named: list(window)} if named else {})}

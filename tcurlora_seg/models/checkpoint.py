@@ -1,4 +1,4 @@
-"""The model file: what was trained, and of the frozen only what the base and the configuration cannot give again."""
+"""Model files: the trained tensors, and the frozen ones that base and configuration cannot reproduce."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any
     fresh or resized when the base was loaded.
 
     Args:
-        model: a network that `adapt` or `inject` has gone over, with `model.base` set.
+        model: a network after `adapt` or `inject`, with `model.base` set.
         path: the file.
-        metadata: JSON-ready notes to keep with it; format, base and stack order are added, and how the adapters
-            were made (`adapter`, `seed`).
+        metadata: further JSON-ready metadata; format, base, stack order and the adapters' configuration (`adapter`,
+            `seed`) are always stored.
     """
     recipe: Any = getattr(model, "recipe", {})
     notes = {**recipe, **(metadata or {}), "format": FORMAT, "base": _base(model).base_hash, "stacks": _orders(model)}
@@ -43,7 +43,11 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any
 
 
 def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
-    """Copy a model file into a network with the same base and the same adapters, in place, after checking all of it.
+    """Load a model file into a network in place, after a check of the whole file.
+
+    Args:
+        model: a network with the same base and the same adapters.
+        path: the file.
 
     Returns:
         The metadata.
@@ -82,7 +86,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The notes of a model file, without reading its tensors.
+    """Metadata of a model file, without its tensors.
 
     Raises:
         UserError: no such file, damaged, not written by `save_model`, or of a later format.
@@ -104,10 +108,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def trained_on(source: str) -> list[str]:
-    """Names of the data sets whose real images a base network has seen; `UNKNOWN` where its file does not say.
+    """Training data sets (real images) of a base network, by name; `UNKNOWN` where its file does not name them.
 
     Args:
-        source: as in `pretrained=`; the packaged base has seen simulated images only, a random one none.
+        source: as in `pretrained=`; the packaged base is trained on simulated images only, a random one on none.
     """
     if source in ("builtin", "random"):
         return []
@@ -119,7 +123,7 @@ def trained_on(source: str) -> list[str]:
 
 
 def origin(path: str | Path) -> dict[str, str]:
-    """Metadata for a safetensors file of weights exported from the run of model file `path`: read by `trained_on`."""
+    """Safetensors metadata for weights exported from the model file `path`; `trained_on` reads it."""
     return {_KEY: json.dumps({"trained_on": trained_on(str(path))})}
 
 

@@ -1,4 +1,4 @@
-"""A transformer that this package has never seen, described by whoever has it."""
+"""User-described transformers: roles for networks that the package does not know."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from tcurlora_seg.models.stacking import layers_of, stacks_for
 
 
 class Described(Backbone):
-    """Facts of a network of which nothing but the roles is known.
+    """Backbone description from roles alone.
 
-    No part of it is a decoder: beside the adapters nothing trains, unless `trainable` says so.
+    There is no decoder group: only the adapters train, unless `trainable` names more.
+
+    Args:
+        network: the network.
+        roles: its roles by name.
     """
 
     def __init__(self, network: nn.Module, roles: Mapping[str, Role]) -> None:
@@ -31,14 +35,14 @@ class Described(Backbone):
 
 
 def describe(model: nn.Module, roles: Mapping[str, str | Role | tuple[str, int, int]]) -> None:
-    """Tell this package where the roles of an unknown transformer are; afterwards it can be adapted like any other.
+    """Declare the roles of an unknown transformer; afterwards it can be adapted like any other.
 
         tcurlora_seg.describe(vit, {"q": ("blocks.*.attn.qkv", 0, 3), "up": "blocks.*.mlp.fc1"})
 
     Args:
         model: the network.
         roles: role -> glob over the dotted paths of its linear layers, one in each block; for a fused layer
-            (glob, part, parts): which of the equal parts of its rows, from 0. See `Role`.
+            (glob, part, parts): the index of the part of its rows, from 0, and the number of equal parts. See `Role`.
 
     Raises:
         UserError: a glob that matches no layer or one that no adapter can act on, a name that is no word.
@@ -54,7 +58,7 @@ def describe(model: nn.Module, roles: Mapping[str, str | Role | tuple[str, int, 
 
 
 def stacks_by_shape(model: nn.Module) -> dict[str, Any]:
-    """A stack for each shape that the roles of a network have, of all the roles that have it, as `adapter.stacks`."""
+    """Stacks of all roles of equal shape, in the form of `adapter.stacks`."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for role in backbone_of(model).roles:
         alike.setdefault(tuple(stack.shape for stack in stacks_for(model, [role])), []).append(role)

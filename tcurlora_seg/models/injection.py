@@ -1,4 +1,4 @@
-"""Putting adapters into a network, switching between adapted and merged weights, and taking them out again."""
+"""Adapter injection and merging, temporary or into a plain copy."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def inject(
     trainable: Sequence[str],
     seed: int,
 ) -> nn.Module:
-    """Add an adapter per stack to `model`, in place, and decide what trains.
+    """Add one adapter per stack to `model`, in place, and set the trainable parameters.
 
     Afterwards `model.adapters` is a ModuleDict by stack name, `model.stacks` the stacks by the same names, every
     adapted layer an `Adapted` one, and the state dict has the old keys plus `adapters.<stack>.<tensor>`.
 
     Args:
         model: the network; on error it is left as it was.
-        methods: for each stack name the stack and what builds its adapter: `method(stack, weights, generator=g)`.
+        methods: for each stack name the stack and the builder of its adapter: `method(stack, weights, generator=g)`.
         trainable: globs over the parameters that train beside the adapters (see `trainable.expand`).
-        seed: every stack draws from its own generator, derived from this and its name.
+        seed: every stack draws from its own generator, derived from the seed and its name.
 
     Raises:
         UserError: the network has adapters already, stacks overlap, a method refuses its stack, a bad glob.
@@ -90,7 +90,7 @@ def adapt(
     roles: Mapping[str, str | Role | tuple[str, int, int]] | None = None,
     **overrides: Any,
 ) -> nn.Module:
-    """Add the adapters of `configs/adapter/<method>.yaml` to a network, in place: for one's own training loop.
+    """Add the adapters of `configs/adapter/<method>.yaml` to a network, in place, for a custom training loop.
 
         model = tcurlora_seg.adapt(unetr, method="tcurlora", rank=8)
 
@@ -98,9 +98,9 @@ def adapt(
         model: the network with its pre-trained weights; they are the base that `save_model` refers to.
         method: name of the file.
         rank: None for the file's own.
-        seed: of the methods that draw.
-        roles: for a transformer that this package does not know, where its roles are (see `describe`). Then those
-            whose weights have equal shapes form one stack, and nothing trains besides, unless `trainable` is given.
+        seed: for the methods that draw.
+        roles: roles of a transformer that the package does not know (see `describe`). Roles with weights of equal
+            shapes then form one stack, and only the adapters train, unless `trainable` is given.
         overrides: other keys of the file, or of its `method`, for example `blocks=[0, 1]` or `selection="uniform"`.
 
     Raises:
@@ -124,10 +124,10 @@ def adapt(
 
 
 def read_adapter(method: str) -> DictConfig:
-    """The adapter configuration `configs/adapter/<method>.yaml`.
+    """Adapter configuration of `configs/adapter/<method>.yaml`.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no file of that name.
     """
     files = options("adapter")
     if method not in files:
@@ -137,7 +137,7 @@ def read_adapter(method: str) -> DictConfig:
 
 
 def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, seed: int) -> nn.Module:
-    """Add the adapters that an adapter configuration describes, in place.
+    """Add the adapters of an adapter configuration to a network, in place.
 
     Args:
         model: the network with its pre-trained weights.
@@ -190,9 +190,9 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the context the updates are part of the weights and the adapters are off: inference at the base's cost.
+    """Context manager for merged weights: the updates are added to the weights, for inference at the base's cost.
 
-    Afterwards the original tensors are back, the very same ones. Nesting is harmless.
+    Afterwards the original tensors (the same objects) are restored. It can be nested.
     """
     layers = [m for m in model.modules() if isinstance(m, Adapted) and m.active]
     originals = [(layer, layer.weight.data, layer.bias) for layer in layers]
@@ -210,7 +210,7 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """A copy with the updates in its weights: the plain network of plain layers, free to train.
+    """Merged copy: the plain network with the updates in its weights, all of them trainable.
 
     Where a method shifts q, k or v of a UNETR, the copy is a `UNETR(..., qkv_bias=True)`.
     """

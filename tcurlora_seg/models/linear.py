@@ -1,4 +1,4 @@
-"""Layers that add the updates of adapters to what they compute."""
+"""Adapted layers: linear layers and LayerNorms that add the updates of adapters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tcurlora_seg.adapters.base import Adapter, no_autocast
 
 @dataclass
 class Attached:
-    """Slices of one adapter that live in one layer.
+    """Slices of one adapter in one layer.
 
     Attributes:
         adapter: the adapter, which `model.adapters` owns.
         indices: positions of the slices in the adapter's stack.
-        rows: the rows [first, last) of the layer that each slice takes; they do not overlap.
+        rows: rows [first, last) of the layer for each slice; they do not overlap.
         scale: factor of the adapter's updates.
     """
 
@@ -32,10 +32,9 @@ class Attached:
 
 
 class Adapted(nn.Module):
-    """A layer with the same Parameter objects as `layer`, so that the state dict keeps its keys.
+    """Base class of adapted layers, with the same Parameter objects as `layer`: the state dict keeps its keys.
 
-    The adapters are not registered here: they live once in the network, and a deep copy of the network copies them
-    once.
+    The adapters are not registered as submodules here: the network owns them, and a deep copy copies them once.
     """
 
     weight: Any
@@ -50,13 +49,13 @@ class Adapted(nn.Module):
         self.active = True
 
     def merged(self) -> tuple[Tensor, Tensor | None]:
-        """The weight and bias of the plain layer that computes the same, in the weight's precision."""
+        """Merged weight and bias, in the weight's precision."""
         with torch.no_grad():
             weight, bias = self._sums()
         return weight.to(self.weight.dtype), None if bias is None else bias.to(self.weight.dtype)
 
     def plain(self) -> nn.Module:
-        """The plain layer that computes the same."""
+        """Plain layer with the merged weight and bias."""
         layer = self._bare()
         for name, tensor in zip(("weight", "bias"), self.merged(), strict=True):
             layer.register_parameter(name, None if tensor is None else nn.Parameter(tensor))
@@ -91,7 +90,7 @@ class Adapted(nn.Module):
 
 
 class AdaptedLinear(Adapted, nn.Linear):
-    """An `nn.Linear` with adapters; each sees the outputs of the frozen layer, never those of another adapter."""
+    """An `nn.Linear` with adapters; each takes the outputs of the frozen layer, not those of another adapter."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -120,7 +119,7 @@ class AdaptedLinear(Adapted, nn.Linear):
 
 
 class AdaptedNorm(Adapted, nn.LayerNorm):
-    """An `nn.LayerNorm` with adapters: its vectors are so small that they are merged in every pass."""
+    """An `nn.LayerNorm` with adapters; its small vectors are merged in every forward pass."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__(norm)
@@ -142,7 +141,7 @@ _Part = tuple[tuple[int, int], Any]  # rows [first, last) of an output, and what
 
 
 def _disjoint(parts: Sequence[_Part]) -> list[list[_Part]]:
-    """As few groups as it takes for no two parts of a group to share rows: one, unless stacks overlap."""
+    """Groups of parts that share no rows: one group, unless stacks overlap."""
     groups: list[list[_Part]] = []
     for part in parts:
         (first, last), _ = part

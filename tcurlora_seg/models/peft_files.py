@@ -1,4 +1,4 @@
-"""LoRA files of Hugging Face's PEFT: loading them as ours, and writing ours as theirs, without PEFT installed."""
+"""Import and export of LoRA in the file format of Hugging Face's PEFT, without PEFT installed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _NOT_LORA = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_f
 
 
 def load_peft(model: nn.Module, folder: str | Path) -> None:
-    """Adapt a network by the LoRA in a PEFT folder, in place: one stack per kind of layer, qkv fused.
+    """Add the LoRA of a PEFT folder to a network, in place: one stack per kind of layer, qkv fused.
 
-    Tensors of modules that PEFT saved whole, such as the decoder, are copied into the network and go on training.
+    Tensors of modules that PEFT saved whole, such as the decoder, are copied into the network and stay trainable.
 
     Args:
-        model: a network without adapters that holds the weights the LoRA was trained on.
+        model: a network without adapters, with the base weights of the LoRA.
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        UserError: files missing or damaged, another method than plain LoRA, layers or shapes that the network has not.
+        UserError: files missing or damaged, another method than plain LoRA, layers or shapes that do not fit.
     """
     config, tensors = _read(Path(folder))
     adapted = sorted({name.rsplit(".lora_", 1)[0] for name in tensors if ".lora_" in name})
@@ -74,13 +74,13 @@ def load_peft(model: nn.Module, folder: str | Path) -> None:
 
 
 def save_peft(model: nn.Module, folder: str | Path) -> None:
-    """Write a network's LoRA as a PEFT folder, which `peft.PeftModel.from_pretrained(unetr, folder)` loads.
+    """Write the LoRA of `model` as a PEFT folder, which `peft.PeftModel.from_pretrained(unetr, folder)` loads.
 
-    Modules of the base that train, such as the decoder, are written whole.
+    Trainable modules of the base, such as the decoder, are written whole.
 
     Raises:
-        UserError: another method, a stack of q, k or v alone, different ranks or scales, or a module that trains in
-            part: PEFT has no file for these.
+        UserError: another method, a stack of q, k or v alone, different ranks or scales, or a partly trainable
+            module: PEFT has no format for these.
     """
     network: Any = model
     tensors: dict[str, Tensor] = {}

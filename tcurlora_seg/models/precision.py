@@ -1,4 +1,4 @@
-"""The floating-point format that a network computes in, by the names that Lightning gives them."""
+"""Floating-point precision of a network, by Lightning's names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def resolve_precision(precision: str | int, device: torch.device) -> str:
-    """What `auto` stands for: bf16-mixed where the device computes in bfloat16 by itself, else 32-true."""
+    """Precision with `auto` resolved: bf16-mixed where `device` has native bfloat16, else 32-true."""
     if precision != "auto":
         return str(precision)
     if device.type == "cuda":
@@ -17,5 +17,5 @@ def resolve_precision(precision: str | int, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Products in bfloat16 for bf16-mixed; otherwise in the weights' own format, whatever is set outside."""
+    """Autocast context for `precision` on `device`: bfloat16 for bf16-mixed, else disabled, also inside another."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")

@@ -1,4 +1,4 @@
-"""Pre-trained weights: reading them, fitting them to a network, and the hash that names a base."""
+"""Pre-trained weights: loading, resizing to a network, and the hash of a base."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Where a network's weights came from; kept as `model.base`.
+    """Origin of a network's weights; kept as `model.base`.
 
     Attributes:
-        source: the file, or a word for what the network held already.
+        source: the file, or a description of the network's own weights.
         base_hash: see `base_hash`.
-        loaded: tensors taken as they are.
+        loaded: tensors copied unchanged.
         resized: tensors computed from the file's, for another image size or number of channels.
         fresh: tensors that kept their random start.
         ignored: tensors of the file that this network does not use.
@@ -58,10 +58,10 @@ class LoadReport:
 def load_pretrained(
     model: nn.Module, source: str, *, missing: Sequence[str] | None = None, inflate: bool = False
 ) -> LoadReport:
-    """Copy pre-trained weights into a network, in place, and note their origin as `model.base`.
+    """Load pre-trained weights into a network, in place, and record their origin as `model.base`.
 
-    The output layer may be absent or of another width and then starts afresh. What depends on the window, such as
-    position embeddings, is made to fit by the backbone.
+    The output layer may be absent or of another width and then starts afresh. Tensors that depend on the window, such
+    as position embeddings, are resized by the backbone.
 
     Args:
         model: a network without adapters.
@@ -132,8 +132,12 @@ def load_pretrained(
 
 
 def base_hash(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
-    """SHA-256 over the tensors in float32, sorted by name, with names and shapes; what the network never uses is left
-    out."""
+    """SHA-256 of tensors in float32 with names and shapes, sorted by name.
+
+    Args:
+        tensors: the weights by name.
+        backbone: excludes unused and stale tensors.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         if not backbone.is_unused(name) and not backbone.is_stale(name):
@@ -144,13 +148,13 @@ def base_hash(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
 
 
 def describe_base(model: nn.Module) -> LoadReport:
-    """The report for a network whose weights were loaded elsewhere: what it holds now is the base."""
+    """Load report of a network whose weights were loaded elsewhere: its present weights are the base."""
     tensors = dict(model.named_parameters())
     return LoadReport("the network's own weights", base_hash(tensors, backbone_of(model)), loaded=tuple(tensors))
 
 
 def save_base(model: nn.Module, folder: str | Path) -> Path:
-    """Store a network's weights without its output layer as `<folder>/<hash>.safetensors`, ready to be loaded.
+    """Write a network's weights without its output layer to `<folder>/<hash>.safetensors`, for `load_pretrained`.
 
     Returns:
         The file's path.
@@ -176,9 +180,14 @@ def _fit(name: str, given: Tensor, model: nn.Module, backbone: Backbone, inflate
 
 
 def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None:
-    """Interpolate position embeddings (1, patches, hidden) of a cubic image to the grid `target`; None if not cubic.
+    """Trilinear interpolation of position embeddings to another grid.
 
-    A class token's, which would come first, is left out.
+    Args:
+        embeddings: (1, patches, hidden) of a cubic grid; a class token's, in first place, is dropped.
+        target: patches along each axis.
+
+    Returns:
+        (1, new patches, hidden); None if the grid is not cubic.
     """
     side = int(embeddings.shape[1] ** (1 / 3) + 1e-6)
     if side**3 == embeddings.shape[1] - 1:

@@ -1,4 +1,4 @@
-"""Primus, the transformer of nnU-Net's authors, from dynamic_network_architectures: building it and its parts.
+"""Primus, the transformer of nnU-Net's authors (dynamic_network_architectures): builder and backbone description.
 
 Wald et al. 2025, https://arxiv.org/abs/2503.01835. Pre-trained encoders of it are the OpenMind models.
 """
@@ -26,7 +26,7 @@ _LAYERS = ("decode.0.0", "decode.0.1", "decode.1.0", "decode.1.1", "decode.2")
 def build_primus(
     *, in_channels: int, out_channels: int, window: list[int], embed_dim: int, depth: int, num_heads: int
 ) -> nn.Module:
-    """A randomly started Primus with patches of 8 voxels a side.
+    """A randomly initialised Primus with patches of 8 voxels a side.
 
     Args:
         in_channels: image channels.
@@ -54,11 +54,11 @@ def _arguments(built: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class PrimusBackbone(Backbone):
-    """Facts of Primus.
+    """Backbone description of Primus.
 
     Roles: `q k v o`; the gated MLP's `fc1_g` (gate), `fc1_x` (value) and `fc2`, under the names of other networks `up`
     for the first two and `down`; the LayerNorms `norm1` (before the attention), `norm2` (before the MLP), `norm_mlp`
-    (inside it) and `norm`, which follows the last block. `qkv` is q, k and v, which are layers of their own.
+    (inside it) and `norm` (after the last block). `qkv` stands for the separate layers q, k and v.
     """
 
     # the decoder's widths follow from the number of classes
@@ -90,7 +90,7 @@ class PrimusBackbone(Backbone):
     exported = "dynamic_network_architectures.architectures.primus.Primus"
 
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
-        """Refuse what `build_primus` cannot build."""
+        """Check the sizes for `build_primus`, and that its package is installed."""
         if find_spec("dynamic_network_architectures") is None:
             raise UserError("model: Primus needs dynamic-network-architectures: pip install 'tcurlora-seg[primus]'")
         if len(window) != 3 or any(side % PATCH or side < PATCH for side in window):
@@ -110,11 +110,11 @@ class PrimusBackbone(Backbone):
         return shapes.get(role, (width, 0 if role.startswith("norm") else width))
 
     def is_stale(self, name: str) -> bool:
-        """The token in the place of a masked patch: segmentation masks none."""
+        """The mask token of masked pre-training, which segmentation does not use."""
         return name == "mask_token"
 
     def fit(self, name: str, given: Tensor, network: Any) -> Tensor | None:
-        """Position embeddings for another window; the rotary ones follow from the window by themselves."""
+        """Position embeddings for another window; rotary ones need no resizing."""
         from tcurlora_seg.models.pretrained import resize_positions
 
         if name != "eva.pos_embed" or given.ndim != 3:
@@ -122,15 +122,15 @@ class PrimusBackbone(Backbone):
         return resize_positions(given, network.eva.rope.feat_shape)
 
     def converted(self, tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Those of a masked autoencoder without what paints its patches, `up_projection`."""
+        """Tensors of a masked autoencoder without its reconstruction head `up_projection`."""
         autoencoder = any(name.startswith("decoder.") for name in tensors)
         return {n: t for n, t in tensors.items() if not (autoencoder and n.startswith("up_projection."))}
 
     def preparation(self, pretrained: str) -> dict[str, Any]:
-        """Voxel size and normalisation of the plan that nnssl writes beside its weights.
+        """Voxel size and normalisation from the plan that nnssl writes beside its weights.
 
         Raises:
-            UserError: a plan of another layout, or with a normalisation that is not known here.
+            UserError: a plan of another layout, or with an unsupported normalisation.
         """
         path = Path(pretrained).parent / PLAN
         if not Path(pretrained).is_file() or not path.is_file():
@@ -146,7 +146,7 @@ class PrimusBackbone(Backbone):
                 "intensity": "zscore" if masked and all(masked) else "zscore_image"}  # fmt: skip
 
     def arguments(self, network: nn.Module, built: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the class.
+        """Constructor arguments of `Primus`.
 
         Raises:
             UserError: the method shifts k, whose layers have no bias in the class.

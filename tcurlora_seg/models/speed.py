@@ -1,7 +1,7 @@
-"""Faster steps: the same network, computed with less time or memory.
+"""Speed and memory options: the same network, computed in less time or memory.
 
-It swaps the class of some of MONAI's modules for a subclass here: parameters, state-dict keys and results stay
-(to rounding), and deep copies, merging and export know nothing of it.
+Some of MONAI's modules get a subclass from here as their class: parameters, state-dict keys and results stay the same
+(to rounding), and deep copies, merging and export work as before.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def speed_up(
     checkpointing: bool = False,
     tf32: bool | None = None,
 ) -> nn.Module:
-    """Choose how a network of MONAI's blocks computes, in place.
+    """Set the speed and memory options of a network of MONAI's blocks, in place.
 
-    Instance normalisation hands its volume on without copies, attention never stores its matrix, and a skip connection
-    that needs no gradient is convolved apart from what it is joined with.
+    Instance normalisation avoids copies of its volume, attention does not store its matrix, and a skip connection
+    that needs no gradient is convolved separately instead of concatenated.
 
     Args:
         network: the network, with or without adapters.
-        half: whether it will compute in 16 bits.
+        half: whether it computes in 16 bits.
         channels_last: keep volumes channels-last from one convolution to the next. None: in 16 bits, where that is
             faster; in float32 processors are slower with it and lose digits.
-        checkpointing: store what the convolution blocks are given and no more, and compute them again in the backward
-            pass, one sample at a time: less memory for more time.
-        tf32: let GPUs round the factors of float32 matrix products to ten bits, as they do in convolutions by PyTorch's
-            default. It is a switch of the whole process; None leaves it alone.
+        checkpointing: activation checkpointing of the convolution blocks, one sample at a time: their inputs are stored
+            and the rest is recomputed in the backward pass; less memory, more time.
+        tf32: TensorFloat-32 in matrix products on GPUs, which is PyTorch's default for convolutions. It is a setting of
+            the whole process; None leaves it unchanged.
     """
     if tf32 is not None:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -60,7 +60,7 @@ def speed_up(
 
 
 class FusedAttention(SABlock):
-    """softmax(q k' / sqrt d) v by one kernel; dropout only while training, which MONAI's own switch to it forgets."""
+    """Fused attention, softmax(q k' / sqrt d) v in one kernel; MONAI's own option applies dropout in evaluation too."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Map tokens (batch, tokens, hidden) to the same shape; UNETR never gives a mask."""
@@ -71,12 +71,12 @@ class FusedAttention(SABlock):
 
 
 class StraightInstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation whose volume is handed on as it is.
+    """Instance normalisation without copies of the volume.
 
-    PyTorch's own gives a view, and what follows in place (activation, sum) then copies whole volumes in the backward
-    pass. Channels-last volumes it copies to channels-first, and the next convolution copies them back: over a single
-    sample instance and batch normalisation are one, and the latter has a kernel for this layout. On a CPU that kernel
-    adds number by number in float32, which is off by 2e-4 over a million voxels: less than bfloat16's rounding.
+    PyTorch's own returns a view, and in-place operations after it (activation, sum) then copy whole volumes in the
+    backward pass. It also copies channels-last volumes to channels-first, and the next convolution copies them back.
+    For a single sample, instance and batch normalisation are equal, and the latter has a kernel for this layout. On a
+    CPU that kernel sums sequentially in float32: an error of 2e-4 over a million voxels, below bfloat16's rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class StraightInstanceNorm(nn.InstanceNorm3d):
 
 
 class SplitUp(UnetrUpBlock):
-    """MONAI's decoder block with conv([a, skip]) taken as conv_a(a) + conv_skip(skip), where the skip is frozen."""
+    """MONAI's decoder block with conv([a, skip]) computed as conv_a(a) + conv_skip(skip), for a frozen skip."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (batch, in, X, Y, Z) and the skip (batch, out, 2 X, 2 Y, 2 Z) to the skip's shape."""
@@ -109,10 +109,10 @@ def _split(layer: Any, a: Tensor, skip: Tensor) -> Tensor:
 
 
 def _recomputed(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """The function's output for each sample, joined.
+    """Activation checkpointing sample by sample; returns the joined outputs of the function.
 
-    Its inputs alone are stored: in the backward pass it runs again, sample by sample, so that what it computes on its
-    way is never there for more than one.
+    Only its inputs are stored. The backward pass recomputes one sample at a time, and so holds the intermediate
+    results of one sample.
     """
     if not torch.is_grad_enabled():
         return function(*batches)
@@ -122,19 +122,19 @@ def _recomputed(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
 
 
 class Recomputed(nn.Module):
-    """What a block inherits first to be recomputed; its shapes stay."""
+    """Mixin for activation checkpointing of a block, sample by sample; it comes first among the bases."""
 
     def forward(self, *batches: Tensor) -> Tensor:
         return _recomputed(super().forward, *batches)
 
 
 class RecomputedBasic(Recomputed, UnetrBasicBlock):
-    """MONAI's block, recomputed."""
+    """MONAI's `UnetrBasicBlock` with activation checkpointing."""
 
 
 class RecomputedPrUp(Recomputed, UnetrPrUpBlock):
-    """MONAI's block, recomputed."""
+    """MONAI's `UnetrPrUpBlock` with activation checkpointing."""
 
 
 class RecomputedUp(Recomputed, SplitUp):
-    """The decoder block with a frozen skip convolved apart, recomputed."""
+    """`SplitUp` with activation checkpointing."""

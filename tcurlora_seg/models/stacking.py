@@ -1,4 +1,4 @@
-"""Stacks of a network: from roles and blocks to the rows of its layers."""
+"""Stack construction: from roles and blocks to rows of a network's layers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from tcurlora_seg.models.trainable import glob
 
 
 def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
-    """Dotted paths of the layers that a role stands for, in order of appearance.
+    """Dotted paths of a role's layers, in order of appearance.
+
+    Args:
+        model: the network.
+        role: name of the role, for messages.
+        place: its layers.
 
     Raises:
-        UserError: none is there, or one that is neither linear nor a LayerNorm, or whose forward pass nobody calls.
+        UserError: no layer, one that is neither linear nor a LayerNorm, one whose `forward` is never called, or rows
+            that do not split into equal parts.
     """
     expression = glob(place.layer)
     found = {path: module for path, module in model.named_modules() if path and expression.fullmatch(path)}
@@ -36,7 +42,7 @@ def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
 
 
 def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | None = None) -> list[Stack]:
-    """The stacks of `roles` in `blocks`, block by block: one for each shape, since the blocks of some networks differ.
+    """Stacks of `roles` in `blocks`, block by block: one for each shape, since the blocks of some networks differ.
 
     Args:
         model: the network.
@@ -44,7 +50,7 @@ def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | N
         blocks: block indices; None for all.
 
     Returns:
-        The stacks in order of appearance; none for a word that stands for nothing in this network.
+        The stacks in order of appearance; none for a word without roles in this network.
 
     Raises:
         UserError: an unknown network or role, a block that does not exist, slices of different shapes in a block.
@@ -87,12 +93,12 @@ def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | N
 
 
 def named_stacks(name: str, stacks: Sequence[Stack]) -> dict[str, Stack]:
-    """Stacks under one name, which is numbered from 1 where there are several."""
+    """Named stacks: one is called `name`, several `name_1`, `name_2`, ..."""
     return {name if len(stacks) == 1 else f"{name}_{i}": stack for i, stack in enumerate(stacks, 1)}
 
 
 def stacked_weights(model: nn.Module, stack: Stack) -> Tensor:
-    """The stack's tensor (slices, out, in), or (slices, out) of LayerNorms: a float32 copy at least of the weights."""
+    """Weights of `model` in a stack (slices, out, in), or (slices, out) of LayerNorms: a copy, at least float32."""
     rows = [model.get_parameter(f"{s.linear}.weight").detach()[s.first : s.last] for s in stack.slots]
     weights = torch.stack(rows)
     return weights.to(torch.promote_types(weights.dtype, torch.float32))

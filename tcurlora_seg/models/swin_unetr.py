@@ -1,4 +1,4 @@
-"""MONAI's SwinUNETR: building it, the names of its parts, and the layouts of public checkpoints."""
+"""MONAI's SwinUNETR: builder, backbone description, and layouts of public checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_swin_unetr(
     num_heads: list[int],
     use_v2: bool = False,
 ) -> SwinUNETR:
-    """A randomly started SwinUNETR of four stages; each doubles the width and halves the sides.
+    """A randomly initialised SwinUNETR of four stages; each doubles the width and halves the sides.
 
     Args:
         in_channels: image channels.
@@ -51,11 +51,11 @@ def build_swin_unetr(
 
 
 class SwinUNETRBackbone(Backbone):
-    """Facts of MONAI's SwinUNETR.
+    """Backbone description of MONAI's SwinUNETR.
 
-    Its blocks have four widths, so a stack of `q k v o`, `up`, `down` or `qkv` becomes one for each stage. Beside the
-    blocks' LayerNorms `norm1` and `norm2` there is none behind the last block, as a ViT has it. The merging of patches
-    between the stages stays as it is.
+    Its blocks have four widths, so a stack of `q k v o`, `up`, `down` or `qkv` becomes one for each stage. The
+    LayerNorms are the blocks' `norm1` and `norm2`; unlike a ViT it has none after the last block. The patch merging
+    between the stages has no role.
     """
 
     head = ("out.conv.conv.weight", "out.conv.conv.bias")
@@ -84,7 +84,7 @@ class SwinUNETRBackbone(Backbone):
     exported = "monai.networks.nets.SwinUNETR"
 
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
-        """Refuse what `build_swin_unetr` cannot build."""
+        """Check the sizes for `build_swin_unetr`."""
         # a single voxel behind the last stage leaves instance normalisation without statistics
         if len(window) != 3 or any(side % STRIDE or side < STRIDE for side in window) or max(window) == STRIDE:
             raise UserError(f"window={list(window)}: three sides are needed, each a multiple of {STRIDE} and at least "
@@ -106,11 +106,11 @@ class SwinUNETRBackbone(Backbone):
         return shapes.get(role, (width, 0 if role.startswith("norm") else width))
 
     def is_stale(self, name: str) -> bool:
-        """The index of relative positions, which follows from the window of the attention."""
+        """The index of relative positions, which is computed from the attention's window."""
         return name.endswith(".relative_position_index")
 
     def converted(self, tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Those of an encoder: self-supervised ones name it `swinViT.`, `encoder.` or not at all, and `mlp.fc1`."""
+        """Tensors of an encoder under MONAI's names; public files have `swinViT.`, `encoder.` or no prefix."""
         named = {}
         for name, tensor in tensors.items():
             name = name.removeprefix("module.")
@@ -120,7 +120,7 @@ class SwinUNETRBackbone(Backbone):
         return named
 
     def arguments(self, network: nn.Module, built: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of MONAI's class, which takes any window."""
+        """Constructor arguments of MONAI's class, which takes any window."""
         return {key: value for key, value in built.items() if key != "window"}
 
 

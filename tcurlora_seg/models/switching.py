@@ -1,4 +1,4 @@
-"""Several fine-tuned models on one base in memory: switching between them, scaling and adding their updates."""
+"""Model switching: several fine-tuned models on one base in memory, with scaled or added updates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tcurlora_seg.models.linear import Adapted, Attached
 
 @dataclass(frozen=True)
 class _Member:
-    """What one model file adds to the base: adapters, where they act, and the base's tensors that it trained."""
+    """Content of one model file: adapters, the layers that they act on, and trained tensors of the base."""
 
     adapters: dict[str, nn.Module]
     attached: dict[str, list[Attached]]
@@ -28,21 +28,21 @@ class _Member:
 
 
 class Switch:
-    """A network that turns from one fine-tuned model into another in place, in milliseconds.
+    """Switch between fine-tuned models of one network, in place and in milliseconds.
 
         switch = Switch(unetr)                                       # its base, loaded with load_pretrained
         switch.add("hippocampus", "run_a/model.safetensors")
         switch.use("hippocampus")                                    # unetr now segments what run_a was trained for
 
-    W = W0 + sum of scale_i delta_i; decoder, head and whatever else of the base a file trained come from one file,
-    whole. The network holds live adapters: nothing is recomputed, the base keeps its tensors, and turning back
-    gives the same bits. It follows the network to another device or precision. `label_map` says which label values each
-    class of the output stands for, as the file with the decoder noted them. `merged(unetr)` or `merge(unetr)` gives the
-    base's speed. It is for inference: nothing trains.
+    W = W0 + sum of scale_i delta_i. Decoder, head and all other trained tensors of the base come unscaled from one
+    file. The adapters stay unmerged: nothing is recomputed, the base keeps its tensors, and a switch back restores the
+    same bits. It follows the network to another device or precision. `label_map` gives the label values of each output
+    class, from the file of the decoder. `merged(unetr)` or `merge(unetr)` gives the base's speed. It is for inference:
+    nothing trains.
 
     Args:
-        network: the network with its base, without adapters; it stays the same object. Its window is that of
-            the files, its number of classes need not be.
+        network: the network with its base, without adapters; it stays the same object. It has the window of the
+            files; its number of classes may differ.
 
     Raises:
         UserError: it has adapters, or no base.
@@ -62,11 +62,15 @@ class Switch:
         return f"Switch(in use: {shown}; models: {', '.join(self._members) or 'none'})"
 
     def add(self, name: str, path: str | Path) -> None:
-        """Read a model file; the network is its plain base afterwards.
+        """Add a model file; the network is its plain base afterwards.
+
+        Args:
+            name: a new name, one word.
+            path: the model file.
 
         Raises:
-            UserError: a name that is taken or no word, a file without its adapter's configuration, and whatever
-                `load_model` refuses, such as another base.
+            UserError: a name that is taken or no word, a file without its adapter's configuration, or one that
+                `load_model` refuses, for example because of another base.
         """
         if name in self._members or not name.isidentifier():
             raise UserError(f"'{name}' is taken, or no single word: choose another name for {path}")
@@ -94,7 +98,7 @@ class Switch:
             self.use(None)
 
     def use(self, models: str | Mapping[str, float] | None, *, decoder: str | None = None) -> None:
-        """Turn the network into one of the models, a scaled one, a sum of several, or the plain base again.
+        """Switch the network to one of the models, a scaled one, a sum of several, or the plain base.
 
             switch.use("a")
             switch.use({"a": 0.5})                           # half of its transformer's update, its whole decoder
@@ -102,8 +106,8 @@ class Switch:
             switch.use(None)
 
         Args:
-            models: a name, factors of the transformer's updates by name, or None for the base.
-            decoder: whose decoder and head are used; needed when several are added.
+            models: a name, scales of the transformer's updates by name, or None for the base.
+            decoder: name of the model whose decoder and head are used; needed for a sum of several.
 
         Raises:
             UserError: an unknown name, no decoder named, or a model without updates to scale or add.

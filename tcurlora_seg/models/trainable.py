@@ -1,4 +1,4 @@
-"""Which tensors of the network train: globs over dotted parameter paths."""
+"""Selection of trainable parameters by globs over dotted parameter paths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tcurlora_seg.models.backbone import backbone_of
 
 
 def glob(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a glob: `*` stands for any characters but a dot, `**` for any characters."""
+    """Regular expression of a glob: `*` stands for any characters but a dot, `**` for any characters."""
     parts = [{"**": ".*", "*": "[^.]*"}.get(p, re.escape(p)) for p in re.split(r"(\*\*|\*)", pattern)]
     return re.compile("".join(parts))
 
 
 def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainable") -> set[str]:
-    """The names that one of the globs matches as a whole.
+    """Names that at least one of the globs matches as a whole.
 
     `decoder*.**` is everything in every module whose name begins with decoder, `vit.blocks.*.mlp.**` the MLPs of all
     blocks.
@@ -44,8 +44,7 @@ def expand(patterns: Sequence[str], names: Collection[str], key: str = "trainabl
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection[str]) -> None:
-    """Let the parameters that the globs match train, and those of the transformer or decoder that no file gave; freeze
-    all others.
+    """Set the trainable parameters: those that the globs match, and those that no file gave. All others are frozen.
 
     Args:
         model: the network, before adapters are added to it.
@@ -70,5 +69,5 @@ def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, adapters included, by name."""
+    """Trainable parameters by name, adapters included."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""MONAI's UNETR: building it, and the only place that knows the names of its parts."""
+"""MONAI's UNETR: builder and backbone description."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_unetr(
     dropout_rate: float = 0.0,
     qkv_bias: bool = False,
 ) -> UNETR:
-    """A randomly started UNETR of 12 blocks and patches of 16 voxels a side.
+    """A randomly initialised UNETR of 12 blocks and patches of 16 voxels a side.
 
     Args:
         in_channels: image channels.
@@ -67,10 +67,10 @@ def build_unetr(
 
 
 class UNETRBackbone(Backbone):
-    """Facts of MONAI's UNETR.
+    """Backbone description of MONAI's UNETR.
 
     Roles: `q k v o up down`, `qkv` for the fused matrix, the LayerNorms `norm1` (before the attention) and `norm2`
-    (before the MLP) of every block, and `norm`, which follows the last block.
+    (before the MLP) of every block, and `norm` (after the last block).
     """
 
     head = ("out.conv.conv.weight", "out.conv.conv.bias")
@@ -102,7 +102,7 @@ class UNETRBackbone(Backbone):
     exported = "monai.networks.nets.UNETR"
 
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
-        """Refuse what `build_unetr` cannot build."""
+        """Check the sizes for `build_unetr`."""
         # a single patch along a side leaves instance normalisation without statistics
         if len(window) != 3 or any(side % PATCH or side < 2 * PATCH for side in window):
             key = "window" if list(model.get("img_size", window)) != list(window) else "model.img_size"
@@ -134,17 +134,17 @@ class UNETRBackbone(Backbone):
         return _UNUSED.fullmatch(name) is not None
 
     def is_stale(self, name: str) -> bool:
-        """Up to MONAI 1.5 every block had cross-attention."""
+        """The cross-attention that every block had up to MONAI 1.5."""
         return _STALE.fullmatch(name) is not None
 
     def fit(self, name: str, given: Tensor, network: Any) -> Tensor | None:
-        """Position embeddings for another window, see `resize_positions`."""
+        """Position embeddings for another window (see `resize_positions`)."""
         from tcurlora_seg.models.pretrained import resize_positions
 
         return resize_positions(given, network.feat_size) if name == POSITIONS and given.ndim == 3 else None
 
     def converted(self, tensors: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-        """Those of an encoder under UNETR's names, and a linear patch embedding as the convolution that it is.
+        """Tensors of an encoder under UNETR's names, with a linear patch embedding as a convolution.
 
         The linear layer (`proj_type="perceptron"`) sees the voxels of a patch in the order (x, y, z, channel).
         """
@@ -158,7 +158,7 @@ class UNETRBackbone(Backbone):
         return {**others, f"{_EMBEDDING}.weight": weight.contiguous(), f"{_EMBEDDING}.bias": bias}
 
     def _renamed(self, tensors: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-        """Those of a ViT encoder, whatever stands before `blocks.`, in MONAI's words or timm's."""
+        """Tensors of a ViT encoder with any prefix before `blocks.`, in the names of MONAI or timm."""
         prefixes = [match[1] for name in tensors if (match := _FIRST.fullmatch(name)) and "decoder" not in name]
         if not prefixes or "vit." in prefixes:
             return tensors
@@ -172,7 +172,7 @@ class UNETRBackbone(Backbone):
         return named
 
     def finish_merge(self, network: Any) -> None:
-        """Give every `attn.qkv` a bias of zeros if any has one: `qkv_bias` holds for all blocks or none."""
+        """Add a bias of zeros to every `attn.qkv` if any has a bias: `qkv_bias` holds for all blocks or none."""
         import torch
 
         layers = [block.attn.qkv for block in network.vit.blocks]
@@ -182,7 +182,7 @@ class UNETRBackbone(Backbone):
                     layer.bias = torch.nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
 
     def arguments(self, network: nn.Module, built: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of MONAI's class; what a method shifts in q, k or v needs `qkv_bias`."""
+        """Constructor arguments of MONAI's class; a shift of q, k or v needs `qkv_bias`."""
         sizes = {key: value for key, value in built.items() if key != "dropout_rate"}
         return {**sizes, "qkv_bias": any(name.endswith("attn.qkv.bias") for name in network.state_dict())}
 

@@ -1,4 +1,4 @@
-"""Reading a file of weights as others save them: bare or in a wrapper, with or without a prefix, and never code."""
+"""Reading of state-dict files: bare or in a wrapper, with or without a prefix, without running pickled code."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from tcurlora_seg.errors import UserError
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".model", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network_weights")
-"""Of Lightning and MONAI, PyTorch's tutorial, others, Ignite, nnU-Net; where several are there, the first counts."""
+"""Keys of Lightning and MONAI, PyTorch's tutorial, others, Ignite, nnU-Net; of several the first counts."""
 _scalar: Any = vars(np)["_core"].multiarray.scalar
 _NUMBERS: list[Any] = [
     np.dtype, _scalar, (_scalar, "numpy.core.multiarray.scalar"),
     *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)),
 ]  # fmt: skip
-"""What a number of numpy is pickled as, such as MONAI's `best_acc`; it holds no code."""
+"""Pickled types of a numpy number, such as MONAI's `best_acc`; they hold no code."""
 
 
 def read_tensors(
     path: Path, wanted: Collection[str] = (), is_stale: Callable[[str], bool] = lambda name: False
 ) -> dict[str, Tensor]:
-    """Read a state dict's tensors as float32, out of a wrapper if need be.
+    """Tensors of a state-dict file as float32, also from inside a wrapper.
 
     Args:
         path: the file.
-        wanted: names of the network's parameters; a prefix that all names share is taken off if more of them fit then.
-        is_stale: which tensors no network needs to be given; of these, whole numbers are left out.
+        wanted: names of the network's parameters; a prefix that all names share is removed if more of them fit then.
+        is_stale: whether a tensor, by name, is obsolete; stale tensors of whole numbers are left out.
 
     Raises:
         UserError: not a file, not readable, not a state dict of finite tensors, or the file of a run.
