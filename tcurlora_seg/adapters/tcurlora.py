@@ -29,8 +29,8 @@ class TCURLoRA(Adapter):
     depends on the order of the slices.
 
     Beyond the paper, as options: C and R may train too (n r (out + in) numbers more). They may be made orthonormal
-    under the t-product, C' * C = R * R' = I, by a QR decomposition of every Fourier slice: that keeps what they span,
-    and so the set of updates, and makes ||delta|| of the whole stack equal to ||U||, whatever the columns' sizes.
+    under the t-product, C' * C = R * R' = I, by a QR decomposition of every Fourier slice: that keeps their span, and
+    so the set of updates, and makes ||delta|| of the whole stack equal to ||U||, independent of the columns' sizes.
     (Orthonormal columns of [C_0 C_1 ...] instead would mix slices, and the product would be no t-product any more.)
 
     Not offered, since they add nothing: a complex core for every frequency (this core in other coordinates, n r^2 real

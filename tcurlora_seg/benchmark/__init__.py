@@ -1,1 +1,1 @@
-"""Step time, memory and inference time of methods against each other, as ratios measured in one run."""
+"""Benchmark of methods: step time, memory and inference time, as ratios measured in one run."""

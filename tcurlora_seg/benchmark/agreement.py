@@ -1,4 +1,4 @@
-"""Whether a device computes what the processor computes, and 16 bits what 32 do; prints one JSON object of rows.
+"""Numerical agreement of a device with the processor, and of bfloat16 with float32, as one JSON object of rows.
 
     python -m tcurlora_seg.benchmark.agreement cuda
 """
@@ -28,7 +28,7 @@ STEPS = 10
 
 
 def losses(device: str) -> list[float]:
-    """The losses of ten steps of tCURLoRA on the small network, in float32 without rounding of factors."""
+    """Losses of ten training steps of tCURLoRA on the small network on `device`, in float32 without TF32."""
     torch.backends.cudnn.allow_tf32 = False
     setting = Setting(method="tcurlora", rank=8, side=64, batch=2, tf32=False)
     model, optimizer = (OmegaConf.to_container(OmegaConf.load(options(group)[name]))
@@ -38,7 +38,14 @@ def losses(device: str) -> list[float]:
 
 
 def compare_labels(device: torch.device, spacing: float) -> dict[str, float]:
-    """Our label map in bfloat16 against MONAI's own inference in float32: a simulated tumour, the packaged base."""
+    """Agreement of our label map in bfloat16 with MONAI's own inference in float32.
+
+    The case is a simulated tumour, the network has the packaged base.
+
+    Args:
+        device: the device of both.
+        spacing: voxel size of the case in mm.
+    """
     with tempfile.TemporaryDirectory() as folder:
         simulate("brats2021", folder, subjects=1, spacing=spacing)
         dataset = instantiate(OmegaConf.load(options("dataset")["brats2021"]), root=folder)

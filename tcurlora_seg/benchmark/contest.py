@@ -1,7 +1,7 @@
-"""A benchmark from a configuration to a table: what `scripts/benchmark.py` calls. Nothing heavy is imported here.
+"""Benchmark runner of `scripts/benchmark.py`, from a configuration to a table. Nothing heavy is imported here.
 
-Every contestant lives in a process of its own, so that peak memory is its own, and all take their steps in turn, one
-round after another, so that whatever else the machine does hits them alike. Ratios are formed within a round.
+Every contestant runs in a separate process, so that peak memory is its own. All take their steps in turn, round by
+round, so that other load on the machine affects them alike. Ratios are formed within a round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STEP = STEP_PARTS[1:]  # data are made beside the steps of a real training
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
-    """Run a configuration of `scripts/benchmark.py`, print its table or JSON object, and write what `output` asks for.
+    """Run a configuration of `scripts/benchmark.py`, print its table or JSON object, and write the files of `output`.
 
     Raises:
         UserError: an unknown contestant or setting, a contestant that fails.
@@ -85,7 +85,12 @@ def check_benchmark(config: DictConfig) -> None:
 def variations(
     common: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """What is changed and the settings that result: one key at a time, the others as they are in common."""
+    """Variations of the common settings, one key at a time: pairs of the change and all resulting settings.
+
+    Args:
+        common: settings of all contestants.
+        vary: values by key.
+    """
     if not vary:
         yield {}, dict(common)
     for key, values in vary.items():
@@ -94,7 +99,12 @@ def variations(
 
 
 def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Let all contestants take their steps in turn; returns what was measured, by contestant."""
+    """Run the steps of all contestants in turn; returns the measurements by contestant.
+
+    Args:
+        settings: of the contestants, by name.
+        options: the whole configuration as a plain mapping.
+    """
     baseline = options["contest"]["baseline"]
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(name, setting, options)) for name, setting in settings.items()}
@@ -126,7 +136,7 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
 
 
 def _rounds(workers: Mapping[str, _Worker], names: Sequence[str], command: str, rounds: int) -> dict[str, list[Any]]:
-    """Ask all for the same in turn, another one first in each round."""
+    """Send all workers one command in turn, with another one first in each round."""
     answers: dict[str, list[Any]] = {name: [] for name in names}
     for r in range(rounds):
         for name in [*names[r % len(names) :], *names[: r % len(names)]]:
@@ -200,7 +210,7 @@ def _worker(name: str, setting: Setting, options: Mapping[str, Any]) -> Iterator
 
 
 def machine(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figures depend on beside the code."""
+    """Description of the machine and of package versions."""
     from importlib.metadata import version
 
     return {
@@ -217,7 +227,7 @@ def _processor() -> str:
 
 
 def print_table(point: Mapping[str, Any], baseline: str) -> None:
-    """Print what was measured at one size."""
+    """Print the table of one `point` (a change of settings with its measurements), with ratios to `baseline`."""
     varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
     heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
     heads += ["peak, GB", "/", "tensors", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]

@@ -1,4 +1,4 @@
-"""How many numbers each method trains, counted on the network itself."""
+"""Trainable parameter counts of all methods, counted on the network itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ parameter that the network uses, the output layer too: 93.011 M, of which 90.011
 
 
 def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dict[str, Any]]:
-    """One row per file in `configs/adapter`: the paper's table in its order, then the others, the costliest first.
+    """Parameter counts, one row per file in `configs/adapter`: the paper's table in its order, then others by size.
 
     Args:
         model: the model's configuration.
@@ -58,7 +58,7 @@ def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dic
 
 
 def print_counts(model: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the rows as two tables, the paper's and the other methods, or as one JSON object."""
+    """Print the parameter counts on a `model` configuration as two tables, or as one JSON object with `as_json`."""
     rows = count_methods(model)
     if as_json:
         print(json.dumps({"rows": rows}, indent=2))

@@ -1,7 +1,7 @@
-"""Everything that only a GPU can show: what `scripts/gpu_check.py` calls. Nothing heavy is imported here.
+"""GPU check of `scripts/gpu_check.py`: tests, benchmarks and trainings on a GPU. Nothing heavy is imported here.
 
-Each part is one of this repository's commands or more, in processes of their own. A part that fails is noted with what
-it said, and the others go on. Needs a checkout, since the tests are part of it.
+Each part runs commands of this repository in separate processes. A failed part is recorded with its message, and the
+others go on. It needs a checkout, since the tests are one part.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _TINY_VOLUMES = ("contest.common.volume=[32,40,36]", "contest.contestants.croppe
 
 @dataclass(frozen=True)
 class Job:
-    """What all parts need to know.
+    """Settings of all parts.
 
     Attributes:
-        device: cuda, or cpu, which takes the tiny network.
+        device: cuda, or cpu with the tiny network.
         output: folder of results and logs.
         root: the folder of the Decathlon's tasks, or None.
-        limit: seconds that one command may take.
+        limit: time limit of one command in seconds.
     """
 
     device: str
@@ -55,7 +55,12 @@ class Job:
         return self.device == "cpu"
 
     def run(self, name: str, *command: str, **environment: str) -> str:
-        """Run Python with arguments; returns what it printed, which also goes to `<output>/logs/<name>.txt`.
+        """Run a Python command; returns its output, which is also written to `<output>/logs/<name>.txt`.
+
+        Args:
+            name: of the log.
+            command: arguments of Python.
+            environment: further environment variables.
 
         Raises:
             UserError: it failed, or took too long.
@@ -77,14 +82,14 @@ class Job:
         return said
 
     def contest(self, name: str, *arguments: str) -> dict[str, Any]:
-        """The contestants of a benchmark."""
+        """Measurements by contestant of the benchmark with `arguments`, run under `name`."""
         folder = self.output / name
         self.run(name, "scripts/benchmark.py", f"device={self.device}", f"output={folder}", *arguments)
         contestants: dict[str, Any] = read_json(folder / "benchmark.json")["points"][0]["contestants"]
         return contestants
 
     def train(self, name: str, *arguments: str) -> dict[str, Any]:
-        """The metrics of a training run, and what it said to expect before its first step."""
+        """Metrics of the training run with `arguments`, under `name`; `expected` is its cost estimate as printed."""
         folder = self.output / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         said = self.run(
@@ -96,7 +101,7 @@ class Job:
 
 
 class Skipped(Exception):
-    """A part that needs what is not there."""
+    """Signal of a part whose data are missing."""
 
 
 def gpu_check(config: DictConfig) -> None:
@@ -129,7 +134,7 @@ def gpu_check(config: DictConfig) -> None:
 
 
 def check_parts(config: DictConfig) -> None:
-    """Check device, names of the parts, and that the data are there.
+    """Check device, names of the parts, and the data folder.
 
     Raises:
         UserError: an unknown device or part, or no such folder.
@@ -181,7 +186,7 @@ def _inference(job: Job) -> Rows:
 
 
 def _speed(job: Job) -> Rows:
-    """What compiling and the other options of a step are worth in bf16."""
+    """Speed-up by compilation and by the other options of a step, in bf16."""
     measured = job.contest(
         "speed", "contest=speed", "contest.common.side=128", "contest.common.batch=4", "~contest.contestants.bf16",
         "contest.common.precision=bf16-mixed", "~contest.contestants.bf16_monai", *(_TINY if job.tiny else ()),
@@ -220,7 +225,7 @@ def _loader(job: Job) -> Rows:
 
 
 def _real(job: Job) -> Rows:
-    """Five real cases to train on and twenty to test: adapters against everything."""
+    """Training on five real cases, test on twenty: adapters against full fine-tuning."""
     if job.root is None:
         raise Skipped("no real data: root=DIR names the folder that holds Task04_Hippocampus")
     settings = ["dataset=decathlon", f"dataset.root={job.root}", "split.scheme=shots", "split.test=20"]

@@ -1,4 +1,4 @@
-"""What `gpu_check` measured, against what is wanted, as Markdown."""
+"""Report of `gpu_check` in Markdown: measurements and targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 Rows = dict[str, dict[str, Any]]
-"""A table: rows by name, each with its cells by column. A cell is a word, a number, or a median with its quartiles."""
+"""Table: rows by name, each with its cells by column. A cell is a word, a number, or a median with its quartiles."""
 
 PAPER = {  # its text: 684 ms and 18.28 GB for full, 562 and 15.90 for LoRA, 495 and 11.72 for tCURLoRA
     "full": {"paper: / full": 1.0, "paper: / lora": 1.22, "paper: GB / full": 1.0},
@@ -37,7 +37,7 @@ _TARGETS = [  # part, row, column, the largest or smallest number that is good e
 
 
 def targets(parts: Mapping[str, Any]) -> Rows:
-    """What is wanted, what was found, and whether that is enough; what was not measured is left out."""
+    """Table of the measured targets: target, measurement, and whether it is met."""
     found: Rows = {}
     for part, row, column, sign, wanted in _TARGETS:
         rows = parts.get(part, {"rows": {}})["rows"]
@@ -51,7 +51,7 @@ def targets(parts: Mapping[str, Any]) -> Rows:
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """The whole page: machine, targets, and a table for each part."""
+    """Markdown report: machine, targets, and a table for each part."""
     lines = ["# What a GPU shows", ""]
     if result["machine"]["gpu"] is None:
         lines += ["**There is no GPU**: these are the tiny network's figures on a processor and say nothing.", ""]
@@ -80,7 +80,7 @@ def _cell(value: Any) -> str:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What the figures depend on beside the code."""
+    """Description of the machine and of package versions."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpus = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
     packages = {package: version(package) for package in ("torch", "monai", "lightning", "peft")}

@@ -1,4 +1,4 @@
-"""The networks that a benchmark compares: any method's, and the references beside them."""
+"""Networks of a benchmark: adapted by any method, or references."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from tcurlora_seg.models.trainable import expand
 
 
 def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
-    """A randomly started network of the model's configuration, ready to train as `setting` says.
+    """A randomly initialised network with the adapters and options of a contestant, ready to train.
+
+    Args:
+        model: configuration of the network.
+        setting: the contestant.
 
     Raises:
         UserError: an unknown method, or a rank that it cannot have.
@@ -63,7 +67,7 @@ def _add_peft_lora(network: nn.Module, rank: int) -> None:
 
 
 class RebuiltLinear(AdaptedLinear):
-    """A linear layer whose weight is built anew in every step, as tCURLoRA's public code does."""
+    """Linear layer whose weight is rebuilt in every step, as in tCURLoRA's public code."""
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []

@@ -1,4 +1,4 @@
-"""Cost against size: one panel of step time and one of memory for each setting that a benchmark varied."""
+"""Plot of cost against size: step time and memory for each setting that a benchmark varied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABELS = {"rank": "rank", "side": "image side, voxels", "batch": "images in a s
 
 
 def plot_costs(result: Mapping[str, Any], path: Path) -> None:
-    """Draw a benchmark's result into a PNG file; bars show the quartiles."""
+    """Plot a benchmark's `result` into the PNG file `path`; bars show the quartiles."""
     keys = list(dict.fromkeys(key for point in result["points"] for key in point["varied"]))
     names = list(result["points"][0]["contestants"])
     figure, axes = plt.subplots(2, len(keys), figsize=(4 * len(keys), 6), squeeze=False, layout="constrained")

@@ -1,4 +1,4 @@
-"""What one contestant of a benchmark is; nothing heavy is imported here."""
+"""Settings of the contestants of a benchmark; nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEP_PARTS = ("data", "forward", "backward", "optimiser")  # what a step is time
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A method, and how its step is taken.
+    """Contestant of a benchmark: a method, and the size and options of its step.
 
     Attributes:
         method: a file of configs/adapter, or a reference: `floor` (the gradient passes through the whole frozen
@@ -52,7 +52,7 @@ class Setting:
 
 
 def model_of(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a contestant's network.
+    """Configuration of a contestant's network.
 
     Args:
         setting: the contestant.
@@ -69,7 +69,7 @@ def model_of(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(contestants: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> dict[str, Setting]:
-    """The settings of all contestants: what is `common`, then what is their own; a method has its name by default.
+    """Settings of all `contestants`: their own override the `common` ones, and the default method is the name.
 
     Raises:
         UserError: no contestant, an unknown key, or PEFT is needed and not installed.

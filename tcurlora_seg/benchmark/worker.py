@@ -1,4 +1,4 @@
-"""One contestant in a process of its own: answers each line `step`, `infer` or `finish` with a line of JSON.
+"""Benchmark worker: one contestant in a separate process; answers each command line with a line of JSON.
 
 python -m tcurlora_seg.benchmark.worker '{"setting": {...}, "model": {...}, "optimizer": {...}, ...}'
 """
@@ -35,7 +35,7 @@ from tcurlora_seg.stopwatch import Stopwatch
 
 
 class Worker:
-    """A network, its optimiser and random data of the right size.
+    """Contestant with its network, its optimiser and random data of the right size.
 
     Args:
         setting: the contestant.
@@ -63,7 +63,7 @@ class Worker:
         self.spots = foreground_spots(self.label)
 
     def turn(self, act: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Act once. On a GPU act twice, and the second time counts: between turns the others have its memory."""
+        """Result of `act()`; on a GPU of a second call, since other contestants use its memory between turns."""
         if self.device.type != "cuda":
             return act()
         act()
@@ -72,7 +72,7 @@ class Worker:
         return result
 
     def step(self) -> dict[str, float]:
-        """Seconds of the parts of one training step, the processor's seconds for the whole of it, and the loss."""
+        """One training step: seconds of its parts, seconds of processor time for the whole, and the loss."""
         watch, processor = Stopwatch(self.device), time.process_time()
         pairs = [self._draw() for _ in range(self.setting.batch)]
         image, label = (torch.stack(items).to(self.device) for items in zip(*pairs, strict=True))
@@ -90,7 +90,7 @@ class Worker:
         return {**parts, "processor": time.process_time() - processor, "loss": float(loss.detach())}
 
     def infer(self) -> dict[str, float]:
-        """Seconds for one volume, with the adapters beside the weights and merged into them."""
+        """Seconds of inference on one volume, with unmerged and with merged adapters."""
         image = torch.randn(self.image.shape[0], *(self.setting.volume or []), generator=self.draws)
         predictor = Predictor(self.forward, window=[self.setting.side] * 3, overlap=0.25,
                               batch_size=self.setting.batch, precision=self.setting.precision)  # fmt: skip
@@ -100,10 +100,10 @@ class Worker:
         return times
 
     def finish(self) -> dict[str, int]:
-        """Peak memory, numbers that train, and bytes of the model file and of the adapters' part in it.
+        """Peak memory, trainable parameters, and bytes of the model file and of the adapters' part in it.
 
-        Memory is given twice: `peak_bytes` of `memory.peak_memory`, and `tensor_bytes` of all tensors at the worst
-        moment of a step, which on a CPU leaves out the libraries.
+        There are two figures of memory: `peak_bytes` of `memory.peak_memory`, and `tensor_bytes`, the peak of all
+        tensors in a step, which on a CPU excludes the libraries.
         """
         peak = peak_memory(self.device)
         states = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
@@ -134,7 +134,7 @@ class Worker:
 
 
 def main() -> None:
-    """Serve until standard input ends; nothing but answers reaches standard output."""
+    """Answer the commands of standard input until it ends; only answers reach standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     task = json.loads(sys.argv[1])

@@ -51,11 +51,11 @@ class Backbone:
         inputs: weights (out, in, x, y, z) of the layers that take the image.
         roles: role -> layers; empty for a network without transformer blocks.
         words: words that `stacks` may use for several roles at once, or for none that the network has.
-        groups: words that `trainable` knows -> globs over parameters. `decoder` is what every adapter trains besides.
+        groups: words of `trainable` -> globs over parameters. `decoder` trains beside every adapter.
         encoder: globs over the parameters that a pre-trained encoder must hold. A file without decoder tensors counts
             as an encoder: other missing parameters start afresh, and its other tensors are ignored.
         window_argument: the builder's argument for the window; None for a network of any window.
-        multiple: common divisor of the sides of a window, which have at least twice its size.
+        multiple: common divisor of the sides of a window; an automatic window has at least twice its size.
         exported: dotted path of the class that loads the exported weights.
     """
 

@@ -157,7 +157,7 @@ def _compare(name: str, given: Tensor, wanted: Tensor) -> list[str]:
 
 
 def _restore(model: Any, wanted: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy values into the network and let the adapters gather again what no file holds."""
+    """Copy values into the network; the adapters recompute their other buffers."""
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(values[name])

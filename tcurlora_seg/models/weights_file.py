@@ -108,8 +108,8 @@ def _is_state_dict(content: Any) -> bool:
 def _is_stored(name: object, tensor: object) -> bool:
     """Whether this is a named tensor whose every element lies in the file.
 
-    One that is sparse, or repeats an element by a stride of 0, would be written out by whatever is computed from it:
-    a file of a kilobyte could ask for terabytes.
+    Sparse tensors, and those that repeat an element by a stride of 0, become dense in the next computation: a file of
+    a kilobyte could ask for terabytes.
     """
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         return False
