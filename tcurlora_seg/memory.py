@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 _AMPLE = 4e9
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
+
 def available_memory() -> int | None:
     """Available bytes without swapping, within the container's limit; None where the system does not report them."""
     found = []

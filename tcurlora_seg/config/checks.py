@@ -22,7 +22,9 @@ def check_training(config: DictConfig) -> None:
     config = resumed(config)
     steps = config.trainer.max_steps
     if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise UserError(f"trainer.max_steps={steps}: at least 1 is needed, or null for a number planned from the data")
+        raise UserError(
+            f"trainer.max_steps={steps!r}: a whole number of at least 1 is needed, or null for one planned from the data"
+        )
     if config.trainer.precision in ("bf16-true", "16-true"):
         raise UserError(
             f"trainer.precision={config.trainer.precision} would round the frozen base, which a model file does not "

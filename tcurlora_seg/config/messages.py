@@ -54,7 +54,9 @@ def _user_error(error: BaseException) -> UserError | None:
 
 def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
     if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
+        key, equals, value = str(error.override).partition("=")
+        if not equals:
+            return f"'{key}' sets nothing: expected key=value; --cfg job lists the keys"
         return (
             f"{error.override} cannot be read: spaces, commas, quotes, brackets, = and ~ mean something to Hydra; "
             f"a text with them needs two kinds of quotes: '{key}=\"{value or 'value'}\"'"

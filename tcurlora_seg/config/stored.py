@@ -57,7 +57,16 @@ def load_config(path: str | Path) -> DictConfig:
     for key in _GONE:
         loaded.get("speed", {}).pop(key, None)
     for key, value in _ADDED.items() if "_target_" in loaded.get("model", {}) else ():
-        parent = key.rpartition(".")[0]
-        if OmegaConf.select(loaded, key) is None and (not parent or OmegaConf.select(loaded, parent) is not None):
-            OmegaConf.update(loaded, key, value, force_add=True)
+        _add(loaded, key, value)
     return loaded
+
+
+def _add(config: DictConfig, key: str, value: Any) -> None:
+    """Set a key that is not there, in a section that is there itself and not by a reference."""
+    *sections, last = key.split(".")
+    for name in sections:
+        if name not in config or OmegaConf.is_interpolation(config, name) or not isinstance(config[name], DictConfig):
+            return
+        config = config[name]
+    if last not in config:
+        config[last] = value
