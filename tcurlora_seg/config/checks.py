@@ -23,7 +23,7 @@ def check_training(config: DictConfig) -> None:
     steps = config.trainer.max_steps
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise UserError(
-            f"trainer.max_steps={steps!r}: a whole number of at least 1 is needed, or null for one planned from the data"
+            f"trainer.max_steps={steps!r}: a whole number of at least 1 is needed, or null for a plan from the data"
         )
     if config.trainer.precision in ("bf16-true", "16-true"):
         raise UserError(

@@ -23,7 +23,7 @@ def test_help_says_what_a_program_is_for_its_groups_and_its_keys(name, monkeypat
 def test_help_lists_every_group_and_follows_the_choice(monkeypatch, capsys):
     run_script("train", "--help", "adapter=lora", monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
-    assert "  experiment: few_shot, leave_one_out, paper_eadc_adni" in printed and "name: lora" in printed
+    assert "  experiment: few_shot, leave_one_out, mild, paper_eadc_adni" in printed and "name: lora" in printed
 
 
 def test_a_mistake_beside_help_is_told(monkeypatch, capsys):
