@@ -73,7 +73,7 @@ def test_a_damaged_file_is_named(make_run: Callable[..., Path], file: str, text:
 )
 def test_damaged_rows_are_refused(make_run: Callable[..., Path], change: Callable[[str], str], expected: str) -> None:
     path = make_run([0.8]) / "evaluation" / "test" / "cases.csv"
-    path.write_text(change(path.read_text()))
+    path.write_text(change(path.read_text(encoding="utf-8")))
     with pytest.raises(UserError, match=rf"cases\.csv is damaged: .*({expected}).*evaluate\.py"):
         read_run(path.parents[2], "test")
 

@@ -35,7 +35,7 @@ def test_the_same_runs_give_the_same_bytes(
     for name in FILES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert (tmp_path / "first" / PAGE).stat().st_size < 5e6
-    assert (tmp_path / "first" / "comparison.md").read_text() in printed
+    assert (tmp_path / "first" / "comparison.md").read_text(encoding="utf-8") in printed
 
 
 def test_every_file_tells_that_the_cohort_is_simulated(
@@ -43,7 +43,7 @@ def test_every_file_tells_that_the_cohort_is_simulated(
 ) -> None:
     compare(f"runs={demo / 'runs'}", f"output={tmp_path}")
     for name in ("comparison.md", "comparison.tex", PAGE):
-        assert "imulated cohort" in (tmp_path / name).read_text()
+        assert "imulated cohort" in (tmp_path / name).read_text(encoding="utf-8")
     assert pd.read_csv(tmp_path / "comparison.csv")["simulated"].all()
     tests = pd.read_csv(tmp_path / "comparison_tests.csv")
     assert list(tests["measure"]) == ["dice", "hd95_mm"]
@@ -73,7 +73,7 @@ def test_a_page_of_real_images_has_no_banner(
     make_run([0.8, 0.9])
     assert compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / 'out'}")[0] == 0
     for name in ("comparison.md", "comparison.tex", PAGE):
-        assert "imulated" not in (tmp_path / "out" / name).read_text()
+        assert "imulated" not in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
 
 def test_one_run_makes_a_page_without_tests(
@@ -82,7 +82,7 @@ def test_one_run_makes_a_page_without_tests(
     run = make_run([0.8])
     code, printed, _ = compare(f"runs={run}", f"output={tmp_path / 'out'}")
     assert code == 0 and "1 runs, 1 methods" in printed and "interval" not in printed
-    assert "nothing to test" in (tmp_path / "out" / PAGE).read_text()
+    assert "nothing to test" in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
     assert pd.read_csv(tmp_path / "out" / "comparison_tests.csv").empty
 
 
@@ -90,7 +90,7 @@ def test_the_page_asks_nothing_of_the_network_and_no_text_can_end_its_script(
     demo: Path, tmp_path: Path, compare: Callable[..., tuple[int, str, str]]
 ) -> None:
     compare(f"runs={demo / 'runs'}", f"output={tmp_path}")
-    page = (tmp_path / PAGE).read_text()
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
     outside = page.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace, not an address
     assert not re.search(r"https?:|//cdn|@import|url\(|<link[^>]+href=\"(?!data:)|<script[^>]+src", outside)
     assert page.count("</script>") == page.count("<script") == 2
@@ -103,7 +103,7 @@ def test_of_many_structures_the_page_tests_the_mean_and_the_file_all(
     for name in ("lora", "full"):
         make_run({f"s{i}": {"x": 0.5, "y": 0.6} for i in range(8)}, adapter=name)
     compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / 'out'}")
-    page = (tmp_path / "out" / PAGE).read_text().partition("Is a difference more than chance?")[2]
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8").partition("Is a difference more than chance?")[2]
     shown = page.partition("</section>")[0]
     assert "comparison_tests.csv has every structure" in shown
     assert shown.count("<tr>") == 1 + 2
@@ -117,7 +117,7 @@ def test_left_out_runs_are_named_on_the_terminal_and_the_page(
     (make_run([0.9], seed=1) / "metrics.json").unlink()
     _, printed, _ = compare(f"runs={tmp_path / 'runs'}", f"output={tmp_path / 'out'}")
     assert printed.startswith("left out: ") and "run2 is not finished: it has no metrics.json" in printed
-    assert "run2 is not finished" in (tmp_path / "out" / PAGE).read_text()
+    assert "run2 is not finished" in (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert code == 1
     assert error.startswith("error: ") and expected in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
-    assert (tmp_path / "mine" / "comparison.csv").read_text() == "mine"
+    assert (tmp_path / "mine" / "comparison.csv").read_text(encoding="utf-8") == "mine"
 
 
 def test_runs_and_output_are_needed(compare: Callable[..., tuple[int, str, str]]) -> None:
@@ -164,7 +164,7 @@ def test_an_earlier_comparison_is_replaced_and_other_files_stay(
     make_run([0.9], adapter="full")
     assert compare(*arguments)[0] == 0
     assert len(pd.read_csv(tmp_path / "out" / "comparison.csv")) == 2
-    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_runs_are_taken_as_a_list(
