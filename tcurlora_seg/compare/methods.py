@@ -156,7 +156,9 @@ def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(["case", "structure"], sort=False)[[*headlines(), *VOLUMES]].mean()
+    """Means over the draws of the means over each draw's seeds: draws weigh alike in every method."""
+    by_draw = rows.groupby(["case", "structure", "draw"], sort=False)[[*headlines(), *VOLUMES]].mean()
+    return by_draw.groupby(["case", "structure"], sort=False).mean()
 
 
 def _require_one_data_set(runs: Sequence[FinishedRun]) -> None:

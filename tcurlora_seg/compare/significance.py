@@ -83,13 +83,18 @@ def contrast(a: Sample, b: Sample) -> dict[str, Any]:
     The variance is the bootstrap's over all sources of chance. What cases and trainings share, the chance of one
     training on one case, is in each of them, and in a bootstrap over both three times (Owen 2007): it is counted once.
     With few seeds the bootstrap's own percentiles are too narrow, so interval and p are Student's t with the degrees of
-    freedom of Satterthwaite (1946), (sum v)^2 / sum(v^2 / f), where v is the variance that one source of f + 1 units
-    makes alone. With one seed a method this is the paired t test; where cases make no difference it is Welch's.
+    freedom of Satterthwaite (1946), s^4 / sum(v^2 / f), where s^2 is that variance and v the one that a source of f + 1
+    units makes alone. With one seed a method this is the paired t test; where cases make no difference it is Welch's.
+
+    Args:
+        a, b: the two methods, of equal draws in equal order if they share their draws.
+
+    Returns:
+        cases (in which both have a figure), difference, low, high, p; the last three are NaN under `FEWEST_CASES`.
     """
-    paired = a.scores.notna().any() & b.scores.notna().any()
-    cases = int(paired.sum())
-    found: dict[str, Any] = {"cases": cases, "low": np.nan, "high": np.nan, "p": np.nan}
-    found["difference"] = float(difference(a, b)[0]) if cases else np.nan
+    cases = int((~np.isnan(a.means - b.means)).sum())
+    shift = float(difference(a, b)[0])
+    found = {"cases": cases, "difference": shift, "low": np.nan, "high": np.nan, "p": np.nan}
     if cases < FEWEST_CASES:
         return found
     sources = [(cases - 1, {"cases": True})]
@@ -98,19 +103,16 @@ def contrast(a: Sample, b: Sample) -> dict[str, Any]:
     else:
         sources += [(a.units - 1, {"training_a": True}), (b.units - 1, {"training_b": True})]
     alone = [(f, float(np.nanvar(difference(a, b, **which)))) for f, which in sources if f]
-    total = sum(v for _, v in alone)
     together = float(np.nanvar(difference(a, b, cases=True, training_a=True, training_b=True)))
-    error = math.sqrt(max(2 * total - together, *(v for _, v in alone)))
+    variance = max(2 * sum(v for _, v in alone) - together, *(v for _, v in alone))
+    error = math.sqrt(variance)
     if round(error, 12) == 0:  # no chance at all: rounding is no difference
-        return found | {"low": found["difference"], "high": found["difference"],
-                        "p": float(round(found["difference"], 12) == 0)}  # fmt: skip
-    freedom = total**2 / sum(v**2 / f for f, v in alone)
+        return found | {"low": shift, "high": shift, "p": float(round(shift, 12) == 0)}
+    freedom = variance**2 / sum(v**2 / f for f, v in alone)
     reach = error * stats.t.ppf(0.975, freedom)
     return found | {
-        "low": found["difference"] - reach,
-        "high": found["difference"] + reach,
-        "p": float(2 * stats.t.sf(abs(found["difference"]) / error, freedom)),
-    }
+        "low": shift - reach, "high": shift + reach, "p": float(2 * stats.t.sf(abs(shift) / error, freedom))
+    }  # fmt: skip
 
 
 def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
