@@ -102,7 +102,7 @@ def notes(
     words = [
         f"{first['dataset']}, {first['task']}, {first['split']} split: {first['cases']} cases, "
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seed{'s' if seeds[-1] > 1 else ''} per method.",
-        "Scores are averaged over seeds case by case, then over cases; ± is the standard deviation over cases, "
+        "Scores are averaged over seeds and draws case by case, then over cases; ± is the standard deviation over cases, "
         "'± seeds' that of the seeds' own means.",
         f"A missed structure has Dice 0 and {distance}; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
@@ -140,8 +140,10 @@ def chance_notes(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
     single = [method.label for method in methods if method.repeats == 1]
     if single:
         words.append(f"One seed of {_few(single)}: the chance of a training is not in the p and the interval.")
-    elif {method.draws for method in methods} == {1}:
-        words.append("One draw of the training cases: its chance is not in the p and the interval.")
+    once = [method.label for method in methods if method.draws == 1]
+    if once:
+        of = "" if len(once) == len(methods) else f" of {_few(once)}"
+        words.append(f"One draw of the training cases{of}: its chance is not in the p and the interval.")
     return words + _within_seeds(methods, tests)
 
 
