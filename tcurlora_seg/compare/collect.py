@@ -157,7 +157,7 @@ def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
     """
     if millimetres is None:
         return run
-    if not millimetres > 0:
+    if not isinstance(millimetres, int | float) or not millimetres > 0:
         raise UserError(f"missed_mm={millimetres}: expected a distance above 0, such as 100, or null")
     cases = run.cases.copy()
     distances = [name for name in cases if name.endswith("_mm")]
@@ -179,8 +179,8 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
     "seed", "split.seed", "split.fold", "split.leave_out", "split.test", "resume", "output", "outputs", "sweep", "test",
-    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache",
-    "trainer.log_every_n_steps",
+    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache", "data.cache_dir",
+    "trainer.log_every_n_steps", "training.histograms", "inference.pictures", "inference.batch_size",
 )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def method_settings(run: FinishedRun) -> dict[str, str]:
     settings = {
         key: str(value)
         for key, value in run.config.items()
-        if key not in _NOT_THE_METHOD and not key.startswith("logger.")
+        if key not in _NOT_THE_METHOD and key.split(".")[0] != "logger"  # logger=none is one key
     }
     if Path(settings.get("pretrained", "")).parent.name == "bases":
         settings["pretrained"] = "random"  # stored once per seed

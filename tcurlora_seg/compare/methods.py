@@ -83,7 +83,7 @@ def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Me
     for run in runs:
         groups[method_key(run)].append(run)
     named = name_groups([tuple(sorted(g, key=lambda r: (r.repeat, str(r.directory)))) for g in groups.values()])
-    tables = {label: _by_repeat(group) for label, (group, _) in named.items()}
+    tables = {label: _by_repeat(label, group) for label, (group, _) in named.items()}
     kept = _shared_cases(tables, common=cases == "common")
     tables = {label: rows[rows["case"].isin(kept)] for label, rows in tables.items()}
     _require_one_reference(tables)
@@ -143,8 +143,12 @@ def differing_settings(methods: Sequence[Method]) -> dict[str, list[str]]:
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
-def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
-    """The rows of all runs with their repeat; a case's mean over its structures stands beside them."""
+def _by_repeat(label: str, group: Sequence[FinishedRun]) -> pd.DataFrame:
+    """The rows of all runs with their repeat; a case's mean over its structures stands beside them.
+
+    Raises:
+        UserError: a repeat has a case twice.
+    """
     tables = []
     for run in group:
         rows = run.cases[["case", "structure", "status", *headlines(), *VOLUMES]]
@@ -152,7 +156,14 @@ def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
             means = rows.groupby("case", sort=False, as_index=False)[headlines()].mean()
             rows = pd.concat([means.assign(structure=ALL, status="scored"), rows])
         tables.append(rows.assign(repeat=str(run.repeat), draw=run.repeat[1]))
-    return pd.concat(tables, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
+    twice = rows[rows.duplicated(["repeat", "case", "structure"])]
+    if len(twice):
+        raise UserError(
+            f"{_unit((label, twice['repeat'].iloc[0]))} was scored on case {twice['case'].iloc[0]} by several runs, which "
+            "differ in split.fold, split.leave_out or split.test alone: give one of them"
+        )
+    return rows
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:

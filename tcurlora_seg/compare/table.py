@@ -102,8 +102,8 @@ def notes(
     words = [
         f"{first['dataset']}, {first['task']}, {first['split']} split: {first['cases']} cases, "
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seed{'s' if seeds[-1] > 1 else ''} per method.",
-        "Scores are averaged over seeds and draws case by case, then over cases; ± is the standard deviation over cases, "
-        "'± seeds' that of the seeds' own means.",
+        "Scores are averaged over seeds and draws case by case, then over cases; ± is the standard deviation over "
+        "cases, '± seeds' that of the seeds' own means.",
         f"A missed structure has Dice 0 and {distance}; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
