@@ -67,11 +67,11 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
     places = [places] if isinstance(places, str) else list(places)
     found: set[Path] = set()
     for place in places:
-        matches = [Path(match) for match in glob.glob(str(Path(place).expanduser()))]
+        matches = glob.glob(str(Path(place).expanduser()))
         if not matches:
             raise UserError(f"runs={place} does not exist: give a folder of runs, or a pattern in quotes")
         for match in matches:
-            found.update(path.parent for path in match.rglob("config.yaml") if path.parent.name != ".hydra")
+            found.update(path.parent for path in Path(match).rglob("config.yaml") if path.parent.name != ".hydra")
     finished, left_out = [], []
     for directory in sorted(found):
         needed = ("metrics.json", f"evaluation/{split}/cases.csv")

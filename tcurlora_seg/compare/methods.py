@@ -159,9 +159,10 @@ def _by_repeat(label: str, group: Sequence[FinishedRun]) -> pd.DataFrame:
     rows = pd.concat(tables, ignore_index=True)
     twice = rows[rows.duplicated(["repeat", "case", "structure"])]
     if len(twice):
+        repeat, case = twice[["repeat", "case"]].iloc[0]
         raise UserError(
-            f"{_unit((label, twice['repeat'].iloc[0]))} was scored on case {twice['case'].iloc[0]} by several runs, which "
-            "differ in split.fold, split.leave_out or split.test alone: give one of them"
+            f"{_unit((label, repeat))} was scored on case {case} by several runs, which differ in split.fold or "
+            "split.leave_out alone: give one of them"
         )
     return rows
 

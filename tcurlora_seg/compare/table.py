@@ -67,7 +67,8 @@ def cells(row: Any) -> list[str]:
     for measure in headlines():
         mean, cases, seeds = (getattr(row, f"{measure}_{part}") for part in ("mean", "sd_cases", "sd_seeds"))
         digits = MEASURES[measure].digits
-        scores += [mean_and_sd(mean, cases, digits), "" if pd.isna(seeds) else f"± {seeds:.{digits}f}"]
+        spread, between = (f"± {number(sd, digits)}" if pd.notna(sd) else "" for sd in (cases, seeds))
+        scores += [f"{number(mean, digits)} {spread}".strip(), between]
     return [
         row.method,
         row.structure,
@@ -85,11 +86,6 @@ def cells(row: Any) -> list[str]:
 def number(value: float, digits: int) -> str:
     """A rounded number, or nothing for NaN."""
     return "" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def mean_and_sd(mean: float, sd: float, digits: int) -> str:
-    """`mean ± sd`, as far as they are known."""
-    return number(mean, digits) + ("" if pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
 
 
 def notes(
@@ -148,7 +144,7 @@ def chance_notes(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
 
 
 def _within_seeds(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
-    """The pairs whose means lie closer together than the seeds of one of them."""
+    """The sentence on the pairs whose means differ by less than the seeds of one of them."""
     measure, structure = headlines()[0], tests["structure"].iloc[0]
     by_seed = {method.label: method.table(measure, structure).mean(axis=1).std() for method in methods}
     pairs = tests[(tests["measure"] == measure) & (tests["structure"] == structure)]
