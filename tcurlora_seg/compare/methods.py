@@ -118,8 +118,10 @@ def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tu
 
 
 def _word(key: str, value: str) -> str:
-    """A setting in a label; the network by the name of what builds it."""
-    return value.rpartition(".build_")[2] if key == _NETWORK else f"{key.rpartition('.')[2]} {value}"
+    """A setting in a label; a network of this package by the name of its builder."""
+    if key == _NETWORK:
+        return value.rpartition(".build_")[2] if value.startswith("tcurlora_seg.") else value
+    return f"{key.rpartition('.')[2]} {value}"
 
 
 def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
