@@ -1,4 +1,4 @@
-"""Which runs are there, and what did each of them leave behind?"""
+"""Collection of finished runs: where they are, what they scored, and which are repeats of one method."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ALWAYS = ("volume_ml", "reference_ml", "seconds")  # known for every row
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What one run directory holds for a comparison.
+    """A finished run as a comparison needs it.
 
     Attributes:
-        directory: where it lies.
+        directory: the run directory.
         config: its configuration as {dotted key: value}.
         metrics, environment, summary: the JSON files of these names.
         cases: the rows of `cases.csv`.
-        folder: the evaluation these rows come from.
+        folder: the folder of the evaluation, with `cases.csv`.
     """
 
     directory: Path
@@ -47,12 +47,12 @@ class FinishedRun:
 
     @property
     def repeat(self) -> tuple[int, int]:
-        """What a run is repeated with: the seed of the training and the seed of the split."""
+        """Seed of the training and seed of the split."""
         return self.config["seed"], self.config["split.seed"]
 
 
 def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list[str]]:
-    """Search folders for finished runs.
+    """Finished runs in folders.
 
     Args:
         places: a folder, a pattern, or several of them.
@@ -88,7 +88,11 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
 
 
 def read_run(directory: Path, split: str) -> FinishedRun:
-    """Read one run.
+    """A finished run, read from its directory.
+
+    Args:
+        directory: the run directory.
+        split: the folder under `evaluation/`.
 
     Raises:
         UserError: a file is missing or damaged; the text names it.
@@ -117,7 +121,7 @@ def read_run(directory: Path, split: str) -> FinishedRun:
 
 
 def read_cases(path: Path) -> pd.DataFrame:
-    """Read and check a `cases.csv`; a measure that an older one has not is NaN.
+    """Checked rows of a `cases.csv`; a measure that an older file lacks is NaN.
 
     Raises:
         UserError: no table, columns missing, text where a number belongs, a case listed twice.
@@ -145,12 +149,13 @@ def read_cases(path: Path) -> pd.DataFrame:
 
 
 def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
-    """A run in whose distances missed and falsely found structures count; None leaves them out, as they come.
+    """A run with a distance for missed structures and false alarms, which have none.
 
-    A method that misses a hard case would otherwise be judged by its easy ones.
+    Without it a method that misses a hard case is judged by its easy ones.
 
     Args:
-        millimetres: the distance of such a structure.
+        run: the run.
+        millimetres: that distance; None leaves the run as it is.
 
     Raises:
         UserError: no distance.
@@ -166,7 +171,11 @@ def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
 
 
 def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
-    """Of runs that repeat each other exactly, seed included, keep the newest, so that none counts twice."""
+    """Runs without exact repeats (equal settings and seeds), of which the newest counts.
+
+    Returns:
+        The runs, by directory, and one line for each that is left out.
+    """
     newest: dict[tuple[Any, ...], FinishedRun] = {}
     left_out = []
     for run in sorted(runs, key=lambda run: (run.environment["time_utc"], str(run.directory))):
@@ -185,7 +194,7 @@ _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing
 
 
 def method_settings(run: FinishedRun) -> dict[str, str]:
-    """The settings that make the method, as {dotted key: text}."""
+    """Settings that make the method, as {dotted key: text}."""
     settings = {
         key: str(value)
         for key, value in run.config.items()
@@ -197,5 +206,5 @@ def method_settings(run: FinishedRun) -> dict[str, str]:
 
 
 def method_key(run: FinishedRun) -> tuple[tuple[str, str], ...]:
-    """Equal for two runs exactly if they are repeats of one method."""
+    """Key of a method: equal for two runs exactly if they are repeats of one method."""
     return tuple(sorted(method_settings(run).items()))

@@ -1,4 +1,4 @@
-"""The one page over many runs: everything inside it, nothing fetched, readable without a script but for the charts."""
+"""HTML page of a comparison: self-contained, and its tables need no script."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def build_page(
     viewer: dict[str, Any],
     left_out: Sequence[str],
 ) -> str:
-    """The page as HTML.
+    """HTML of the page.
 
     Args:
-        methods: in the order of the table.
-        table: of `summarise_methods`.
-        tests: of `compare_pairs`.
-        sentences: what must be said about the table.
-        viewer: of `slices.viewer`.
+        methods: the methods, in the order of the table.
+        table: result of `summarise_methods`.
+        tests: result of `compare_pairs`.
+        sentences: notes on the table.
+        viewer: result of `slices.viewer`.
         left_out: a line for each run that was found and not used.
     """
     first = table.iloc[0]

@@ -1,4 +1,4 @@
-"""Paired tests of methods, in which cases, seeds and draws of the training cases are each a source of chance."""
+"""Significance tests of pairs of methods; cases, seeds and draws of the training cases are sources of chance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.statistics import MEASURES
 
 FEWEST_CASES = 6
-"""Of fewer pairs neither an interval nor a p is given."""
+"""Smallest number of pairs for an interval and a p."""
 
 
 def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd.DataFrame:
-    """Test methods against each other.
+    """Tests of methods against each other.
 
     Args:
         methods: the methods, of equal test cases.
@@ -59,12 +59,16 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
 
 
 def family(tests: pd.DataFrame) -> list[pd.Series]:
-    """What parts the families of Holm's correction: the measure, and one structure from the mean over them all."""
+    """Keys of the families of Holm's correction: the measure, and whether the structure is the mean over all."""
     return [tests["measure"], tests["structure"] == ALL]
 
 
 def find_method(methods: Sequence[Method], wanted: str) -> Method:
-    """The method of that label, or the only one of that name.
+    """Method by its label, or by its name if that is unique.
+
+    Args:
+        methods: the methods.
+        wanted: label or name.
 
     Raises:
         UserError: there is none, or several.
@@ -116,10 +120,14 @@ def contrast(a: Sample, b: Sample) -> dict[str, Any]:
 
 
 def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
-    """Probability that a run of `a` scores better than one of `b` on the same case, ties counting half.
+    """Probability of improvement: that a run of `a` scores better than one of `b` on the same case; ties count half.
 
     Mean over the cases of Mann and Whitney's U over the pairs of runs, as in rliable (Agarwal et al. 2021); NaN where
     no pair of runs has both figures.
+
+    Args:
+        a, b: scores, a row for each run and a column for each case.
+        better: "lower" for a measure whose lower values are better.
     """
     gain = a.to_numpy()[:, None] - b.to_numpy()[None]
     gain = np.round(gain if better != "lower" else -gain, 12)
@@ -129,7 +137,7 @@ def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's adjusted p (1979): max over j <= i of min(1, (m - j + 1) p_(j)), p sorted; NaN is no test."""
+    """Holm's adjusted p (1979): max over j <= i of min(1, (m - j + 1) p_(j)) for sorted p; NaN is not counted."""
     adjusted = np.full(len(p), np.nan)
     order = [i for i in np.argsort(p) if not np.isnan(p[i])]
     largest = 0.0

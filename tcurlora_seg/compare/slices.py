@@ -1,4 +1,4 @@
-"""Slices of the best, the median and the worst case, small enough to travel inside the page."""
+"""Slices of the best, the median and the worst case, for the viewer inside the page."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def choose_cases(methods: Sequence[Method]) -> dict[str, str]:
 
 
 def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """What the page's viewer shows.
+    """Content of the page's viewer.
 
     Args:
-        methods: whose predictions.
+        methods: the methods, with their runs' predictions.
         root: data folder, if it is no longer where the runs had it.
         trust: see `check_trusted`.
 
