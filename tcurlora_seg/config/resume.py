@@ -34,7 +34,7 @@ def resumed(config: DictConfig) -> DictConfig:
     """
     if not config.resume:
         return config
-    path = Path(config.resume) / "config.yaml"
+    path = Path(str(config.resume)) / "config.yaml"
     if not path.is_file():
         if (path.parent / ".lock").is_file():
             return config  # killed before it wrote anything

@@ -62,9 +62,9 @@ def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | N
         raise UserError(f"roles=[]: name at least one of {', '.join(backbone.roles)}")
     layers = {role: layers_of(model, role, place) for role, place in backbone.roles.items()}
     depth = max(map(len, layers.values()))
-    chosen = tuple(range(depth) if blocks is None else blocks)
+    chosen = list(range(depth)) if blocks is None else list(blocks) if isinstance(blocks, Sequence) else []
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(depth)):
-        raise UserError(f"blocks={list(chosen)}: name different blocks of 0 to {depth - 1}, or null for all")
+        raise UserError(f"blocks={blocks}: name different blocks of 0 to {depth - 1}, or null for all")
     roles = backbone.spelt_out(roles)
     groups: dict[tuple[int, int], list[Slot]] = {}
     for block in chosen:
