@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -44,7 +45,8 @@ class Announce(Callback):
         settings = config.hydra
         folder = Path(settings.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        keys, total = _varied([*_parameters(settings.sweeper), *settings.overrides.task])
+        swept = (settings.sweeper.get("params") or {}).items()  # as experiment=table1 has them
+        keys, total = _varied([*(f"{key}={value}" for key, value in swept), *settings.overrides.task])
         (folder / _flag(os.getpid())).unlink(missing_ok=True)
         note = {"folder": str(folder), "keys": keys, "total": total, "started": _now(), "process": os.getpid()}
         os.environ[SWEEP] = json.dumps(note)
@@ -55,11 +57,6 @@ class Announce(Callback):
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _parameters(sweeper: DictConfig) -> list[str]:
-    """The sweep that the configuration itself holds, as `experiment=table1` does."""
-    return [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
 
 
 def _varied(overrides: Sequence[str]) -> tuple[list[str], int | None]:
@@ -74,10 +71,7 @@ def _varied(overrides: Sequence[str]) -> tuple[list[str], int | None]:
             values[override.get_key_element()] = list(dict.fromkeys(override.sweep_string_iterator()))
         except (HydraException, AssertionError, ValueError):  # an interval has no list of values
             return [*values, override.get_key_element()], None
-    total = 1
-    for given in values.values():
-        total *= len(given)
-    return [key for key, given in values.items() if len(given) > 1], total
+    return [key for key, given in values.items() if len(given) > 1], math.prod(map(len, values.values()))
 
 
 def running() -> bool:
@@ -104,8 +98,10 @@ def slug() -> str:
     return "_".join(part for part in parts if part)[:80]
 
 
-def header() -> str:
-    """The line that a job begins with."""
+def begin() -> None:
+    """Print which job of how many starts, and about how long the rest takes."""
+    global _began
+    _began = datetime.now(UTC)
     note = sweep() or {}
     total = note.get("total")
     line = f"job {HydraConfig.get().job.num + 1}" + (f" of {total}" if total else "")
@@ -113,16 +109,9 @@ def header() -> str:
     ended = [row for row in read_table(Path(note["folder"])) if row["ended"] >= note["started"]]
     worked = [row for row in ended if row["status"] != "skipped"]
     if total and worked:
-        passed = (datetime.now(UTC) - datetime.fromisoformat(note["started"])).total_seconds()
+        passed = (_began - datetime.fromisoformat(note["started"])).total_seconds()
         line += f"; about {max(1, round(passed / len(worked) * (total - len(ended)) / 60))} min to go"
-    return line
-
-
-def begin() -> None:
-    """Say which job starts."""
-    global _began
-    _began = datetime.now(UTC)
-    print(f"\n{header()}", flush=True)
+    print(f"\n{line}", flush=True)
 
 
 def record(status: str, *, directory: str = "", dice: float | None = None, message: str = "") -> None:
@@ -204,20 +193,13 @@ def close() -> int:
     total = note["total"] or len(rows)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     print(f"\nsweep {folder / TABLE}: {told or 'none'} of {total}")
-    for line in _aligned(rows):
-        print(line, flush=True)
+    width = max((len(row["job"]) for row in rows), default=0)
+    for row in rows:
+        dice = f"Dice {row['dice'][:5]}" if row["dice"] else ""
+        line = f"  {row['job']:<{width}}  {row['status']:<8}  {dice:<10}  {row['seconds']:>6} s  {row['directory']}"
+        print(line.rstrip(), flush=True)
     left = total - counts["finished"] - counts["skipped"]
     if left:
         why = "stopped" if stopped else f"error: {counts['failed']} job(s) failed"
         print(f"{why}: run the same command again, it goes on with the {left} that are left", file=sys.stderr)
     return 130 if stopped else int(bool(counts["failed"]))
-
-
-def _aligned(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    rows = list(rows)
-    width = max((len(row["job"]) for row in rows), default=0)
-    return [
-        f"  {row['job']:<{width}}  {row['status']:<8}  {'Dice ' + row['dice'][:5] if row['dice'] else '':<10}  "
-        f"{row['seconds']:>6} s  {row['directory']}".rstrip()
-        for row in rows
-    ]
