@@ -1,4 +1,4 @@
-"""What can be wrong with the values of a configuration, found before torch is imported."""
+"""Checks of the values of a configuration, before torch is imported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_training(config: DictConfig) -> None:
     """Check a configuration of `scripts/train.py`.
 
     Raises:
-        UserError: files that are not there, sizes and ranks that cannot be.
+        UserError: a missing file, a wrong or unsuitable value, a size or rank that the network cannot have.
     """
     config = resumed(config)
     for key, (least, needed) in _WHOLE_NUMBERS.items():
@@ -82,11 +82,11 @@ _WITHOUT_EFFECT = {
     **dict.fromkeys(("default_root_dir", "callbacks", "enable_checkpointing", "enable_model_summary",
                      "enable_progress_bar", "use_distributed_sampler", "num_sanity_val_steps"), _OF_THE_RUN),
 }  # fmt: skip
-"""Arguments of Lightning's Trainer that would change nothing here, and what does."""
+"""Arguments of Lightning's Trainer without effect here, and what to use instead."""
 
 
 def _check_trainer(trainer: DictConfig) -> None:
-    """Check what Lightning would answer in its own words, or take and never use.
+    """Check the arguments of Lightning's Trainer.
 
     Raises:
         UserError: an unknown precision or accelerator, or an argument without effect.
@@ -102,6 +102,10 @@ def _check_trainer(trainer: DictConfig) -> None:
 
 def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
     """Check ranks and roles against the sizes of the network.
+
+    Args:
+        adapter: the adapter configuration.
+        model: the model configuration.
 
     Raises:
         UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
@@ -120,7 +124,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    """Check that `checkpoint` names the directory of a finished run, or a list of them.
+    """Check that `checkpoint` is the directory of a finished run, or a list of them.
 
     Raises:
         UserError: it does not.
@@ -137,7 +141,7 @@ def check_run(config: DictConfig) -> None:
 
 
 def check_evaluation(config: DictConfig) -> None:
-    """Check what `check_run` does, and what scoring the label maps of another program needs.
+    """Check a configuration of `scripts/evaluate.py`: the run, and the folders of another program's label maps.
 
     Raises:
         UserError: `predictions` is no folder, or there is no `output` for their scores.

@@ -1,4 +1,4 @@
-"""Configurations that a run has written, read again."""
+"""Stored configurations of runs, also of older versions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
 
 
 def load_config(path: str | Path) -> DictConfig:
-    """Read a YAML file that a run has written.
+    """Configuration from a YAML file that a run has written, brought up to this version.
 
     Raises:
-        UserError: it is missing, not YAML, or has YAML's aliases, which a run never writes and by which a few lines
-            can stand for billions.
+        UserError: the file is missing, not YAML, or has YAML's aliases: a run never writes them, and with them a few
+            lines can stand for billions.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def load_config(path: str | Path) -> DictConfig:
 
 
 def _add(config: DictConfig, key: str, value: Any) -> None:
-    """Set a key that is not there, in a section that is there itself and not by a reference."""
+    """Set a key that is absent, if its section is present and no reference."""
     *sections, last = key.split(".")
     for name in sections:
         if name not in config or OmegaConf.is_interpolation(config, name) or not isinstance(config[name], DictConfig):

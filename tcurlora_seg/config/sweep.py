@@ -1,7 +1,7 @@
-"""Sweeps: which job is this, what tells it from the others, and a table that grows as jobs end.
+"""Sweeps: names of the jobs, their common table, and how they are stopped.
 
-The process that starts a sweep notes it in the environment, where the jobs find it in whatever process they run:
-joblib's workers and submitit's jobs inherit it.
+The process that starts a sweep describes it in an environment variable. Jobs inherit it in whatever process they run,
+joblib's workers and submitit's jobs too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _began = datetime.now(UTC)
 
 
 class Announce(Callback):
-    """Hydra's callback that notes a sweep when it starts: its folder, its jobs, and the keys they differ in."""
+    """Hydra callback at the start of a sweep: it records the folder, the number of jobs, and the keys that differ."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         settings = config.hydra
@@ -60,7 +60,7 @@ def _now() -> str:
 
 
 def _varied(overrides: Sequence[str]) -> tuple[list[str], int | None]:
-    """The keys of a sweep that take several values, and the number of its jobs; None if a sweeper draws them."""
+    """Keys of a sweep with several values, and the number of jobs; None if a sweeper draws the values."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     values: dict[str, list[str]] = {}
     for override in parser.parse_overrides(list(overrides)):
@@ -80,12 +80,12 @@ def running() -> bool:
 
 
 def sweep() -> dict[str, Any] | None:
-    """What was noted of the sweep that this job belongs to; None outside one."""
+    """Record of the sweep that this job belongs to; None outside a sweep."""
     return json.loads(os.environ[SWEEP]) if SWEEP in os.environ else None
 
 
 def words() -> list[str]:
-    """What tells this job from the others, as ["lora", "rank 4", "seed 1"]."""
+    """Words that tell this job from the others, such as ["lora", "rank 4", "seed 1"]."""
     given = dict(override.lstrip("+~").partition("=")[::2] for override in HydraConfig.get().overrides.task)
     values = {key: given.get(key, "").strip("'\"") for key in (sweep() or {}).get("keys", [])}
     groups = config_folder()
@@ -93,7 +93,7 @@ def words() -> list[str]:
 
 
 def slug() -> str:
-    """The same for the name of a folder: no character that Hydra's grammar trips over."""
+    """`words` as the name of a folder, without characters that Hydra's grammar cannot read."""
     parts = (re.sub(r"[^A-Za-z0-9.-]+", "", word) for word in words())
     return "_".join(part for part in parts if part)[:80]
 
@@ -115,13 +115,13 @@ def begin() -> None:
 
 
 def record(status: str, *, directory: str = "", dice: float | None = None, message: str = "") -> None:
-    """Note how this job ended, in `sweep.csv`; a job that ran before has its line replaced.
+    """Record the end of this job in `sweep.csv`; it replaces the line of an earlier try.
 
     Args:
         status: finished, skipped, stopped or failed.
-        directory: of the run.
+        directory: the run directory.
         dice: mean over the structures of the scored split.
-        message: why it failed.
+        message: error message of a failed job.
     """
     note = sweep()
     if note is None:
@@ -142,7 +142,7 @@ def record(status: str, *, directory: str = "", dice: float | None = None, messa
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:
-    """The lines of `sweep.csv`, in the order in which the jobs ended."""
+    """Lines of `sweep.csv`, in the order in which the jobs ended."""
     path = folder / TABLE
     if not path.is_file():
         return []
@@ -151,14 +151,14 @@ def read_table(folder: Path) -> list[dict[str, str]]:
 
 
 def ask_to_stop() -> None:
-    """Let every job of this sweep stop at its next step, and none start."""
+    """Stop this sweep: each job at its next step, and no other one starts."""
     note = sweep()
     if note is not None:
         (Path(note["folder"]) / _flag(note["process"])).touch()
 
 
 def asked_to_stop() -> bool:
-    """Whether somebody asked this sweep to stop."""
+    """Whether this sweep is to stop."""
     note = sweep()
     return note is not None and (Path(note["folder"]) / _flag(note["process"])).exists()
 
@@ -168,7 +168,7 @@ def _flag(process: int) -> str:
 
 
 def _ask_to_stop(signum: int, frame: FrameType | None) -> None:
-    """First time: let the workers save. Second time: as if there were no handler."""
+    """Signal handler: the first signal lets the workers save, a second one acts as without a handler."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     ask_to_stop()
@@ -176,7 +176,7 @@ def _ask_to_stop(signum: int, frame: FrameType | None) -> None:
 
 
 def close() -> int:
-    """Print the table of the sweep that this process started, and forget it.
+    """Print the table of the sweep that this process started, and remove its record.
 
     Returns:
         The exit code: 0, 1 if a job failed, 130 if the sweep was stopped.
