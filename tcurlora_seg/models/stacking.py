@@ -23,13 +23,15 @@ def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
         place: its layers.
 
     Raises:
-        UserError: no layer, one that is neither linear nor a LayerNorm, one whose `forward` is never called, or rows
-            that do not split into equal parts.
+        UserError: no layer, one that is neither linear nor a LayerNorm, one whose `forward` is never called, rows that
+            do not split into equal parts, or a part that does not exist.
     """
     expression = glob(place.layer)
     found = {path: module for path, module in model.named_modules() if path and expression.fullmatch(path)}
     if not found:
         raise UserError(f"role '{role}': no layer matches '{place.layer}'")
+    if place.part not in range(place.parts):
+        raise UserError(f"role '{role}': there is no part {place.part} of {place.parts}: parts are counted from 0")
     for path, layer in found.items():
         if isinstance(layer, NonDynamicallyQuantizableLinear):
             raise UserError(f"role '{role}': nn.MultiheadAttention takes the weight of {path} and never calls it: no "
