@@ -143,44 +143,34 @@ def _arguments(function: ast.FunctionDef) -> dict[str, ast.expr | None]:
     return {argument.arg: argument.annotation for argument in arguments if argument.arg != "self"}
 
 
+_KINDS: dict[str, Any] = {
+    "int": int, "float": (int, float), "str": str, "bool": bool, "dict": dict, "Mapping": dict,
+    **dict.fromkeys(("list", "tuple", "Sequence"), (list, tuple)),
+}  # fmt: skip
+"""Names in annotations -> types of plain YAML values."""
+
+
 def _fits(value: Any, annotation: ast.expr) -> bool:
     """Whether a plain YAML value fits an annotation; everything fits one that YAML cannot express."""
     if isinstance(annotation, ast.BinOp):  # X | Y
         return _fits(value, annotation.left) or _fits(value, annotation.right)
     if isinstance(annotation, ast.Constant):
-        return value == annotation.value if annotation.value is not None else value is None
-    if isinstance(annotation, ast.Subscript):
-        return _fits_generic(value, ast.unparse(annotation.value), annotation.slice)
-    match ast.unparse(annotation):
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "str":
-            return isinstance(value, str)
-        case "bool":
-            return isinstance(value, bool)
-        case "list" | "tuple" | "Sequence":
-            return isinstance(value, list | tuple)
-        case "dict" | "Mapping":
-            return isinstance(value, dict)
-    return True
-
-
-def _fits_generic(value: Any, name: str, inner: ast.expr) -> bool:
+        return value is None
+    inner = annotation.slice if isinstance(annotation, ast.Subscript) else None
+    name = ast.unparse(annotation.value if isinstance(annotation, ast.Subscript) else annotation)
+    arguments = inner.elts if isinstance(inner, ast.Tuple) else [] if inner is None else [inner]
     if name == "Literal":
-        options = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-        return value in [ast.literal_eval(option) for option in options]
-    if name in ("list", "Sequence", "tuple"):
-        items = [i for i in (inner.elts if isinstance(inner, ast.Tuple) else [inner]) if ast.unparse(i) != "..."]
-        if not isinstance(value, list | tuple):
-            return False
-        if name == "tuple" and len(items) > 1:
-            return len(value) == len(items) and all(map(_fits, value, items))
-        return all(_fits(v, items[0]) for v in value)
-    if name in ("dict", "Mapping"):
-        return isinstance(value, dict)
-    return True
+        return value in [ast.literal_eval(option) for option in arguments]
+    if name not in _KINDS:
+        return True
+    if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and name != "bool"):
+        return False
+    items = [item for item in arguments if ast.unparse(item) != "..."]
+    if name in ("dict", "Mapping") or not items:
+        return True
+    if len(items) > 1:
+        return len(value) == len(items) and all(map(_fits, value, items))
+    return all(_fits(item, items[0]) for item in value)
 
 
 def _same_kind(value: Any, default: Any) -> bool:
