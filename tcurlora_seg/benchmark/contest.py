@@ -220,7 +220,12 @@ def _processor() -> str:
 
 
 def print_table(point: Mapping[str, Any], baseline: str) -> None:
-    """Print the table of one `point` (a change of settings with its measurements), with ratios to `baseline`."""
+    """Print a table of measurements.
+
+    Args:
+        point: the varied settings and the measurements by contestant.
+        baseline: name of the contestant that ratios refer to.
+    """
     varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
     heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
     heads += ["peak, GB", "/", "tensors", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]
