@@ -36,12 +36,13 @@ _NOTE = """without out: the paper counts the decoder, but not the output layer. 
 parameter that the network uses, the output layer too: 93.011 M, of which 90.011 is likely a misprint."""
 
 
-def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dict[str, Any]]:
+def count_methods(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parameter counts, one row per file in `configs/adapter`: the paper's table in its order, then others by size.
+
+    Ranks are the paper's, or each file's own where the paper has no row.
 
     Args:
         model: the model's configuration.
-        rank: for all methods that have one; None for the paper's, or each file's own where the paper has no row.
 
     Returns:
         Rows with `method`, `setting`, `trainable`, `without_out`: the count without the output layer, as the paper
@@ -52,7 +53,7 @@ def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dic
         UserError: the network cannot be built.
     """
     names, network = list(options("adapter")), _shapes(model)
-    rows = {name: _count(model, network, name, rank) for name in names}
+    rows = {name: _count(model, network, name) for name in names}
     others = sorted((name for name in names if name not in PAPER), key=lambda name: -(rows[name]["trainable"] or 0))
     return [rows[name] for name in [*PAPER, *others]]
 
@@ -81,13 +82,13 @@ def print_counts(model: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(table)
 
 
-def _count(model: Mapping[str, Any], network: nn.Module, method: str, rank: int | None) -> dict[str, Any]:
+def _count(model: Mapping[str, Any], network: nn.Module, method: str) -> dict[str, Any]:
     config, network = read_adapter(method), copy.deepcopy(network)
     _, papers_rank, figure = PAPER.get(method, (None, None, None))
     if config.rank is not None:
-        config.rank = rank or papers_rank or config.rank
+        config.rank = papers_rank or config.rank
     row: dict[str, Any] = {"method": method, "setting": None, "trainable": None, "without_out": None}
-    row["paper"] = figure if _is_the_papers(model) and rank is None else None
+    row["paper"] = figure if _is_the_papers(model) else None
     try:
         with torch.device("meta"):
             adapt_from_config(network, config, seed=0)

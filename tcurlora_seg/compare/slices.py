@@ -13,6 +13,7 @@ import numpy as np
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from tcurlora_seg.compare.collect import FinishedRun
 from tcurlora_seg.compare.methods import ALL, Method
@@ -125,10 +126,8 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
 def _crop(volumes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Cut away the empty space around the image and the masks."""
     inside = np.any([volume != 0 for volume in volumes.values()], axis=0)
-    if not inside.any():
-        return dict(volumes)
-    ranges = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    box = tuple(slice(max(0, r[0] - 2), r[-1] + 3) for r in ranges)
+    boxes = ndimage.find_objects(inside.astype(np.uint8))
+    box = tuple(slice(max(0, side.start - 2), side.stop + 2) for side in boxes[0]) if boxes else ()
     return {name: volume[box] for name, volume in volumes.items()}
 
 

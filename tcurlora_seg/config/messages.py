@@ -94,14 +94,9 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
 
 def _nearest(key: str, known: list[str]) -> str | None:
     """Known key closest in spelling, or one with the same last part."""
-    candidates = sorted({part for k in known for part in _prefixes(k)})
+    candidates = sorted({k.rsplit(".", n)[0] for k in known for n in range(k.count(".") + 1)})
     near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.7)
     if near:
         return near[0]
     same_end = [k for k in candidates if k.split(".")[-1] == key.split(".")[-1]]
     return same_end[0] if same_end else None
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -69,15 +69,6 @@ def test_a_network_too_small_for_a_method_gets_a_row_that_says_so_and_no_figure_
     assert rows["tcurlora"]["trainable"] and not any(row["paper"] for row in rows.values())
 
 
-def test_a_rank_reaches_the_methods_that_have_one(rows):
-    model = OmegaConf.load(config_folder() / "model" / "unetr.yaml")
-    at_four = {row["method"]: row for row in count_methods(model, rank=4)}
-    assert at_four["tcurlora"]["without_out"] == 2_678_528 + 72 * 16
-    assert at_four["curlora"]["without_out"] == 2_678_528 + 48 * 16
-    assert at_four["decoder_only"] == rows["decoder_only"]
-    assert at_four["lora"]["paper"] is None
-
-
 def test_counting_makes_no_weights():
     started = time.process_time()
     count_methods(OmegaConf.load(config_folder() / "model" / "unetr.yaml"))
@@ -86,7 +77,7 @@ def test_counting_makes_no_weights():
 
 def test_the_count_is_that_of_a_real_network(tiny):
     model = OmegaConf.load(config_folder() / "model" / "unetr_tiny.yaml")
-    row = next(row for row in count_methods(model, rank=3) if row["method"] == "tcurlora")
-    trained = trainable_parameters(adapt(tiny, "tcurlora", rank=3))
+    row = next(row for row in count_methods(model) if row["method"] == "tcurlora")
+    trained = trainable_parameters(adapt(tiny, "tcurlora", rank=8))
     assert row["trainable"] == sum(p.numel() for p in trained.values())
     assert all(isinstance(p, torch.nn.Parameter) for p in trained.values())
