@@ -14,7 +14,6 @@ from tcurlora_seg.files import atomic_path, write_json
 from tcurlora_seg.inference.bundle import write_bundle
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.backbone import backbone_of, window_of
-from tcurlora_seg.models.checkpoint import origin
 
 _ENDINGS = {"state_dict": (".safetensors", ".pt"), "torchscript": (".ts", ".pt"), "bundle": ("",)}
 
@@ -72,7 +71,7 @@ def export_run(
                 torch.save({name: t.to(getattr(torch, dtype)) for name, t in state.items()}, temporary)
             else:
                 save_file({name: t.to(getattr(torch, dtype)).contiguous() for name, t in state.items()}, temporary,
-                          metadata=origin(run.directory / "model.safetensors"))  # fmt: skip
+                          metadata=run.notes)  # fmt: skip
         write_json(path.with_suffix(".json"), {exported: run.arguments})
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")

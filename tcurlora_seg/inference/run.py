@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from nibabel.spatialimages import SpatialImage
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.stored import load_config, parse_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
@@ -25,13 +27,15 @@ from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import stored_dataset
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
-from tcurlora_seg.models.checkpoint import load_model, trained_on
+from tcurlora_seg.models.checkpoint import export_notes, load_model, read_metadata, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
-from tcurlora_seg.models.pretrained import load_pretrained
+from tcurlora_seg.models.pretrained import BUILTIN, load_pretrained
 from tcurlora_seg.models.speed import speed_up
 
 _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
            "seed")  # fmt: skip
+_EXPORTED = ("window", "dataset", "model", "adapter", "inference", "seed")
+"""What of a run's configuration goes with its exported weights."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Run:
     """A finished run, ready to predict.
 
     Attributes:
-        directory: where it lies.
+        directory: where it lies; of exported weights, their file.
         config: its resolved configuration, with what was overridden on loading.
         dataset: its data set, which knows task and preparation.
         network: the merged network, a plain network in evaluation mode.
@@ -70,7 +74,7 @@ class Run:
         scores = read_json(self.directory / "metrics.json")["scores"]
         if scores is not None:
             return scores["simulated"] is not None
-        return self.dataset.name not in trained_on(str(self.directory / "model.safetensors"))
+        return self.dataset.name not in trained_on(str(self.model_file))
 
     def cases(self, split: str) -> list[str]:
         """The case ids that the run drew as `train`, `val` or `test`.
@@ -78,6 +82,8 @@ class Run:
         Raises:
             UserError: no such split, or a case that has left the data set since.
         """
+        if self.directory.is_file():
+            raise UserError(f"{self.directory} holds exported weights, which know no split: give the run directory")
         path = self.directory / "split.json"
         drawn = read_json(path)
         if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
@@ -96,6 +102,21 @@ class Run:
                 "put it back, or the manifest that lists it, or train again"
             )
         return list(drawn[split])
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Safetensors metadata of its exported weights, by which `load_run` takes their file for a run."""
+        config = OmegaConf.masked_copy(self.config, [*_EXPORTED])
+        config.data = {"augmentation": {"mirror_axes": self.config.data.augmentation.mirror_axes}}
+        config.dataset.update({key: place for key, place in (("root", "data"), ("manifest", None)) if key in config.dataset})
+        known = inspect.signature(get_object(config.model._target_)).parameters
+        sizes = {key: value for key, value in self.arguments.items() if key in known}
+        config.model.update({key: value for key, value in sizes.items() if key not in self.dataset.channels})
+        return export_notes(self.model_file, OmegaConf.to_yaml(config, resolve=True))
+
+    @property
+    def model_file(self) -> Path:
+        return self.directory if self.directory.is_file() else self.directory / "model.safetensors"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -129,7 +150,7 @@ def load_run(
     """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
 
     Args:
-        directory: the run directory.
+        directory: the run directory; or a .safetensors file of exported weights, or `builtin` for the packaged ones.
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
@@ -142,29 +163,54 @@ def load_run(
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
     """
-    directory = Path(directory)
-    config = load_config(directory / "config.yaml")
+    place = BUILTIN if str(directory) == "builtin" else Path(directory)
+    exported = place.suffix == ".safetensors"
+    source = place if exported else place / "config.yaml"
+    config = _exported_config(place) if exported else load_config(source)
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
-        raise UserError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {lacking[0]}")
-    check_trusted(config, directory / "config.yaml", trust=trust)
+        raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
+    check_trusted(config, source, trust=trust)
     if pretrained is not None:
         config.pretrained = pretrained
     for key, value in (("overlap", overlap), ("mirror", mirror), ("precision", precision)):
         if value is not None:
             config.inference[key] = value
-    dataset = stored_dataset(config, directory / "config.yaml", root, trust)
+    dataset = stored_dataset(config, source, root, trust)
     network = build_network(config.model, window_of(config), **dataset.channels)
-    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
-    adapt_from_config(network, config.adapter, seed=config.seed)
-    notes = load_model(network, directory / "model.safetensors")
+    report = load_pretrained(
+        network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate
+    )
+    if exported:
+        if report.fresh:
+            raise UserError(f"{place} lacks weights of the network that it describes: {', '.join(report.fresh[:3])}")
+        notes = read_metadata(place)
+    else:
+        adapt_from_config(network, config.adapter, seed=config.seed)
+        notes = load_model(network, place / "model.safetensors")
     try:
         spacing, typical = read_spacing(notes.get("spacing")), read_ranges(notes.get("typical"))
     except (KeyError, TypeError, ValueError) as error:
         what = "its notes on the training images, spacing and typical, are none"
-        raise UserError(f"{directory / 'model.safetensors'}: {what} ({error})") from error
+        raise UserError(f"{source}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, network, spacing, typical)
+    return Run(place, config, dataset, network, spacing, typical)
+
+
+def _exported_config(path: Path) -> DictConfig:
+    """The configuration in a file of exported weights, which are their own base.
+
+    Raises:
+        UserError: no such file, or one that holds weights alone.
+    """
+    text = read_metadata(path).get("config")
+    if not isinstance(text, str):
+        raise UserError(
+            f"{path} holds weights alone, and nothing on what they segment: give a run directory, or weights that "
+            "scripts/export.py has written as .safetensors"
+        )
+    alone = {"pretrained": str(path), "pretrained_missing": None, "pretrained_inflate": False}
+    return OmegaConf.merge(parse_config(text, path), alone)  # type: ignore[return-value]
 
 
 def choose_device(name: str) -> torch.device:

@@ -122,9 +122,16 @@ def trained_on(source: str) -> list[str]:
         return [UNKNOWN]
 
 
-def origin(path: str | Path) -> dict[str, str]:
-    """Safetensors metadata for weights exported from the model file `path`; `trained_on` reads it."""
-    return {_KEY: json.dumps({"trained_on": trained_on(str(path))})}
+def export_notes(path: str | Path, config: str) -> dict[str, str]:
+    """Safetensors metadata that lets exported weights be used like a run, and continued from.
+
+    Args:
+        path: the run's model file.
+        config: the run's configuration, YAML.
+    """
+    notes = read_metadata(path)
+    kept = {key: notes[key] for key in ("spacing", "typical") if key in notes}
+    return {_KEY: json.dumps({"format": FORMAT, "trained_on": trained_on(str(path)), **kept, "config": config})}
 
 
 def _base(model: Any) -> LoadReport:
