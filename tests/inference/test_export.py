@@ -72,7 +72,7 @@ def test_monais_own_unetr_loads_the_state_dict_strictly_and_predicts_the_same(
 
 
 def test_exported_weights_predict_and_export_like_their_run_and_name_no_folder_of_it(
-    run: Path, head: Path, tmp_path: Path
+    run: Path, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, again = tmp_path / "weights.safetensors", tmp_path / "again.safetensors"
     export_run(checkpoint=str(run), output=str(path))
@@ -81,7 +81,7 @@ def test_exported_weights_predict_and_export_like_their_run_and_name_no_folder_o
     np.testing.assert_array_equal(found, expected)
     assert (there.spacing, there.typical, there.arguments) == (here.spacing, here.typical, here.arguments)
     assert str(here.dataset.root).encode() not in path.read_bytes()
-    export_run(checkpoint=str(path), output=str(again))
+    assert run_script("export", f"checkpoint={path}", f"output={again}", monkeypatch=monkeypatch) == 0
     assert again.read_bytes() == path.read_bytes()
     with pytest.raises(UserError, match="exported weights, which know no split"):
         there.cases("test")
