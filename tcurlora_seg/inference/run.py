@@ -108,7 +108,7 @@ class Run:
         """Safetensors metadata of its exported weights, by which `load_run` takes their file for a run."""
         config = OmegaConf.masked_copy(self.config, [*_EXPORTED])
         config.data = {"augmentation": {"mirror_axes": self.config.data.augmentation.mirror_axes}}
-        config.dataset.update({key: place for key, place in (("root", "data"), ("manifest", None)) if key in config.dataset})
+        config.dataset.update({"root": "data", "manifest": None})
         known = inspect.signature(get_object(config.model._target_)).parameters
         sizes = {key: value for key, value in self.arguments.items() if key in known}
         config.model.update({key: value for key, value in sizes.items() if key not in self.dataset.channels})

@@ -21,9 +21,11 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.pretrained import LoadReport
 from tcurlora_seg.training.ignoring import over_labelled
 from tcurlora_seg.training.losses import WeightedDiceCE
+from tcurlora_seg.training.tokens import TokenSupervision
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
@@ -39,9 +41,11 @@ class SegmentationModule(lightning.LightningModule):
         predictor: whole-volume inference for validation.
         structures: class indices of each evaluated structure.
         total_steps: T.
-        loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes.
+        loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes; `tokens`, for
+            pre-training: `TokenSupervision` alone, for which the decoder is not computed.
+        token_loss: factor of `TokenSupervision` beside the loss; 0 for none.
         class_weights: one a class, background first: `WeightedDiceCE` takes the place of `dice_ce`, and the weights
-            fade to 1 as the polynomial decay ends.
+            fade to 1 as the polynomial decay ends, but for those of the tokens.
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
@@ -60,7 +64,8 @@ class SegmentationModule(lightning.LightningModule):
         predictor: Predictor,
         structures: dict[str, Sequence[int]],
         total_steps: int,
-        loss: Literal["dice_ce", "dice"] = "dice_ce",
+        loss: Literal["dice_ce", "dice", "tokens"] = "dice_ce",
+        token_loss: float = 0.0,
         class_weights: Sequence[float] | None = None,
         decay_power: float = 0.9,
         warmup_steps: int = 0,
@@ -72,20 +77,26 @@ class SegmentationModule(lightning.LightningModule):
         self.network, self.predictor, self.structures = network, predictor, structures
         self.build_optimizer, self.total_steps = optimizer, total_steps
         self.decay_power, self.warmup_steps, self.adapter_lr_factor = decay_power, warmup_steps, adapter_lr_factor
-        if loss not in _LOSSES:
-            raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
+        if loss not in (*_LOSSES, "tokens"):
+            raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}, tokens")
+        if token_loss < 0:
+            raise UserError(f"training.token_loss={token_loss}: at least 0 is needed")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
         self.ignoring = ignoring
         self._validated: list[tuple[str, dict[str, float]]] = []
-        self.criterion: nn.Module = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self.alone, self.token_loss = loss == "tokens", token_loss
+        self.criterion: nn.Module = _LOSSES["dice_ce" if self.alone else loss](softmax=True, to_onehot_y=True)
+        classes = predictor.classes
         if class_weights is not None:
-            classes = predictor.classes
-            if loss != "dice_ce" or len(class_weights) != classes or min(class_weights) <= 0:
+            if loss == "dice" or len(class_weights) != classes or min(class_weights) <= 0:
                 raise UserError(
                     f"training.class_weights={list(class_weights)}: expected {classes} numbers above 0, one for the "
-                    "background and for each class, and training.loss=dice_ce"
+                    "background and for each class, and training.loss=dice_ce or tokens"
                 )
             self.criterion = WeightedDiceCE(class_weights)
+        self.tokens: TokenSupervision | None = None
+        if self.alone or token_loss:
+            self.tokens = TokenSupervision(network, classes=classes, weights=class_weights)
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
     @property
@@ -94,6 +105,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
         """The loss of one batch, and the class that is predicted in every voxel of it."""
+        if self.alone:
+            return self._tokens_alone(batch)
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         if isinstance(self.criterion, WeightedDiceCE):
@@ -101,8 +114,19 @@ class SegmentationModule(lightning.LightningModule):
         own = isinstance(self.criterion, WeightedDiceCE)  # it passes over what is ignored by itself
         criterion = partial(over_labelled, self.criterion) if self.ignoring and not own else self.criterion
         loss = criterion(logits, batch["label"].as_subclass(Tensor))
+        if self.tokens is not None:
+            token_loss, _ = self.tokens(batch["label"].as_subclass(Tensor))
+            self.log("train/token_loss", token_loss.detach(), on_step=False, on_epoch=True, batch_size=len(logits))
+            loss = loss + self.token_loss * token_loss
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
         predicted = logits.detach().max(dim=1).indices  # on a CPU `argmax` takes ten times as long
+        return {"loss": loss + penalty(self.adapters), "predicted": predicted}
+
+    def _tokens_alone(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        transformer = self.network.get_submodule(str(backbone_of(self.network).transformer))
+        transformer(batch["image"].as_subclass(Tensor))
+        loss, predicted = self.get_submodule("tokens")(batch["label"].as_subclass(Tensor))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(predicted))
         return {"loss": loss + penalty(self.adapters), "predicted": predicted}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
@@ -140,7 +164,7 @@ class SegmentationModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
         known = {id(p) for p in adapter_parameters}
-        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": others}, {"params": adapter_parameters}]
         optimizer = self.build_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:

@@ -64,7 +64,7 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     """
     config.window = config.window or fitting_window(survey.shapes, largest, multiple)
     if config.training.class_weights == "auto":
-        weighted = config.training.loss == "dice_ce"
+        weighted = config.training.loss in ("dice_ce", "tokens")
         config.training.class_weights = balanced_weights(survey.voxels, config.window) if weighted else None
     config.trainer.max_steps = config.trainer.max_steps or steps_for(config.window, largest)
     sides = [max(shape[axis] for shape in survey.shapes) for axis in range(3)]
