@@ -44,7 +44,7 @@ class Predictor:
         begin: called with the shape (X, Y, Z) of a volume before its first window.
 
     Raises:
-        UserError: an unknown precision.
+        UserError: an unknown precision, or an overlap or batch size that cannot be.
     """
 
     def __init__(
@@ -61,6 +61,10 @@ class Predictor:
     ) -> None:
         if precision not in ("auto", "32-true", "bf16-mixed"):
             raise UserError(f"precision={precision}: choose auto, 32-true or bf16-mixed")
+        if not 0 <= overlap < 1:
+            raise UserError(f"inference.overlap={overlap}: 0 to below 1 is needed")
+        if batch_size < 1:
+            raise UserError(f"inference.batch_size={batch_size}: at least 1 window is needed")
         self.precision = precision
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
