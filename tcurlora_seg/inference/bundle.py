@@ -22,7 +22,7 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.data import intensity
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
-from tcurlora_seg.inference.run import Run, predictor_for
+from tcurlora_seg.inference.run import Run, clearing_for, predictor_for
 from tcurlora_seg.inference.segmenter import label_dtype, label_values
 from tcurlora_seg.models.backbone import window_of
 
@@ -45,7 +45,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
     kind = network.rpartition(".")[2]
     if not network.startswith("monai."):
         raise UserError(f"format=bundle: MONAI has no {kind}; take format=state_dict")
-    for key, rule in run.clearing()._asdict().items():
+    for key, rule in clearing_for(run.config)._asdict().items():
         if rule is not None:
             raise UserError(
                 f"{run.directory} has inference.{key}={rule}, which a bundle cannot do: take format=state_dict, or "

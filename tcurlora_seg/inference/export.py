@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -24,10 +23,7 @@ def export_run(
     output: str,
     format: Literal["state_dict", "bundle", "torchscript"] = "state_dict",
     dtype: Literal["float32", "float16"] = "float32",
-    pretrained: str | None = None,
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    trust: Sequence[str] = (),
+    **options: Any,
 ) -> None:
     """Write the merged network.
 
@@ -38,10 +34,7 @@ def export_run(
             the JSON beside it; `bundle`, a folder that `python -m monai.bundle run` executes; `torchscript`, the
             network traced for its one window size.
         dtype: of a state dict; float16 halves the file and rounds the weights.
-        pretrained: base weights, if they are no longer where the run had them.
-        overlap: of a bundle's windows; None for the run's own.
-        mirror: whether a bundle averages over mirrored copies; None for the run's own.
-        trust: packages of one's own that the run's configuration may name, see `check_trusted`.
+        options: `pretrained`, `trust`, and of a bundle `overlap` and `mirror`, see `load_run`.
 
     Raises:
         UserError: the file exists or has another ending; see also `load_run`.
@@ -56,7 +49,7 @@ def export_run(
         raise UserError(f"output={path}: a name that ends in {' or '.join(_ENDINGS[format])} is needed")
     if dtype != "float32" and format != "state_dict":
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
-    run = load_run(checkpoint, device="cpu", pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust)
+    run = load_run(checkpoint, device="cpu", **options)
     state, exported = run.network.state_dict(), backbone_of(run.network).exported
     if format == "bundle":
         write_bundle(run, path, state, exported)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,10 @@ def predict_files(
     input: str,
     output: str,
     root: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    precision: str | None = None,
-    min_component_ml: float | Mapping[str, float] | None = None,
-    largest_pieces: int | Mapping[str, int] | None = None,
     probabilities: bool = False,
     strict: bool = False,
     overwrite: bool = False,
-    trust: Sequence[str] = (),
+    **options: Any,
 ) -> None:
     """Segment images and write `<output>/<name of the image>`, `labels.json`, `predictions.csv` and, on request,
     `probabilities/`.
@@ -54,25 +46,17 @@ def predict_files(
         input: an image, a folder or a manifest, see `find_inputs`.
         output: a folder.
         root: where a manifest's paths begin, if not where it lies.
-        pretrained: base weights, if they are no longer where the runs had them.
-        device: auto, cpu, cuda, ...
-        overlap: of neighbouring windows; None for the run's own.
-        mirror: whether to average over mirrored copies; None for the run's own.
-        precision: see `Predictor`; None for the run's own.
-        min_component_ml: see `Clearing`; None for the run's own.
-        largest_pieces: see `Clearing`; None for the run's own.
         probabilities: write those of every class, too.
         strict: refuse images and results that are unlike those of the training.
         overwrite: replace what is there; otherwise an image whose label map is there is skipped.
-        trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
+        options: `device`, `pretrained`, `overlap`, `mirror` and so on, see `load_run`.
 
     Raises:
         UserError: nothing to segment, folders that cannot be used, or at least one image failed.
     """
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
-    settings: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "precision": precision, "trust": trust}
-    runs = [load_run(directory, device=device, pretrained=pretrained, **settings) for directory in directories]
-    network = replace(segmenter(runs), clearing=runs[0].clearing(min_component_ml, largest_pieces))
+    runs = [load_run(directory, **options) for directory in directories]
+    network = segmenter(runs)
     if next(runs[0].network.parameters()).device.type == "cpu":
         keep_freed_memory()
     network.clearing.by_structure(network.task)  # a mistake in it is told before the first image is computed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
-from tcurlora_seg.inference.stored import stored_dataset
+from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
 from tcurlora_seg.models.checkpoint import export_notes, load_model, read_metadata, trained_on
@@ -62,12 +62,6 @@ class Run:
         data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"
         return f"Run({self.directory}: {self.config.adapter.name}, {data})"
 
-    def clearing(self, min_component_ml: Any = None, largest_pieces: Any = None) -> Clearing:
-        """Which pieces of a structure stay: as given, else the run's own rules."""
-        given = {"min_component_ml": min_component_ml, "largest_pieces": largest_pieces}
-        own = self.config.inference
-        return Clearing(**{key: own[key] if value is None else value for key, value in given.items()})
-
     @property
     def simulated(self) -> bool:
         """Whether it was trained on a simulated cohort, as the run itself noted it."""
@@ -77,31 +71,14 @@ class Run:
         return self.dataset.name not in trained_on(str(self.model_file))
 
     def cases(self, split: str) -> list[str]:
-        """The case ids that the run drew as `train`, `val` or `test`.
+        """The case ids that the run drew as `train`, `val` or `test`; see `drawn_cases`.
 
         Raises:
-            UserError: no such split, or a case that has left the data set since.
+            UserError: exported weights, no such split, or a case that has left the data set since.
         """
         if self.directory.is_file():
             raise UserError(f"{self.directory} holds exported weights, which know no split: give the run directory")
-        path = self.directory / "split.json"
-        drawn = read_json(path)
-        if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
-            raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
-        if split not in drawn:
-            raise UserError(f"split={split}: choose train, val or test")
-        if not drawn[split]:
-            raise UserError(f"split={split}: {self.directory} drew no such cases")
-        manifest = self.dataset.manifest()
-        known = {case.id for case in manifest.cases}
-        gone = [case for case in drawn[split] if case not in known]
-        if gone:
-            reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
-            raise UserError(
-                f"split={split}: the case {gone[0]} of {self.directory} is no longer in {self.dataset.root}{reason}; "
-                "put it back, or the manifest that lists it, or train again"
-            )
-        return list(drawn[split])
+        return drawn_cases(self.directory, self.dataset, split)
 
     @property
     def notes(self) -> dict[str, str]:
@@ -132,7 +109,7 @@ class Run:
 
     def predict(self, image: Channels) -> SpatialImage:
         """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
-        return segmenter([self]).predict(image)
+        return segmenter(self).predict(image)
 
 
 def load_run(
@@ -144,6 +121,8 @@ def load_run(
     overlap: float | None = None,
     mirror: bool | None = None,
     precision: str | None = None,
+    min_component_ml: float | Mapping[str, float] | None = None,
+    largest_pieces: int | Mapping[str, int] | None = None,
     trust: Sequence[str] = (),
     merged: bool = True,
 ) -> Run:
@@ -157,6 +136,8 @@ def load_run(
         overlap: of neighbouring windows, 0 to below 1; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
         precision: see `Predictor`; None for the run's own.
+        min_component_ml: see `Clearing`; None for the run's own.
+        largest_pieces: see `Clearing`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
         merged: False leaves the adapters beside the base, as `save_peft` takes them.
 
@@ -173,9 +154,9 @@ def load_run(
     check_trusted(config, source, trust=trust)
     if pretrained is not None:
         config.pretrained = pretrained
-    for key, value in (("overlap", overlap), ("mirror", mirror), ("precision", precision)):
-        if value is not None:
-            config.inference[key] = value
+    given = {"overlap": overlap, "mirror": mirror, "precision": precision, "min_component_ml": min_component_ml,
+             "largest_pieces": largest_pieces}  # fmt: skip
+    config.inference.update({key: value for key, value in given.items() if value is not None})
     dataset = stored_dataset(config, source, root, trust)
     network = build_network(config.model, window_of(config), **dataset.channels)
     report = load_pretrained(
@@ -243,18 +224,26 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     )
 
 
-def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
+def clearing_for(config: DictConfig) -> Clearing:
+    """Which pieces of a structure stay, as the configuration asks for it."""
+    return Clearing(*(config.inference[key] for key in Clearing._fields))
+
+
+def segmenter(runs: Run | str | Path | Sequence[Run | str | Path]) -> Segmenter:
     """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
 
     Classes are matched by the structures and the label values that they stand for, whatever their order.
 
     Args:
-        runs: runs, or the directories of some.
+        runs: a run or its directory, or several.
 
     Raises:
         UserError: runs that differ in the meaning of their classes, image channels, preparation or training spacing.
     """
-    loaded = [run if isinstance(run, Run) else load_run(run) for run in runs]
+    given = [runs] if isinstance(runs, Run | str | Path) else runs
+    loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
+    if not loaded:
+        raise UserError("no run is given: one is needed, or several to average")
     first = loaded[0]
     for other in loaded[1:]:
         for what, get in _MUST_AGREE.items():
@@ -273,7 +262,7 @@ def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
         preparation=first.dataset.preparation,
         spacing=first.spacing,
         analyze_axes=first.dataset.analyze_axes,
-        clearing=first.clearing(),
+        clearing=clearing_for(first.config),
         typical=_widest([run.typical for run in loaded]),
     )
 
@@ -306,11 +295,11 @@ _MUST_AGREE = {
 }
 
 
-def predict(runs: Sequence[Run | str | Path], image: Channels) -> SpatialImage:
+def predict(runs: Run | str | Path | Sequence[Run | str | Path], image: Channels) -> SpatialImage:
     """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
 
     Args:
-        runs: runs, or the directories of some.
+        runs: a run or its directory, or several.
         image: see `Segmenter.predict`.
 
     Raises:

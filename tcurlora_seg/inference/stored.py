@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json
 
 
 def stored_dataset(
@@ -31,3 +34,34 @@ def stored_dataset(
     if "download" in config.dataset:
         config.dataset.download = False
     return instantiate(config.dataset)
+
+
+def drawn_cases(directory: Path, dataset: SegmentationDataset, split: str) -> list[str]:
+    """The case ids that a run drew as `train`, `val` or `test`.
+
+    Args:
+        directory: of the run.
+        dataset: of the run.
+        split: which of them.
+
+    Raises:
+        UserError: no such split, or a case that has left the data set since.
+    """
+    path = directory / "split.json"
+    drawn = read_json(path)
+    if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
+        raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
+    if split not in drawn:
+        raise UserError(f"split={split}: choose train, val or test")
+    if not drawn[split]:
+        raise UserError(f"split={split}: {directory} drew no such cases")
+    manifest = dataset.manifest()
+    known = {case.id for case in manifest.cases}
+    gone = [case for case in drawn[split] if case not in known]
+    if gone:
+        reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
+        raise UserError(
+            f"split={split}: the case {gone[0]} of {directory} is no longer in {dataset.root}{reason}; "
+            "put it back, or the manifest that lists it, or train again"
+        )
+    return drawn[split]
