@@ -65,7 +65,7 @@ class Run:
     @property
     def simulated(self) -> bool:
         """Whether it was trained on a simulated cohort, as the run itself noted it."""
-        scores = read_json(self.directory / "metrics.json")["scores"]
+        scores = None if self.directory.is_file() else read_json(self.directory / "metrics.json")["scores"]
         if scores is not None:
             return scores["simulated"] is not None
         return self.dataset.name not in trained_on(str(self.model_file))
