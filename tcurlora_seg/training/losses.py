@@ -1,15 +1,16 @@
-"""A loss for many structures of very different size."""
+"""Losses over the labelled voxels, and class weights for structures of very different size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from tcurlora_seg.data.task import IGNORED
+from tcurlora_seg.evaluation.processes import several
 
 
 class WeightedDiceCE(nn.Module):
@@ -49,8 +50,24 @@ class WeightedDiceCE(nn.Module):
 
 def _over_devices(sums: Tensor) -> Tensor:
     """The sums over the batches of all devices, so that several with a part each have the loss of the whole batch."""
-    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    return all_reduce(sums) if several else sums
+    return all_reduce(sums) if several() else sums
+
+
+def over_labelled(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor) -> Tensor:
+    """The mean over a batch of the loss of each image, as if its voxels with the label `IGNORED` were not there.
+
+    Args:
+        criterion: a loss of logits (1, K, n) and labels (1, 1, n) that asks for no neighbourhood, as MONAI's Dice and
+            cross-entropy.
+        logits: (B, K, X, Y, Z).
+        label: (B, 1, X, Y, Z) class indices.
+    """
+    losses = []
+    for own, reference in zip(logits, label, strict=True):
+        kept = reference[0] != IGNORED
+        if kept.any():
+            losses.append(criterion(own[:, kept][None], reference[:, kept][None]))
+    return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
 def balanced_weights(voxels: Sequence[Sequence[int]], crop: Sequence[int], *, bound: float = 20.0) -> list[float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.losses import DiceCELoss, DiceLoss
@@ -23,8 +23,7 @@ from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.pretrained import LoadReport
-from tcurlora_seg.training.ignoring import over_labelled
-from tcurlora_seg.training.losses import WeightedDiceCE
+from tcurlora_seg.training.losses import WeightedDiceCE, over_labelled
 from tcurlora_seg.training.tokens import TokenSupervision
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
@@ -109,13 +108,14 @@ class SegmentationModule(lightning.LightningModule):
             return self._tokens_alone(batch)
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
-        if isinstance(self.criterion, WeightedDiceCE):
+        label = batch["label"].as_subclass(Tensor)
+        if isinstance(self.criterion, WeightedDiceCE):  # it passes over what is ignored by itself
             self.criterion.strength = max(0.0, 1 - self.global_step / self.total_steps)
-        own = isinstance(self.criterion, WeightedDiceCE)  # it passes over what is ignored by itself
-        criterion = partial(over_labelled, self.criterion) if self.ignoring and not own else self.criterion
-        loss = criterion(logits, batch["label"].as_subclass(Tensor))
+            loss = self.criterion(logits, label)
+        else:
+            loss = over_labelled(self.criterion, logits, label) if self.ignoring else self.criterion(logits, label)
         if self.tokens is not None:
-            token_loss, _ = self.tokens(batch["label"].as_subclass(Tensor))
+            token_loss, _ = self.tokens(label)
             self.log("train/token_loss", token_loss.detach(), on_step=False, on_epoch=True, batch_size=len(logits))
             loss = loss + self.token_loss * token_loss
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
@@ -146,8 +146,8 @@ class SegmentationModule(lightning.LightningModule):
         """Score one whole volume; returns its label map and its Dice for pictures."""
         found = labels([self.predictor], batch.image).numpy()
         prediction, reference = without_ignored(found, batch.label[0].numpy())
-        scores = {name: dice(_union(prediction, classes), _union(reference, classes))
-                 for name, classes in self.structures.items()}  # fmt: skip
+        scores = {name: dice(np.isin(prediction, classes), np.isin(reference, classes))
+                  for name, classes in self.structures.items()}  # fmt: skip
         self._validated.append((batch.case, {name: value for name, value in scores.items() if value is not None}))
         return {"prediction": prediction, "dice": scores}
 
@@ -167,9 +167,8 @@ class SegmentationModule(lightning.LightningModule):
         others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": others}, {"params": adapter_parameters}]
         optimizer = self.build_optimizer([group for group in groups if group["params"]])
-        for group in optimizer.param_groups:
-            if group["params"][0] is next(iter(adapter_parameters), None):
-                group["lr"] *= self.adapter_lr_factor
+        if adapter_parameters:
+            optimizer.param_groups[-1]["lr"] *= self.adapter_lr_factor
         schedule = LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -202,11 +201,3 @@ class SegmentationModule(lightning.LightningModule):
     def _base_hash(self) -> str | None:
         base = getattr(self.network, "base", None)
         return base.base_hash if isinstance(base, LoadReport) else None
-
-
-def _union(labels: Any, classes: Sequence[int]) -> Any:
-    """The mask of the voxels whose class is among `classes`."""
-    mask = labels == classes[0]
-    for c in classes[1:]:
-        mask |= labels == c
-    return mask
