@@ -158,18 +158,16 @@ class AverageLast(AtEpochEnd):
         self._kept: list[dict[str, Tensor]] = []
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trained = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.requires_grad}
-        self._kept = [*self._kept, trained][-self.epochs :] if self.epochs else []
+        if self.epochs:
+            trained = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.requires_grad}
+            self._kept = [*self._kept, trained][-self.epochs :]
 
     def average(self, module: lightning.LightningModule) -> None:
         """Replace the weights. Called after training, also where a resumed run had nothing left to train."""
-        if not self._kept:
-            return
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
+            for name, parameter in module.named_parameters() if self._kept else ():
                 if parameter.requires_grad:
-                    values = [kept[name].to(parameter.device) for kept in self._kept]
-                    parameter.copy_(torch.stack(values).mean(0))
+                    parameter.copy_(torch.stack([kept[name].to(parameter.device) for kept in self._kept]).mean(0))
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": self._kept}

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +50,17 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
         begun = sorted(parent.glob(f"*{name}"))
         return begun[0] if begun else parent / "_".join(part for part in (slug(), name) if part)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    parent, number = root / dataset / config.adapter.name, 1
-    while True:
+    parent = root / dataset / config.adapter.name
+    for number in count(1):
         path = parent / (now if number == 1 else f"{now}_{number}")
         try:
             path.mkdir(parents=True)
+            break
         except FileExistsError:
-            number += 1
+            continue
         except OSError as error:
             raise _unwritable(path, error) from error
-        else:
-            return path
+    return path
 
 
 def _unwritable(directory: Path, error: OSError) -> UserError:
@@ -120,24 +122,21 @@ def config_hash(config: DictConfig) -> str:
 def environment(device: str) -> dict[str, Any]:
     """Versions, commit, device and command: what a reader needs to run it again."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "device": device,
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _versions(),
+        "packages": {package: _version(package) for package in _PACKAGES},
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _versions() -> Mapping[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

@@ -133,12 +133,11 @@ def remedies() -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not short and "allocate memory" not in str(error):  # what PyTorch says on a CPU
+            raise
         raise UserError(f"not enough memory for this step; what helps: {_REMEDIES}") from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # what PyTorch says on a CPU
-            raise UserError(f"not enough memory for this step; what helps: {_REMEDIES}") from error
-        raise
 
 
 def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool, steps: int) -> str:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.image import imread
 from nibabel.affines import voxel_sizes
 from omegaconf import DictConfig, OmegaConf
-from pandas import read_csv
+from pandas import DataFrame
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
@@ -71,19 +71,29 @@ def _by_tensor(module: lightning.LightningModule) -> dict[str, Tensor]:
     return {key: torch.cat(values) for key, values in parts.items()}
 
 
-def log_evaluation(logger: Logger | None, folder: Path, split: str, summary: dict[str, Any], step: int) -> None:
-    """Add an evaluation's scores, and in TensorBoard the picture of its worst case, as `dice/overlay_<split>`."""
+def log_evaluation(
+    logger: Logger | None, folder: Path, split: str, summary: dict[str, Any], rows: DataFrame, step: int
+) -> None:
+    """Add an evaluation's scores, and in TensorBoard the picture of its worst case, as `dice/overlay_<split>`.
+
+    Args:
+        logger: of the run.
+        folder: of the evaluation.
+        split: its name.
+        summary: what `summary.json` holds.
+        rows: of `cases.csv`.
+        step: of the training.
+    """
     if logger is None:
         return
     logger.log_metrics(_scores(split, summary), step)
     logger.save()  # a table's rows wait for more of them
     if isinstance(logger, TensorBoardLogger):
-        cases = read_csv(folder / "cases.csv", dtype={"case": str})
-        for case in cases.groupby("case")["dice"].mean().sort_values().index:  # the worst that has a picture
-            path = folder / "overlays" / f"{case}.png"
-            if path.is_file():
-                logger.experiment.add_image(f"dice/overlay_{split}", imread(path)[..., :3], step, dataformats="HWC")
-                break
+        cases = rows.groupby("case")["dice"].mean().sort_values().index
+        pictures = [path for path in (folder / "overlays" / f"{case}.png" for case in cases) if path.is_file()]
+        if pictures:
+            image = imread(pictures[0])[..., :3]
+            logger.experiment.add_image(f"dice/overlay_{split}", image, step, dataformats="HWC")
         logger.experiment.flush()
 
 
