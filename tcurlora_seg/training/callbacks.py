@@ -206,14 +206,14 @@ class Meter(AtEpochEnd):
         self._watch.mark()
 
     def _read(self) -> None:
-        """Take over the times of the steps since the last reading."""
+        """Take over the times since the last reading."""
         times = self._watch.restart()
         self._waits += times[0::2]
         self._seconds += times[1::2]
+        self.train_seconds = self._before + time.perf_counter() - self._begun
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._read()
-        self.train_seconds = self._before + time.perf_counter() - self._begun
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(module.device))
 
     @property

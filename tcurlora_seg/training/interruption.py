@@ -82,10 +82,16 @@ class StopOnSignal(Callback):
 
 
 class Patience(EarlyStopping):
-    """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
+    """Early stopping by the validation Dice, also where a run is resumed just then.
+
+    Where no validation case has anything to score there is no Dice, and nothing stops.
+
+    Args:
+        epochs: without a better Dice before training stops.
+    """
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False)
+        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False, strict=False)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
