@@ -111,7 +111,9 @@ def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = 
         for modality in modalities:
             if own.lower() == modality.lower() or own.lower().endswith(f"_{modality.lower()}"):
                 name = case or own[: -len(modality)].rstrip("_") or own
-                cases.setdefault(name, {})[modality] = path
+                first = cases.setdefault(name, {}).setdefault(modality, path)
+                if first != path:
+                    raise UserError(f"{first} and {path} would both be the {modality} image of {name}; move one away")
     for name, files in sorted(cases.items()):
         yield Input(name, files, f"{name}.nii.gz")
 
