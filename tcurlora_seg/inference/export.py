@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.files import atomic_path, write_json
+from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.bundle import write_bundle
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.backbone import backbone_of, window_of
@@ -51,6 +51,9 @@ def export_run(
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
     run = load_run(checkpoint, device="cpu", **options)
     state, exported = run.network.state_dict(), backbone_of(run.network).exported
+    described, arguments = path.with_suffix(".json"), {exported: run.arguments}
+    if format != "bundle" and described.exists() and read_json(described) != arguments:
+        raise UserError(f"{described} exists and describes something else: choose another name")
     if format == "bundle":
         write_bundle(run, path, state, exported)
         size = path / "models" / "model.pt"
@@ -65,6 +68,6 @@ def export_run(
             else:
                 save_file({name: t.to(getattr(torch, dtype)).contiguous() for name, t in state.items()}, temporary,
                           metadata=run.notes)  # fmt: skip
-        write_json(path.with_suffix(".json"), {exported: run.arguments})
+        write_json(described, arguments)
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")

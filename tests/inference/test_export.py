@@ -254,4 +254,6 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, fails: Callable[..., str])
     assert "choose from state_dict, torchscript, bundle" in fails(f"output={tmp_path / 'a'}", "format=onnx")
     assert "goes with format=state_dict" in fails(f"output={tmp_path / 'a'}", "format=bundle", "dtype=float16")
     assert "choose from float32, float16" in fails(f"output={tmp_path / 'a.pt'}", "dtype=int8")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt"]
+    (tmp_path / "b.json").write_text("{}")
+    assert "b.json exists and describes something else" in fails(f"output={tmp_path / 'b.safetensors'}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "mine.pt"]
