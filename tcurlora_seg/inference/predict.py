@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +20,13 @@ from tcurlora_seg.data.volume import open_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.inputs import Input, find_inputs
-from tcurlora_seg.inference.records import Records
 from tcurlora_seg.inference.run import load_run, segmenter
 from tcurlora_seg.inference.segmenter import Segmenter, describe_labels, volumes
 from tcurlora_seg.inference.watch import watched
 from tcurlora_seg.memory import keep_freed_memory
+
+TABLE = "predictions.csv"
+_FIRST, _LAST = ("image", "seconds", "voxel_mm", "orientation"), ("notes", "warnings")
 
 
 def predict_files(
@@ -63,7 +67,8 @@ def predict_files(
     folder = Path(output)
     found = find_inputs(Path(input), network.modalities, root)
     _check_output(folder, found, network, overwrite)
-    records, failed, skipped = Records(folder), [], 0
+    table = _read_table(folder / TABLE)
+    failed, skipped = [], 0
     for number, item in enumerate(found, start=1):
         heading, target = f"[{number}/{len(found)}] {item.name}", folder / item.target
         if target.exists() and not overwrite:
@@ -73,7 +78,8 @@ def predict_files(
         try:
             with watched(network.predictors, heading):
                 row = _segment(network, item, folder, probabilities, strict)
-            records.add(item.target, row)
+            table[item.target] = {"image": item.target, **row}
+            _write_table(folder / TABLE, table)
             print(f"{heading}: {_line(row, network)}", flush=True)
         except Exception as error:  # one bad file among many, or one too large, ends none of the others
             print(f"error: {heading}: {explain(error)}", file=sys.stderr, flush=True)
@@ -83,7 +89,27 @@ def predict_files(
         raise UserError(f"{len(failed)} of {len(found)} image(s) could not be segmented: {', '.join(failed)}")
 
 
-def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool, strict: bool) -> dict[str, object]:
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of an earlier prediction by image, which stay until they are written again."""
+    if not path.exists():
+        return {}
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return {row["image"]: row for row in rows}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: move it away, or choose another output") from error
+
+
+def _write_table(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
+    found = dict.fromkeys(key for row in rows.values() for key in row)
+    columns = [*_FIRST, *(key for key in found if key not in (*_FIRST, *_LAST)), *_LAST]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
+
+
+def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool, strict: bool) -> dict[str, str]:
     """Segment one image, write the files, and give its row of the table."""
     started = time.perf_counter()
     for modality in network.modalities:
@@ -107,13 +133,14 @@ def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool,
     }
 
 
-def _line(row: Mapping[str, Any], network: Segmenter) -> str:
+def _line(row: Mapping[str, str], network: Segmenter) -> str:
     """How long an image took, what was found in it and what is worth a word."""
     names = list(network.task.structures) if len(network.task.structures) <= 4 else []
-    volumes = "".join(f", {name} {volume_text(float(row[f'{name}_ml']))}" for name in names)
+    sizes = {name: float(row[f"{name}/ml".replace("/", "_")]) for name in names}
+    found = "".join(f", {name} {volume_text(size)}" for name, size in sizes.items())
     words = [f"note: {row['notes']}"] if row["notes"] else []
     words += [f"warning: {row['warnings']}"] if row["warnings"] else []
-    return "\n    ".join([f"{row['seconds']} s{volumes}", *words])
+    return "\n    ".join([f"{row['seconds']} s{found}", *words])
 
 
 def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
