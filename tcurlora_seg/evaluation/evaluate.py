@@ -18,7 +18,7 @@ from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task, without_ignored
 from tcurlora_seg.data.typical import UNKNOWN, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.evaluation.metrics import Score, score_structures
-from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, save_figure, slices_of
+from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, slices_of
 from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
@@ -203,4 +203,5 @@ def _draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Ta
             own = rows[rows["case"] == case].set_index("structure")["dice"]
             dice = {name: None if pd.isna(value) else float(value) for name, value in own.items()}
             figure = overlay_figure(kept[case], title=str(case), structures=task.structures, dice=dice)
-            save_figure(figure, folder / f"{case}.png")
+            with atomic_path(folder / f"{case}.png") as temporary:
+                figure.savefig(temporary, dpi=100)

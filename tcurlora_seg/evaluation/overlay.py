@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-
-from tcurlora_seg.files import atomic_path
 
 COLOURS = ("#56b4e9", "#e69f00", "#2fd6a3", "#f0e442", "#ff8fc7", "#ff6a3d", "#b9a3ff")
 """One a class, in turn: Okabe and Ito's, told apart by colour-blind eyes, the dark ones lightened for black."""
@@ -118,12 +115,6 @@ def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | 
     lines.append(Line2D([], [], color="silver", linestyle="solid", label="reference"))
     lines.append(Line2D([], [], color="silver", linestyle="dashed", label="prediction"))
     return lines
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
 
 
 def figure_to_array(figure: Figure) -> NDArray[np.uint8]:

@@ -46,7 +46,8 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
         return Path(config.output)
     root = Path(config.outputs)
     if sweep:
-        parent, name = root / "sweeps" / config.sweep, config_hash(config)
+        plain = json.dumps(OmegaConf.to_container(config, resolve=True), sort_keys=True)
+        parent, name = root / "sweeps" / config.sweep, hashlib.sha256(plain.encode()).hexdigest()[:12]
         begun = sorted(parent.glob(f"*{name}"))
         return begun[0] if begun else parent / "_".join(part for part in (slug(), name) if part)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -111,12 +112,6 @@ def claimed(directory: Path) -> Iterator[None]:
             with suppress(OSError):
                 (directory / ".lock").unlink()
                 directory.rmdir()  # unless there is anything in it
-
-
-def config_hash(config: DictConfig) -> str:
-    """Twelve hexadecimal digits that change with every value of the resolved configuration."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def environment(device: str) -> dict[str, Any]:
