@@ -1,4 +1,4 @@
-"""Run directories: where a run writes, what it notes about itself, and whether it is finished."""
+"""Run directories: their names, their locks, and the facts of a run's environment."""
 
 from __future__ import annotations
 
@@ -26,18 +26,23 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY
 
 ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
-"""The environment variable by which a run tells the processes of its other devices where it writes."""
+"""Environment variable with the run directory, for the processes of the other devices."""
 
 _PACKAGES = ("torch", "monai", "lightning", "hydra-core", "nibabel", "numpy", "safetensors", "tcurlora-seg")
 
 
 def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
-    """Where a run with this configuration writes.
+    """Directory of a run with this configuration.
 
     A single run gets `outputs/<dataset>/<adapter>/<time>`. A job of a sweep gets
     `outputs/sweeps/<name>/<what it differs in>_<hash of its resolved configuration>`: no two jobs collide, and the
     hash finds what the same command has already finished. No name holds `=`, a comma or a bracket, which Hydra's
     grammar trips over. A single run's folder is made at once: of two that start together each gets one of its own.
+
+    Args:
+        config: of the run.
+        dataset: name of the data set.
+        sweep: whether the run is a job of a sweep.
 
     Raises:
         UserError: the folder cannot be made.
@@ -69,7 +74,7 @@ def _unwritable(directory: Path, error: OSError) -> UserError:
 
 
 def announced_directory(config: DictConfig) -> Path:
-    """Where the first process of this run writes, asked by the others.
+    """Run directory of the first process, for the others.
 
     Raises:
         UserError: nothing says so, since a launcher has started all processes at once.
@@ -82,7 +87,7 @@ def announced_directory(config: DictConfig) -> Path:
 
 @contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Keep every other process out of a run directory. The system lifts the claim of a process that dies.
+    """Context manager for a lock on a run directory. The system lifts the lock of a process that dies.
 
     Raises:
         UserError: another process is at work there, or the folder cannot be written.
@@ -115,7 +120,7 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, commit, device and command: what a reader needs to run it again."""
+    """Facts to run it again: versions, commit, device and command."""
     return {
         "command": shlex.join(sys.argv),
         "device": device,
@@ -135,7 +140,7 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with `-dirty` where files differ; None outside one."""
+    """Commit of the checkout of this package, with `-dirty` where files differ; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

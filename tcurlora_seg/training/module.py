@@ -1,4 +1,4 @@
-"""The Lightning module: one step of training, one case of validation, the optimiser and its schedule."""
+"""Lightning module: training step, validation, optimiser and learning rate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
 
 class SegmentationModule(lightning.LightningModule):
-    """Trains whatever of `network` requires a gradient.
+    """Lightning module for everything in `network` that requires a gradient.
 
     Learning rate: step t of T is taken at lr (1 - t / T)^power, after `warmup_steps` of linear increase.
 
@@ -103,7 +103,12 @@ class SegmentationModule(lightning.LightningModule):
         return list(getattr(self.network, "adapters", nn.ModuleDict()).values())
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
-        """The loss of one batch, and the class that is predicted in every voxel of it."""
+        """Loss of a batch, and the predicted class of every voxel.
+
+        Args:
+            batch: "image" (B, C, X, Y, Z) and "label" (B, 1, X, Y, Z).
+            batch_index: not used.
+        """
         if self.alone:
             return self._tokens_alone(batch)
         logits = self.logits(batch["image"].as_subclass(Tensor))
@@ -130,9 +135,15 @@ class SegmentationModule(lightning.LightningModule):
         return {"loss": loss + penalty(self.adapters), "predicted": predicted}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
-        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there.
+        """Optimiser step, then `after_step` of the adapters with the gradients and the rate of that step.
 
         A step that float16's loss scaler leaves out, since a gradient has overflowed, is none for the adapters either.
+
+        Args:
+            epoch: see Lightning, as the rest.
+            batch_index: index of the batch in the epoch.
+            optimizer: the optimiser.
+            closure: forward and backward pass.
         """
         scaler = self.trainer.scaler
         before = scaler.get_scale() if scaler is not None else 0.0
@@ -143,7 +154,12 @@ class SegmentationModule(lightning.LightningModule):
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
     def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
-        """Score one whole volume; returns its label map and its Dice for pictures."""
+        """Label map and Dice of one whole volume.
+
+        Args:
+            batch: the case.
+            batch_index: not used.
+        """
         found = labels([self.predictor], batch.image).numpy()
         prediction, reference = without_ignored(found, batch.label[0].numpy())
         scores = {name: dice(np.isin(prediction, classes), np.isin(reference, classes))
@@ -152,7 +168,7 @@ class SegmentationModule(lightning.LightningModule):
         return {"prediction": prediction, "dice": scores}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all cases, whichever process scored them."""
+        """Log the mean Dice over the cases of all processes."""
         cases = dict(gather(self._validated)).values()
         self._validated = []
         means = {f"dice/val_{name}": [scores[name] for scores in cases if name in scores] for name in self.structures}
@@ -177,7 +193,7 @@ class SegmentationModule(lightning.LightningModule):
         return warm * max(0.0, 1 - step / self.total_steps) ** self.decay_power
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains, and the adapters with their buffers; the frozen base lies in its own file."""
+        """Reduce the checkpoint to trained tensors and adapters with their buffers; the base has its own file."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {
             name: tensor
@@ -187,10 +203,10 @@ class SegmentationModule(lightning.LightningModule):
         checkpoint["base"] = self._base_hash
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from another base.
+        """Check the base.
 
         Raises:
-            UserError: the checkpoint belongs to another.
+            UserError: the checkpoint belongs to another one.
         """
         if checkpoint["base"] != self._base_hash:
             raise UserError(

@@ -1,7 +1,7 @@
-"""A plan from the data: voxel size, window, class weights and steps, from the training cases alone.
+"""Plan from the training cases: voxel size, window, class weights and number of steps.
 
 The model is nnU-Net's fingerprint (Isensee et al. 2021), as far as a network that has its size already leaves a choice.
-What the configuration gives is kept; what it leaves open (null or `auto`) is filled in, and `config.yaml` holds it all.
+Given values stay; open ones (null or `auto`) are filled in, and `config.yaml` holds them all.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ _STEPS, _MOST_STEPS, _ROUND = 300, 1000, 25
 
 
 def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
-    """The smallest window that holds every volume and no more than `largest`; sides are two or more of `multiple`."""
+    """The smallest window, up to `largest`, that holds every volume; its sides are 2, 3, ... times `multiple`.
+
+    Args:
+        shapes: of the volumes, three sides in voxels.
+        largest: three sides in voxels.
+        multiple: common divisor of the sides.
+    """
     sides = [max(shape[axis] for shape in shapes) for axis in range(3)]
     wanted = [max(2, math.ceil(side / multiple)) * multiple for side in sides]
     return [min(pair) for pair in zip(wanted, largest, strict=True)]
 
 
 def common_spacing(spacings: Sequence[Sequence[float]]) -> list[float] | None:
-    """The median voxel size where the cases differ by a factor of 1.3 or more along an axis, else None."""
+    """Median voxel size (mm) of cases that differ by a factor of 1.3 or more along an axis; else None."""
     axes = [sorted(spacing[axis] for spacing in spacings) for axis in range(3)]
     if all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes):
         return None
@@ -37,13 +43,24 @@ def common_spacing(spacings: Sequence[Sequence[float]]) -> list[float] | None:
 
 
 def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
-    """As many steps as take the time of 300 with the largest window, at most 1,000."""
+    """Number of steps in the time of 300 with the largest window, at most 1,000.
+
+    Args:
+        window: three sides in voxels.
+        largest: three sides in voxels.
+    """
     steps = _STEPS * math.prod(largest) / math.prod(window)
     return max(_STEPS, min(_MOST_STEPS, round(steps / _ROUND) * _ROUND))
 
 
 def plan_spacing(config: DictConfig, dataset: SegmentationDataset, cases: Sequence[str]) -> None:
-    """Resample to the median voxel size where those of the training cases' files differ much."""
+    """Let the preparation resample to `common_spacing`, where the voxel size is open.
+
+    Args:
+        config: of the run; it is changed.
+        dataset: its preparation is changed.
+        cases: ids of the training cases.
+    """
     if dataset.preparation.spacing is None:
         spacing = common_spacing([size for _, size in dataset.check_headers(cases).values()])
         dataset.preparation = replace(dataset.preparation, spacing=spacing)
@@ -56,8 +73,8 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     Args:
         config: of the run; it is changed.
         survey: of the prepared training volumes.
-        largest: the window that the network was made for.
-        multiple: what the sides of a window are multiples of.
+        largest: default window of the network.
+        multiple: common divisor of the sides of a window.
 
     Returns:
         The plan in two lines.

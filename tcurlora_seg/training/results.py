@@ -1,4 +1,4 @@
-"""What a run leaves: the weights that are kept, the model file's notes, its figures and its scores."""
+"""Results of a training: final weights, metadata of the model file, figures of `metrics.json`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tcurlora_seg.training.module import SegmentationModule
 
 
 class Watchers(NamedTuple):
-    """The callbacks of a run that are asked for something after it.
+    """Callbacks with results.
 
     Attributes:
         meter: time and memory.
-        average: the weights of the last epochs.
-        classes: which structures were predicted.
-        checkpoints: the best and the last epoch.
+        average: weights of the last epochs.
+        classes: predicted structures.
+        checkpoints: best and last epoch.
     """
 
     meter: Meter
@@ -37,7 +37,7 @@ class Watchers(NamedTuple):
 
 
 def keep_weights(module: SegmentationModule, watchers: Watchers) -> None:
-    """Put the mean over the last epochs in place, or the best epoch by validation Dice, where there was one.
+    """Final weights: the mean over the last epochs, or the best epoch by validation Dice, or else the last.
 
     Args:
         module: the trained module, changed in place.
@@ -79,7 +79,7 @@ def model_notes(config: DictConfig, dataset: SegmentationDataset, trained_on: Se
 
 
 def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """How many numbers train, and how many there are."""
+    """Number of trainable parameters, and of all."""
     return {
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(network).values()),
         "total_parameters": sum(p.numel() for p in network.parameters()),
@@ -87,14 +87,14 @@ def parameter_counts(network: nn.Module) -> dict[str, int]:
 
 
 def figures(config: DictConfig, network: Any, base: LoadReport, watchers: Watchers, steps: int) -> dict[str, Any]:
-    """The figures of `metrics.json` but for the scores.
+    """Figures of `metrics.json`, without the scores.
 
     Args:
         config: of the run.
         network: the trained network, with its adapters.
-        base: what was loaded into it.
-        watchers: what measured the training.
-        steps: how many were taken.
+        base: report on its base.
+        watchers: callbacks of the run.
+        steps: number of optimiser steps.
     """
     meter, checkpoints = watchers.meter, watchers.checkpoints
     best = checkpoints.best_dice if checkpoints.best_dice >= 0 else None

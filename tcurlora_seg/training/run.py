@@ -1,4 +1,4 @@
-"""One training run from a configuration to scores: what `scripts/train.py` calls."""
+"""Training run, from a configuration to scores; `scripts/train.py` calls it."""
 
 from __future__ import annotations
 
@@ -79,10 +79,7 @@ def train(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
-    """Everything that a run does in its directory, from the cases to `metrics.json`.
-
-    With several devices each process comes here; the first one writes and speaks.
-    """
+    """A run from the cases to `metrics.json`; each process of several devices calls it, the first one writes."""
     # the cases
     clearing = clearing_for(config)
     clearing.by_structure(dataset.task)  # a mistake in it is told before the training
@@ -154,7 +151,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
 
 def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: SegmentationDataModule,
          checkpoint: Checkpoint | None, directory: Path) -> None:  # fmt: skip
-    """Train; where a signal asked to stop, say how to go on and leave with its exit code."""
+    """Train; after a signal, say how to go on and exit with its code."""
     try:
         with remedies():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
@@ -166,7 +163,7 @@ def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: Segmentat
 
 
 def _prepare_as(given: Mapping[str, object], config: DictConfig) -> None:
-    """Let the images be prepared as they were for the base."""
+    """Take over the preprocessing of the base."""
     if given and is_first():
         listed = ", ".join(f"{key}={value}" for key, value in given.items())
         print(f"dataset.preparation as the base asks for it, beside {config.pretrained}: {listed}")
@@ -174,7 +171,7 @@ def _prepare_as(given: Mapping[str, object], config: DictConfig) -> None:
 
 
 def _describe(config: DictConfig, dataset: SegmentationDataset, split: Split, sizes: Mapping[str, int]) -> str:
-    """What trains on what, in a line, and a second one where classes are sides."""
+    """Line on method, cases and parameters, and a second one where classes are sides."""
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
     cases += "" if config.split.test is None else " (the first by hash)"
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]

@@ -24,7 +24,7 @@ _CONTENTS = "data.json"  # in the run directory: hashes of the data files
 
 
 def choose_directory(config: DictConfig, dataset: str) -> Path:
-    """The run directory.
+    """Run directory, new or to go on with.
 
     Args:
         config: of the run.
@@ -42,9 +42,9 @@ def choose_directory(config: DictConfig, dataset: str) -> Path:
 
 
 def is_finished(directory: Path, steps: int | None) -> bool:
-    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`).
+    """Whether a run has ended that was allowed as many steps; early stopping may have ended it before them.
 
-    Planned steps (None) follow from the data, so any run that has ended has had them.
+    Planned steps (None) follow from the data: any run that has ended has had them.
 
     Args:
         directory: of the run.
@@ -58,7 +58,7 @@ def is_finished(directory: Path, steps: int | None) -> bool:
 
 
 def draw_cases(dataset: SegmentationDataset, split: DictConfig, *, overfit: int, directory: Path) -> Split:
-    """The cases of a run, the same ones as when it began.
+    """Split of a run, the same one as when it began.
 
     Args:
         dataset: where they are.
@@ -87,7 +87,7 @@ def _listed(split: Split) -> dict[str, list[str]]:
 
 
 def note_start(directory: Path, config: DictConfig, dataset: SegmentationDataset, split: Split, device: str) -> None:
-    """Write what the run is made from: `config.yaml`, `split.json`, `environment.json`, and once `data.json`.
+    """Write the inputs of a run: `config.yaml`, `split.json`, `environment.json`, and once `data.json`.
 
     Args:
         directory: of the run.
@@ -131,11 +131,11 @@ def check_data(directory: Path, dataset: SegmentationDataset) -> None:
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint to go on from.
+    """Checkpoint to go on from.
 
     Attributes:
         path: its file.
-        step: optimiser steps that it has behind it.
+        step: number of optimiser steps taken.
         epoch: index of its epoch, from 0.
     """
 
@@ -166,12 +166,12 @@ def readable_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def describe_resumption(checkpoint: Checkpoint, directory: Path, max_steps: int) -> str:
-    """The line that tells where a run goes on, and with which schedule.
+    """Line on the step where a run goes on, and on a changed schedule.
 
     Args:
         checkpoint: of the run.
-        directory: of the run; its config.yaml holds the number of steps that it was given before.
-        max_steps: that it is given now.
+        directory: of the run; its config.yaml holds the number of steps so far.
+        max_steps: number of steps from now on.
     """
     line = f"goes on after step {checkpoint.step} of {max_steps}, in epoch {checkpoint.epoch + 1}"
     before = load_config(directory / "config.yaml").trainer.max_steps
