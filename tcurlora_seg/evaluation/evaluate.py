@@ -1,4 +1,4 @@
-"""Scoring a run on volumes it has not seen."""
+"""Evaluation of a run on held-out volumes."""
 
 from __future__ import annotations
 
@@ -84,26 +84,26 @@ def evaluate(
     limited: int | None = None,
     pictures: int = 3,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Predict and score cases in their files' own grid, in mm.
+    """Predictions and scores of cases on their files' own grid, in mm.
 
     Several processes share the cases; the first of them writes the table.
 
-    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and, of some cases,
+    It writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and, of some cases,
     `overlays/<case>.png`.
 
     Args:
-        predictor: of the network to be scored.
+        predictor: inference of the network.
         dataset: where the cases are.
         cases: their ids.
         folder: for the files.
         spacing: voxel sizes of the training images, see `fitting`.
         adapter: its name, for the summary.
         trainable_parameters: for the summary.
-        typical: of the training images; what a case has outside of them is said.
-        clearing: which pieces of a structure stay.
+        typical: ranges over the training images, see `unusual`.
+        clearing: rules for pieces.
         surface_tolerance_mm: see `score`.
-        limited: `split.test`, if the cases are only a part of the split.
-        pictures: how many cases to draw, evenly from the worst to the best by mean Dice.
+        limited: `split.test`, where the cases are only a part of the split.
+        pictures: number of overlays, evenly from the worst to the best case by mean Dice.
 
     Returns:
         The summary and the rows of `cases.csv`.
@@ -163,7 +163,7 @@ def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame,
         folder: for the files.
         dataset: of the cases.
         rows: of `cases.csv`.
-        facts: what else the summary holds.
+        facts: further entries of the summary.
 
     Returns:
         The summary.
@@ -179,7 +179,7 @@ def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame,
 
 
 def told(cases: Sequence[str]) -> Iterator[str]:
-    """The cases one by one; every 20 seconds a line says how many are done and what time the others will take."""
+    """Iterator over cases that prints progress and remaining time every 20 seconds."""
     begun = said = time.monotonic()
     for done, case in enumerate(cases):
         now = time.monotonic()
@@ -190,14 +190,19 @@ def told(cases: Sequence[str]) -> Iterator[str]:
 
 
 def spread_out(rows: pd.DataFrame, count: int) -> list[str]:
-    """`count` cases by mean Dice, evenly from the worst to the best: of three the worst, the median and the best."""
+    """Ids of cases spread evenly by mean Dice: for a count of three the worst, the median and the best.
+
+    Args:
+        rows: of `cases.csv`.
+        count: number of cases, or fewer where there are not as many.
+    """
     dice = rows.groupby("case")["dice"].mean().dropna().sort_values(kind="stable")
     places = np.linspace(0, len(dice) - 1, max(0, min(count, len(dice)))).round().astype(int)
     return [str(case) for case in dice.index[places]]
 
 
 def _draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Task, count: int) -> None:
-    """Write the pictures of those chosen cases that this process has scored."""
+    """Write the overlays of the chosen cases that this process has scored."""
     for case in spread_out(rows, count):
         if case in kept:
             own = rows[rows["case"] == case].set_index("structure")["dice"]

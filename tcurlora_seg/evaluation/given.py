@@ -1,4 +1,4 @@
-"""Scoring label maps that another program has made, on the cases of a run: they are measured as the run's own are."""
+"""Evaluation of another program's label maps on the cases of a run, by the same measures."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ def score_folder(
     surface_tolerance_mm: float = 1.0,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score `predictions/<case>.nii.gz`, which hold the data set's own label values; returns the summary.
+    """Scores of `predictions/<case>.nii.gz`, which hold the data set's own label values.
 
     Args:
         checkpoint: a run directory, for the data set and the cases.
         predictions: the folder of label maps.
         output: folder for `cases.csv` and `summary.json`.
-        split: which cases: train, val or test, as the run drew them.
-        root: data folder, if it is no longer where the run had it.
+        split: train, val or test, as the run drew them.
+        root: data folder, if it has moved since.
         surface_tolerance_mm: see `score`.
         trust: see `check_trusted`.
+
+    Returns:
+        The summary.
 
     Raises:
         UserError: a case without a label map, or one on another grid than its reference or with other label values.

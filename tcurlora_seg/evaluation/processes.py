@@ -1,4 +1,4 @@
-"""Several processes that share one job: each takes its part of the cases, and everyone gets all results."""
+"""Distribution of cases over processes, and collection of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks; known before the processes have met."""
+    """Whether this process is the one that writes and prints; known before the processes have met."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
@@ -22,14 +22,14 @@ def several() -> bool:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """This process's part: every n-th item, for n processes; all of them where there is one."""
+    """Part of this process: every n-th item for n processes."""
     if not several():
         return list(items)
     return list(items[distributed.get_rank() :: distributed.get_world_size()])
 
 
 def gather(records: list[T]) -> list[T]:
-    """The records of all processes, those of the first before those of the second. Every process must call it."""
+    """Records of all processes, in the order of the processes. Every process must call it."""
     if not several():
         return records
     found: list[Any] = [None] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""The table in the terminal at the end of a run or of an evaluation."""
+"""Table of scores in the terminal, after a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SIMULATED = "simulated cohort: one anatomy with simulated variation; these score
 
 
 def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
-    """Print the scores per case, the means, and what the training cost.
+    """Print the scores per case, the means, and the costs of the training.
 
     Args:
-        cases: the rows of `cases.csv`.
-        summary: what `summary.json` holds.
-        metrics: what `metrics.json` holds, for a run just trained.
+        cases: rows of `cases.csv`.
+        summary: contents of `summary.json`.
+        metrics: contents of `metrics.json`, for a run just trained.
     """
     console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     table = Table(title=f"{summary['dataset']} / {summary['task']} / {summary['adapter']}", title_justify="left")

@@ -25,14 +25,13 @@ def export_run(
     dtype: Literal["float32", "float16"] = "float32",
     **options: Any,
 ) -> None:
-    """Write the merged network.
+    """Write the merged network of a run; `scripts/export.py` calls it.
 
     Args:
         checkpoint: the run directory.
-        output: a new file, or the new folder of a bundle.
-        format: `state_dict`, which the plain class (MONAI's UNETR) loads strictly when built with the arguments in
-            the JSON beside it; `bundle`, a folder that `python -m monai.bundle run` executes; `torchscript`, the
-            network traced for its one window size.
+        output: a new file, or a bundle's new folder.
+        format: `state_dict`, with a JSON of the arguments of the plain class (MONAI's UNETR) that loads it strictly;
+            `bundle`, a folder for `python -m monai.bundle run`; `torchscript`, traced for one window size.
         dtype: of a state dict; float16 halves the file and rounds the weights.
         options: `pretrained`, `trust`, and of a bundle `overlap` and `mirror`, see `load_run`.
 

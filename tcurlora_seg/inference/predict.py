@@ -1,4 +1,4 @@
-"""Many files in, as many label maps out: what `scripts/predict.py` calls."""
+"""Prediction for files: label maps in a folder, with a table."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ def predict_files(
     overwrite: bool = False,
     **options: Any,
 ) -> None:
-    """Segment images and write `<output>/<name of the image>`, `labels.json`, `predictions.csv` and, on request,
-    `probabilities/`.
+    """Segment images and write label maps, `labels.json`, `predictions.csv` and `probabilities/`.
 
-    An image that cannot be segmented is reported and the others are done.
+    `scripts/predict.py` calls it. An image that cannot be segmented is reported, and the others are done.
 
     Args:
         checkpoint: a run directory, or several whose probabilities are averaged.
         input: an image, a folder or a manifest, see `find_inputs`.
         output: a folder.
-        root: where a manifest's paths begin, if not where it lies.
-        probabilities: write those of every class, too.
-        strict: refuse images and results that are unlike those of the training.
-        overwrite: replace what is there; otherwise an image whose label map is there is skipped.
+        root: base of a manifest's paths; None for its folder.
+        probabilities: whether to write those of every class, too.
+        strict: refuse images and results unlike those of the training.
+        overwrite: replace label maps; otherwise an image with a label map is skipped.
         options: `device`, `pretrained`, `overlap`, `mirror` and so on, see `load_run`.
 
     Raises:
@@ -90,7 +89,7 @@ def predict_files(
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of an earlier prediction by image, which stay until they are written again."""
+    """Rows of earlier predictions, by image."""
     if not path.exists():
         return {}
     try:
@@ -134,7 +133,7 @@ def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool,
 
 
 def _line(row: Mapping[str, str], network: Segmenter) -> str:
-    """How long an image took, what was found in it and what is worth a word."""
+    """Line on one image: time, volumes, notes and warnings."""
     names = list(network.task.structures) if len(network.task.structures) <= 4 else []
     sizes = {name: float(row[f"{name}/ml".replace("/", "_")]) for name in names}
     found = "".join(f", {name} {volume_text(size)}" for name, size in sizes.items())
@@ -144,7 +143,7 @@ def _line(row: Mapping[str, str], network: Segmenter) -> str:
 
 
 def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
-    """The images of a case by modality.
+    """Images of a case by modality.
 
     Raises:
         UserError: a file that cannot be read, or with more or fewer volumes than modalities.
@@ -168,10 +167,10 @@ def _save(image: SpatialImage, path: Path) -> None:
 
 
 def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, overwrite: bool) -> None:
-    """Refuse to write over the images or among another task's label maps; say what the values will mean.
+    """Check the output folder and write `labels.json`.
 
     Raises:
-        UserError: it would.
+        UserError: it holds the images, or label maps of another task.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder} is a file: give a folder; a label map takes the name of its image")

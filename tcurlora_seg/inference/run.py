@@ -1,4 +1,4 @@
-"""A finished run: loading it again, and segmenting images with it."""
+"""Finished runs: loading, and segmentation with one or an ensemble of them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _EXPORTED = ("window", "dataset", "model", "adapter", "inference", "seed")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, ready to predict.
+    """Finished run, ready to predict.
 
     Attributes:
-        directory: where it lies; of exported weights, their file.
-        config: its resolved configuration, with what was overridden on loading.
-        dataset: its data set, which knows task and preparation.
-        network: the merged network, a plain network in evaluation mode.
-        spacing: the voxel sizes of its training images; None where an older model file says nothing.
-        typical: what its training images are like; nothing where an older model file says nothing.
+        directory: of the run; of exported weights, their file.
+        config: its resolved configuration, with the values overridden on loading.
+        dataset: its data set, with task and preparation.
+        network: the merged network, a plain one in evaluation mode.
+        spacing: voxel sizes of its training images; None in older model files.
+        typical: ranges over its training images, see `unusual`; empty in older model files.
     """
 
     directory: Path
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def simulated(self) -> bool:
-        """Whether it was trained on a simulated cohort, as the run itself noted it."""
+        """Whether it was trained on a simulated cohort, by its own notes."""
         scores = None if self.directory.is_file() else read_json(self.directory / "metrics.json")["scores"]
         if scores is not None:
             return scores["simulated"] is not None
@@ -97,18 +97,18 @@ class Run:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the plain class is built with to take the weights of `network`; see `Backbone.exported`."""
+        """Constructor arguments of the plain class that takes the weights of `network`; see `Backbone.exported`."""
         built = builder_arguments(self.config.model, window_of(self.config), **self.dataset.channels)
         return backbone_of(self.network).arguments(self.network, built)
 
     def predictor(self) -> Predictor:
-        """Whole-volume inference as the configuration asks for it; the network computes by faster ways from now on."""
+        """Whole-volume inference by the configuration; the network uses faster kernels from now on."""
         predictor = predictor_for(self.network, self.config, self.dataset)
         speed_up(self.network, half=predictor.resolved == "bf16-mixed")
         return predictor
 
     def predict(self, image: Channels) -> SpatialImage:
-        """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
+        """Label map of an image, on the image's own grid; see `Segmenter.predict`."""
         return segmenter(self).predict(image)
 
 
@@ -126,7 +126,7 @@ def load_run(
     trust: Sequence[str] = (),
     merged: bool = True,
 ) -> Run:
-    """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
+    """Finished run with its network, rebuilt from base, model file and configuration, the adapters merged.
 
     Args:
         directory: the run directory; or a .safetensors file of exported weights, or `builtin` for the packaged ones.
@@ -195,10 +195,10 @@ def _exported_config(path: Path) -> DictConfig:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes a GPU where there is one.
+    """Device of that name; `auto` takes a GPU where there is one.
 
     Raises:
-        UserError: there is no such device.
+        UserError: no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -211,7 +211,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationDataset) -> Predictor:
-    """Whole-volume inference as the configuration asks for it."""
+    """Whole-volume inference by a run's configuration.
+
+    Args:
+        network: the network, merged or not.
+        config: of the run.
+        dataset: for classes and mirror axes.
+    """
     return Predictor(
         network,
         window=window_of(config),
@@ -225,20 +231,20 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
 
 
 def clearing_for(config: DictConfig) -> Clearing:
-    """Which pieces of a structure stay, as the configuration asks for it."""
+    """Rules for pieces by a run's configuration."""
     return Clearing(*(config.inference[key] for key in Clearing._fields))
 
 
 def segmenter(runs: Run | str | Path | Sequence[Run | str | Path]) -> Segmenter:
-    """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
+    """Segmenter of a run, or of an ensemble: folds or seeds of one task.
 
-    Classes are matched by the structures and the label values that they stand for, whatever their order.
+    Classes are matched by structures and label values, whatever their order.
 
     Args:
         runs: a run or its directory, or several.
 
     Raises:
-        UserError: runs that differ in the meaning of their classes, image channels, preparation or training spacing.
+        UserError: no run, or runs of different classes, image channels, preparation or training spacing.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else runs
     loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
@@ -268,7 +274,7 @@ def segmenter(runs: Run | str | Path | Sequence[Run | str | Path]) -> Segmenter:
 
 
 def _in_order(run: Run, task: Task) -> Predictor:
-    """A run's predictor, its classes in the order of those of `task`."""
+    """Predictor of a run, with its classes in the order of `task`."""
     own = {frozenset(raw): index for index, raw in run.dataset.task.classes.items()}
     predictor = run.predictor()
     predictor.order = (0, *(own[frozenset(task.classes[index])] for index in sorted(task.classes)))
@@ -276,13 +282,13 @@ def _in_order(run: Run, task: Task) -> Predictor:
 
 
 def _widest(seen: Sequence[Ranges]) -> Ranges:
-    """Ranges over the training images of all runs; of what all of them have noted."""
+    """Ranges over the training images of all runs, of the facts that all of them note."""
     names = [name for name in seen[0] if all(name in other for other in seen)]
     return {name: [min(s[name][0] for s in seen), max(s[name][1] for s in seen)] for name in names}
 
 
 def _meaning(run: Run) -> dict[str, list[list[int]]]:
-    """The structures of a run, each with the label values of its classes."""
+    """Label values of the classes of each structure."""
     task = run.dataset.task
     return {name: sorted(sorted(task.classes[i]) for i in own) for name, own in sorted(task.structures.items())}
 
@@ -296,7 +302,7 @@ _MUST_AGREE = {
 
 
 def predict(runs: Run | str | Path | Sequence[Run | str | Path], image: Channels) -> SpatialImage:
-    """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
+    """Label map of an image by a run, or by the mean probabilities of an ensemble: folds or seeds of one task.
 
     Args:
         runs: a run or its directory, or several.

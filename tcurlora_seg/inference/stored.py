@@ -1,4 +1,4 @@
-"""The data set of a finished run, built from the configuration in its directory. Nothing heavy is imported."""
+"""Data set and cases of a finished run, by the files in its directory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tcurlora_seg.files import read_json
 def stored_dataset(
     config: DictConfig, source: object, root: str | None = None, trust: Sequence[str] = ()
 ) -> SegmentationDataset:
-    """Build the data set without fetching anything: whoever uses a run did not ask for its training images.
+    """Data set of a run. Nothing is downloaded: a run is used without its training images.
 
     Args:
-        config: of the run; where the data lie is changed in it.
+        config: of the run; `dataset.root` and `dataset.download` are changed.
         source: its file, for messages.
-        root: data folder, if it is no longer where the run had it.
+        root: data folder, if it has moved since.
         trust: see `check_trusted`.
 
     Raises:
@@ -37,15 +37,15 @@ def stored_dataset(
 
 
 def drawn_cases(directory: Path, dataset: SegmentationDataset, split: str) -> list[str]:
-    """The case ids that a run drew as `train`, `val` or `test`.
+    """Case ids of a run's split.
 
     Args:
         directory: of the run.
         dataset: of the run.
-        split: which of them.
+        split: train, val or test.
 
     Raises:
-        UserError: no such split, or a case that has left the data set since.
+        UserError: no such cases, or one that has left the data set since.
     """
     path = directory / "split.json"
     drawn = read_json(path)
