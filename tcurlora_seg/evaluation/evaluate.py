@@ -55,14 +55,13 @@ def evaluate_run(
         UserError: see `load_run` and `drawn_cases`.
     """
     run = load_run(checkpoint, **options)
+    cases, metrics = run.cases(split), read_json(run.directory / "metrics.json")
     folder = Path(output) if output else run.directory / "evaluation" / split
-    metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(
-        run.predictor(), run.dataset, run.cases(split), folder,
-        spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-        typical=run.typical, clearing=clearing_for(run.config),
+        run.predictor(), run.dataset, cases, folder,
+        spacing=run.spacing, typical=run.typical, clearing=clearing_for(run.config),
         surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
-        pictures=pictures,
+        pictures=pictures, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
     )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {folder}")
@@ -76,13 +75,12 @@ def evaluate(
     folder: Path,
     *,
     spacing: TrainingSpacing | None,
-    adapter: str,
-    trainable_parameters: int,
     typical: Ranges = UNKNOWN,
     clearing: Clearing = NOTHING,
     surface_tolerance_mm: float = 1.0,
     limited: int | None = None,
     pictures: int = 3,
+    **facts: Any,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Predictions and scores of cases on their files' own grid, in mm.
 
@@ -97,13 +95,12 @@ def evaluate(
         cases: their ids.
         folder: for the files.
         spacing: voxel sizes of the training images, see `fitting`.
-        adapter: its name, for the summary.
-        trainable_parameters: for the summary.
         typical: ranges over the training images, see `unusual`.
         clearing: rules for pieces.
         surface_tolerance_mm: see `score`.
         limited: `split.test`, where the cases are only a part of the split.
         pictures: number of overlays, evenly from the worst to the best case by mean Dice.
+        facts: further entries of the summary, such as `adapter`.
 
     Returns:
         The summary and the rows of `cases.csv`.
@@ -133,7 +130,7 @@ def evaluate(
     _draw(rows, kept, folder / "overlays", dataset.task, pictures)
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = write_scores(
-        folder, dataset, rows, adapter=adapter, trainable_parameters=trainable_parameters,
+        folder, dataset, rows, **facts,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
         overlap=predictor.overlap, mirror_axes=list(predictor.mirror_axes), **rules,
         surface_tolerance_mm=surface_tolerance_mm,
