@@ -53,8 +53,8 @@ def test_methods_are_named_by_adapter_rank_and_what_else_parts_them(group: Calla
 
 
 def test_where_a_run_lies_and_its_random_base_make_no_other_method(group: Callable[..., list[Method]]) -> None:
-    base = {"pretrained": "out/bases/0.safetensors", "dataset__root": "a"}
-    other = {"pretrained": "x/bases/1.safetensors", "dataset__root": "b"}
+    base = {"pretrained": "out/bases/0.safetensors", "dataset__root": "a", "logger": {"name": "x"}}
+    other = {"pretrained": "x/bases/1.safetensors", "dataset__root": "b", "logger": {}, "data__cache_dir": "c"}
     assert len(group(([0.8], {"seed": 0, **base}), ([0.8], {"seed": 1, **other}))) == 1
     assert len(group(([0.8], {"seed": 0}), ([0.8], {"seed": 1, "pretrained": "mine.pt"}))) == 2
 
@@ -81,6 +81,7 @@ def test_the_mean_over_structures_is_a_cases_own_and_leaves_absent_ones_out(grou
         ({"b": {"c0": 0.8, "c1": 0.9}}, {"adapter": "full"}, r"differ in their structures"),
         ([0.8, 0.9], {"adapter": "full", "reference": 9.0}, r"references differ: a of case c0 has 8\.000 ml .* 9\.000"),
         ([0.8, 0.9], {"seed": 1, "reference": 9.0}, r"references differ"),
+        ([0.8, 0.9], {"split__leave_out": 1}, r"lora, rank 4 with .* = \(0, 0\) was scored on case c0 by several runs"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
