@@ -134,14 +134,13 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
     place = folder / "manifest.json"
     place = place if place.is_file() else dataset.root / "manifest.json"
     older = load_manifest(place) if place.is_file() else Manifest(dataset.name, ())
-    by_hand = older.excluded_by_hand
-    found = dataset.find_cases()
+    by_hand, found = older.excluded_by_hand, dataset.find_cases()
+    cases = found.cases
     if older.simulated:  # only its own manifest knows which subjects share an anatomy
         patients = {case.id: case.patient for case in older.cases}
-        found = replace(found, cases=tuple(replace(c, patient=patients.get(c.id, c.patient)) for c in found.cases))
-    found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
+        cases = tuple(replace(case, patient=patients.get(case.id, case.patient)) for case in cases)
     splits = {**older.splits, **found.splits}  # lists that come with the files may have been edited since
-    there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
+    there = {*(case.id for case in cases), *found.left_out, *by_hand}
     gone = {
         id: f"its files are gone; the split '{name}' names it"
         for name, split in splits.items()
@@ -149,8 +148,8 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
         for id in ids
         if id not in there
     }
-    excluded = {**gone, **found.left_out, **by_hand}
-    return replace(older, cases=found.cases, splits=splits, excluded=excluded), by_hand, dict(found.skipped)
+    cohort = replace(older, cases=cases, splits=splits, excluded={**gone, **found.left_out, **by_hand})
+    return cohort.without({**known_defects(dataset.name, cases), **by_hand}), by_hand, dict(found.skipped)
 
 
 def _examine_rest(
