@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.listing import plain_name
 from tcurlora_seg.data.formats import ending, stem
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
@@ -137,8 +137,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _by_number(names: Mapping[str, str]) -> dict[int, str]:
-    """{"2": "non-enhancing tumor"} as {2: "non_enhancing_tumor"}: what a key, a column and a file name can be."""
-    return {int(number): re.sub(r"\W+", "_", name.strip().lower()) for number, name in names.items()}
+    return {int(number): plain_name(name) for number, name in names.items()}
 
 
 def _download(task: str, folder: Path) -> None:

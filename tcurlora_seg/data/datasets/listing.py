@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ class Entry:
     id: str | None = None
     patient: str | None = None
     side: str = "train"
+
+
+def plain_name(text: str) -> str:
+    """A name that can be a key, a column and a file name: non_enhancing_tumor of "Non-enhancing tumor"."""
+    return re.sub(r"\W+", "_", text.strip().lower())
 
 
 def join_folders(
@@ -93,19 +99,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table as spreadsheets save it: in UTF-8, UTF-16 or Windows' Western code."""
     try:
         content = path.read_bytes()
-        codes = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
-        text = next(text for code in codes if (text := _decoded(content, code)) is not None)
+        try:
+            text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
         heading = text.partition("\n")[0]
         return list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=heading.count)))
-    except (OSError, StopIteration, csv.Error) as error:
-        raise UserError(f"cannot read {path} as a table: {error or 'it is no text'}") from error
-
-
-def _decoded(content: bytes, code: str) -> str | None:
-    try:
-        return content.decode(code)
-    except UnicodeDecodeError:
-        return None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(f"cannot read {path} as a table: {reason}") from error
 
 
 def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:
@@ -114,17 +116,18 @@ def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:
         raise UserError(f'{path} is no datalist: expected {{"training": [{{"image": ..., "label": ...}}, ...]}}')
     entries = []
     for key, side in _SIDES.items():
-        for number, entry in enumerate(raw.get(key, [])):
+        listed = raw.get(key) or []
+        if not isinstance(listed, list):
+            raise UserError(f"{path}: {key} is {str(listed)[:40]!r}; expected a list of images and labels")
+        for number, entry in enumerate(listed):
             entry = entry if isinstance(entry, dict) else {"image": entry}  # the Decathlon's unlabelled test images
-            images = entry.get("image")
+            images, label = entry.get("image"), entry.get("label") or None
             paths: list[Any] = images if isinstance(images, list) else [images] * len(modalities)
             if len(paths) != len(modalities) or not all(isinstance(p, str) for p in paths):
                 expected = f"{len(modalities)} path(s) ({', '.join(modalities)})"
                 raise UserError(f"{path}: {key}[{number}] has the image {images!r}; expected {expected}")
-            given = {name: _text(entry.get(name)) for name in ("id", "patient")}
-            entries.append(Entry(dict(zip(modalities, paths, strict=True)), entry.get("label"), **given, side=side))
+            if not isinstance(label, str | None):
+                raise UserError(f"{path}: {key}[{number}] has the label {label!r}; expected one path")
+            given = {name: str(entry[name]) for name in ("id", "patient") if entry.get(name) is not None}
+            entries.append(Entry(dict(zip(modalities, paths, strict=True)), label, **given, side=side))
     return entries
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
