@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcurlora_seg.data.simulate.appearance import blur
 from tcurlora_seg.data.simulate.head import Head
-from tcurlora_seg.data.simulate.splines import Axes
+from tcurlora_seg.data.simulate.splines import Axes, bounding_box
 from tcurlora_seg.data.simulate.warp import Warp, sample
 
 
@@ -76,8 +76,7 @@ def field_of_view(size: Sequence[int], spacing: float, signs: Sequence[int], cen
 def _brain_box(warp: Warp, field: Axes, spacing: float) -> tuple[slice, ...]:
     skip = max(1, round(6 / spacing))
     coarse = sample(warp.head.brain, warp.grid(warp.points([axis[::skip] for axis in field])))[0] > 0
-    found = [torch.nonzero(coarse.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(max(0, int(f[0]) - 1) * skip, (int(f[-1]) + 1) * skip + 1) for f in found)
+    return tuple(slice(max(0, first - 1) * skip, (last + 1) * skip + 1) for first, last in bounding_box(coarse))
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.randomness import uniform
 
 LIQUOR, GREY, WHITE = 35.0, 82.0, 104.0
 """T1 intensities of the three tissues in the head."""
@@ -17,11 +18,6 @@ CONTRASTS = {  # range of the intensity of liquor, grey and white matter; white 
     "t2": ((1.45, 1.75), (0.90, 1.05), (0.62, 0.76)),
     "flair": ((0.18, 0.35), (0.92, 1.08), (0.76, 0.88)),
 }
-
-
-def uniform(g: Generator, low: float, high: float) -> float:
-    """One number between `low` and `high`."""
-    return low + (high - low) * float(torch.rand((), generator=g))
 
 
 def contrast(t1: Tensor, modality: str, g: Generator) -> Tensor:

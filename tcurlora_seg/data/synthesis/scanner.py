@@ -7,22 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.data.simulate.splines import Axes, Spline, corners
 from tcurlora_seg.randomness import uniform
 
 
 def texture(axes: Axes, g: Generator) -> Tensor:
     """(X, Y, Z) noise of deviation 1, partly from voxel to voxel and partly in spots of 3 to 8 mm."""
-    low, high = (torch.stack([pick(axis) for axis in axes]) for pick in (torch.min, torch.max))
     share = uniform(g, 0.2, 0.8)
-    spots = Spline.draw(g, low, high, knot=uniform(g, 3, 8), deviation=share**0.5, channels=1)(axes)[0]
+    spots = Spline.draw(g, *corners(axes), knot=uniform(g, 3, 8), deviation=share**0.5, channels=1)(axes)[0]
     return spots + (1 - share) ** 0.5 * torch.randn(spots.shape, generator=g)
 
 
 def bias_field(axes: Axes, deviation: float, g: Generator) -> Tensor:
     """(X, Y, Z) factor around 1 that varies over 40 to 100 mm; its logarithm has this standard deviation."""
-    low, high = (torch.stack([pick(axis) for axis in axes]) for pick in (torch.min, torch.max))
-    return Spline.draw(g, low, high, knot=uniform(g, 40, 100), deviation=deviation, channels=1)(axes)[0].exp()
+    return Spline.draw(g, *corners(axes), knot=uniform(g, 40, 100), deviation=deviation, channels=1)(axes)[0].exp()
 
 
 def acquire(ideal: Tensor, thickness: Sequence[float], blur: float, noise: float, g: Generator) -> Tensor:
