@@ -15,7 +15,7 @@ import torch
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
-from tcurlora_seg.data.typical import Facts, image_facts, ranges, result_facts
+from tcurlora_seg.data.typical import image_facts, ranges, result_facts
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
@@ -76,14 +76,15 @@ class TrainingVolumes:
 
         Nothing where images are synthesised.
         """
-        facts = [self._facts(position) for position in range(min(len(self), _ENOUGH)) if "image" in self[position]]
-        return ranges(facts) if facts else {}
-
-    def _facts(self, position: int) -> Facts:
-        volume, dataset, id = self[position], self._dataset, self._ids[position]
-        sizes = dataset.preparation.spacing or dataset.check_headers([id])[id][1]
-        facts = image_facts(volume["image"].numpy(), sizes, dataset.modalities)
-        return facts | result_facts(volume["label"][0].numpy(), sizes, dataset.task.structures)
+        dataset, facts = self._dataset, []
+        for position in range(min(len(self), _ENOUGH)):
+            volume = self[position]
+            if "image" not in volume:
+                return {}
+            image, label, sizes = volume["image"].numpy(), volume["label"][0].numpy(), volume["spacing"]
+            facts.append(image_facts(image, sizes, dataset.modalities))
+            facts[-1] |= result_facts(label, sizes, dataset.task.structures)
+        return ranges(facts)
 
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self._dataset, id, self._folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -170,17 +171,11 @@ class WholeVolumes(Dataset[PreparedCase]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> PreparedCase:
-        if index in self._kept:
-            return self._kept[index]
-        item = self.dataset.prepare(self.ids[index])
+        item = self._kept.get(index) or self.dataset.prepare(self.ids[index])
         if self.keep:
             self._kept[index] = item
         return item
 
 
 def _loader(volumes: Dataset[PreparedCase]) -> DataLoader[Any]:
-    return DataLoader(volumes, batch_size=1, collate_fn=_only)
-
-
-def _only(items: list[PreparedCase]) -> PreparedCase:
-    return items[0]
+    return DataLoader(volumes, batch_size=1, collate_fn=itemgetter(0))

@@ -102,6 +102,8 @@ def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, f
         return
     low, high = expected
     inside = (image != 0).any(axis=0)
+    if not inside.any():
+        raise UserError(f"{path}: scaling leaves nothing of it above 0; see dataset.preparation.limits")
     for axis, size in enumerate(sizes):
         ends = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         extent = float((ends[-1] - ends[0] + 1) * size)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from tcurlora_seg.data.formats import ending, voxels_of
 from tcurlora_seg.data.manifest import Case
 
 Fingerprint = list[list[str | int]]
@@ -24,9 +25,9 @@ def fingerprint(case: Case, root: Path) -> Fingerprint:
 def _files(case: Case, root: Path) -> Iterator[str]:
     for path in case.paths:
         yield path
-        if path.endswith(".hdr"):
-            pair = (path.removesuffix(".hdr") + ending for ending in (".img", ".img.gz"))
-            yield from (voxels for voxels in pair if (root / voxels).is_file())
+        voxels = voxels_of(root / path) if ending(path) == ".hdr" else None
+        if voxels:
+            yield PurePosixPath(path).with_name(voxels.name).as_posix()
         elif (root / path).is_dir():
             yield from sorted(f"{path}/{file.name}" for file in (root / path).iterdir())
 

@@ -23,6 +23,12 @@ def stem(path: str | PurePath) -> str:
     return name[: len(name) - len(ending(path))]
 
 
+def voxels_of(header: Path) -> Path | None:
+    """The file of the voxels of a pair, such as Analyze's, by that of its header; None where there is none."""
+    found = (header.with_suffix(suffix) for suffix in (".img", ".img.gz", ".IMG"))
+    return next((path for path in found if path.is_file()), None)
+
+
 def is_series(path: Path) -> bool:
     """Whether a folder is one image: a DICOM series, a file a slice."""
     if not path.is_dir():

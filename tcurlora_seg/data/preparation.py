@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,11 +40,19 @@ class Preparation:
     background: Literal["auto", "zero"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.intensity not in ("zscore", "zscore_image", "window", "percentiles"):
+            raise UserError(
+                f"preparation.intensity={self.intensity}: choose zscore, zscore_image, window or percentiles"
+            )
         if (self.limits is None) != self.intensity.startswith("zscore") or (self.limits and len(self.limits) != 2):
             raise UserError(
                 f"preparation.limits={self.limits} with preparation.intensity={self.intensity}: expected [low, high] "
                 "for window and percentiles, null for zscore"
             )
+        least, most = (0.0, 100.0) if self.intensity == "percentiles" else (-math.inf, math.inf)
+        if self.limits and not least <= self.limits[0] < self.limits[1] <= most:
+            within = " from 0 to 100" if self.intensity == "percentiles" else ""
+            raise UserError(f"preparation.limits={self.limits}: expected [low, high]{within}, low below high")
         if self.background not in ("auto", "zero"):
             raise UserError(f"preparation.background={self.background}: choose auto or zero")
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):

@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 
 from tcurlora_seg.data.foreign import open_foreign
-from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series
+from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series, voxels_of
 from tcurlora_seg.data.grid import centred_affine, check_affine
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
@@ -204,7 +204,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _pair(path: Path) -> Any:
-    voxels = next((v for ending in (".img", ".img.gz", ".IMG") if (v := path.with_suffix(ending)).is_file()), None)
+    voxels = voxels_of(path)
     if voxels is None:
         raise FileNotFoundError("its .img or .img.gz is missing")
     parts = {"header": FileHolder(str(path)), "image": FileHolder(str(voxels))}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.lpba40 import hippocampus_tasks
 from tcurlora_seg.data.manifest import Case, Manifest, Split
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -38,15 +39,7 @@ class EADCADNI(SegmentationDataset):
     name = "eadc_adni"
     source = "EADC-ADNI HarP labels (hippocampal-protocol.net) and images from ADNI (ida.loni.usc.edu; an agreement)."
     layout = "Labels_100_NIFTI/ADNI_<PTID>_<id>_L.nii with ADNI/<PTID>/.../*.nii or 100/*.mnc; or EADC/sub1"
-    tasks: Mapping[str, Task] = {
-        "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT, _EITHER)}, {"hippocampus": (1,)}),
-        "hippocampus_lr": Task(
-            "hippocampus_lr",
-            {1: (_LEFT,), 2: (_RIGHT,)},
-            {"left_hippocampus": (1,), "right_hippocampus": (2,)},
-            mirror_pairs=((1, 2),),
-        ),
-    }
+    tasks: Mapping[str, Task] = hippocampus_tasks(_LEFT, _RIGHT, _EITHER)
     known_labels = frozenset({0, _LEFT, _RIGHT, _EITHER})
     all_modalities = ("t1",)
     paper_split = (5, 0)

@@ -37,14 +37,19 @@ _AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 
-def _all_structures() -> Task:
-    index = {label: i for i, label in enumerate(sorted(_STRUCTURES), start=1)}
-    return Task(
-        name="structures",
-        classes={i: (label,) for label, i in index.items()},
-        structures={_STRUCTURES[label]: (i,) for label, i in index.items()},
-        mirror_pairs=tuple((index[left], index[left + 1]) for left in _PAIRS),
-    )
+def hippocampus_tasks(left: int, right: int, *either: int) -> dict[str, Task]:
+    """The tasks on label values of the hippocampi: both as one class, or a class for each side.
+
+    Args:
+        left: value of the left one.
+        right: value of the right one.
+        either: values of labels that do not tell the sides apart.
+    """
+    sides = {"left_hippocampus": (left,), "right_hippocampus": (right,)}
+    return {
+        "hippocampus": Task.of_classes("hippocampus", {"hippocampus": (left, right, *either)}),
+        "hippocampus_lr": Task.of_classes("hippocampus_lr", sides, [tuple(sides)]),
+    }
 
 
 class LPBA40(SegmentationDataset):
@@ -54,14 +59,12 @@ class LPBA40(SegmentationDataset):
     source = "LPBA40's 'delineation space' archive from LONI (resource.loni.usc.edu, a licence to sign)."
     layout = "LPBA40/delineation_space/S01/S01.delineation.skullstripped.hdr + .img.gz, or .nii.gz copies"
     tasks: Mapping[str, Task] = {
-        "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT)}, {"hippocampus": (1,)}),
-        "hippocampus_lr": Task(
-            "hippocampus_lr",
-            {1: (_LEFT,), 2: (_RIGHT,)},
-            {"left_hippocampus": (1,), "right_hippocampus": (2,)},
-            mirror_pairs=((1, 2),),
+        **hippocampus_tasks(_LEFT, _RIGHT),
+        "structures": Task.of_classes(
+            "structures",
+            {name: (label,) for label, name in sorted(_STRUCTURES.items())},
+            [(f"left_{name}", f"right_{name}") for name in _PAIRS.values()],
         ),
-        "structures": _all_structures(),
     }
     known_labels = frozenset({0, *_STRUCTURES})
     all_modalities = ("t1",)

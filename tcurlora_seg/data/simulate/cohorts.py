@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from tcurlora_seg.data.manifest import Case
-from tcurlora_seg.data.simulate.anatomy import Anatomy, field_of_view
 from tcurlora_seg.data.simulate.appearance import contrast, head_contrast, scan
 from tcurlora_seg.data.simulate.folder import CohortFolder
 from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.tumour import draw_tumour, paint, smoothed
 from tcurlora_seg.data.simulate.warp import draw_warp, resized
+from tcurlora_seg.data.simulate.warped_head import WarpedHead, field_of_view
 from tcurlora_seg.randomness import generator, uniform
 
 
@@ -48,7 +48,7 @@ def _lpba40(folder: CohortFolder, subject: Subject) -> Case:
     id, number, seed, spacing, head = subject
     warp = draw_warp(head, generator("warp", seed, number), target=True)
     field = field_of_view((181, 217, 181), spacing, signs=(-1, 1, 1), centre=(head.low + head.high) / 2)
-    body = Anatomy.of(warp, field, spacing)
+    body = WarpedHead.of(warp, field, spacing)
     g = generator("scan", seed, number)
     image = scan(contrast(body.t1, "t1", g), body.brain, body.axes, head, g)
     place = f"LPBA40/delineation_space/{id}"
@@ -65,7 +65,7 @@ def _eadc_adni(folder: CohortFolder, subject: Subject) -> Case:
     left = uniform(g, 3.3, 4.7)  # ml: from an old person's to a healthy adult's
     warp = resized(draw_warp(head, g, target=True), left, left * uniform(g, 0.95, 1.05))
     field = field_of_view((197, 233, 189), spacing, signs=(1, 1, 1), centre=torch.tensor([0.0, -18.0, 22.0]))
-    body = Anatomy.of(warp, field, spacing, skull=True)
+    body = WarpedHead.of(warp, field, spacing, skull=True)
     g = generator("scan", "eadc_adni", seed, number)
     image = scan(head_contrast(body.t1, g), body.covered(), body.axes, head, g)
     labels = body.labels()
@@ -114,7 +114,7 @@ def _write_glioma(
     spacing, head = subject.spacing, subject.head
     warp = draw_warp(head, generator("warp", *key), target=False)
     field = field_of_view((240, 240, 155), spacing, signs=(-1, -1, 1), centre=head.centre)
-    body = Anatomy.of(warp, field, spacing)
+    body = WarpedHead.of(warp, field, spacing)
     tumour = draw_tumour(body.t1, body.brain, body.height, body.axes, generator("tumour", *key))
     affine = np.diag([-spacing, -spacing, spacing, 1.0])
     affine[1, 3] = 239.0

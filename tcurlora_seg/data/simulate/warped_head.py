@@ -1,4 +1,4 @@
-"""A person: the head under a warp, at the voxels of a scanner's field of view."""
+"""A head under a warp, at the voxels of a scanner's field of view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tcurlora_seg.data.simulate.warp import Warp, sample
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class WarpedHead:
     """A warped head in the box of the field of view that holds its brain, or in all of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Anatomy:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, warp: Warp, field: Axes, spacing: float, *, skull: bool = False) -> Anatomy:
+    def of(cls, warp: Warp, field: Axes, spacing: float, *, skull: bool = False) -> WarpedHead:
         """The head as `warp` shows it at the voxels of `field`: the brain's box, or with `skull` everything."""
         box = tuple(slice(len(axis)) for axis in field) if skull else _brain_box(warp, field, spacing)
         axes = [axis[s] for axis, s in zip(field, box, strict=True)]
