@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
+from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Case
@@ -16,9 +18,6 @@ from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.structures import shrunken
 from tcurlora_seg.data.task import IGNORED, without_ignored
 from tcurlora_seg.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 VERSION = 2
 """Of the questions asked here; with another one every case is examined again."""
@@ -68,9 +67,6 @@ def examine(dataset: SegmentationDataset, id: str) -> Examination:
 
 
 def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Examination:
-    import numpy as np
-    from nibabel.affines import voxel_sizes
-
     paths = [case.images[modality] for modality in dataset.modalities]
     if len({*paths}) < len(paths):
         paths = [f"{path} ({modality})" for path, modality in zip(paths, dataset.modalities, strict=True)]
@@ -96,8 +92,6 @@ def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Exami
 
 def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, float] | None, path: str) -> None:
     """Refuse a head that is too small or too large, as one is whose voxel size is not that of its header."""
-    import numpy as np
-
     if expected is None:
         return
     low, high = expected
@@ -116,8 +110,6 @@ def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, f
 
 
 def _hash(array: np.ndarray) -> str:
-    import numpy as np
-
     return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
 
 

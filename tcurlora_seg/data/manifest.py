@@ -6,6 +6,7 @@ It is read while a configuration is checked, so nothing heavy is imported here.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -129,10 +130,14 @@ def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) 
             is not there; a split with an unknown case or with a patient on two sides.
     """
     manifest = load_manifest(path)
-    check(manifest, path, outside=outside)
-    check_files(manifest.cases, root, path)
-    if not outside:
-        check_inside(manifest.cases, root, path)
+    check(manifest, path, root=root, outside=outside)
+    for case in manifest.cases:
+        for file in case.paths:
+            if not (Path(root) / file).exists():
+                raise UserError(
+                    f"{path}: {file} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
+                    "or write the manifest again with scripts/prepare_data.py"
+                )
     return manifest
 
 
@@ -186,10 +191,11 @@ def write_manifest(manifest: Manifest, path: str | Path, *, outside: bool = Fals
     write_json(path, {"format": FORMAT, **asdict(manifest)})
 
 
-def check(manifest: Manifest, name: str | Path, *, outside: bool = False) -> None:
-    """Check what can be checked without the files; `name` is what an error calls the manifest.
+def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = None, outside: bool = False) -> None:
+    """Check what can be checked without opening a file; `name` is what an error calls the manifest.
 
     Args:
+        root: of the files, to see that no link leads out of it; None does not look at them.
         outside: whether paths may lead out of the root.
 
     Raises:
@@ -198,14 +204,21 @@ def check(manifest: Manifest, name: str | Path, *, outside: bool = False) -> Non
     twice = [id for id, n in Counter(case.id for case in manifest.cases).items() if n > 1]
     if twice:
         raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
+    place = os.path.realpath(root) if root else None  # unlike Path.resolve it is at ease with links in a circle
     for case in manifest.cases:
         if not case.id or case.id.startswith(".") or {*"/\\\0"} & {*case.id}:
             raise UserError(f"{name}: the case id {case.id!r} is no name for a file: label maps are written under it")
         for path in () if outside else case.paths:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or {*"\\\0"} & {*path}:
                 raise UserError(
                     f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it, unless "
                     "dataset.outside_root=true allows others"
+                )
+            target = os.path.realpath(os.path.join(place, path)) if place else None
+            if target and not Path(target).is_relative_to(place):
+                raise UserError(
+                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
+                    "the links there, dataset.outside_root=true follows them"
                 )
     for split_name, split in manifest.splits.items():
         check_split(split, manifest.cases, f"{name}, split '{split_name}'", passed_over=manifest.excluded)
@@ -229,36 +242,4 @@ def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed
                 raise UserError(
                     f"{name}: patient {patients[id]} is both in {where[patients[id]]} and in {side}; "
                     "scores on seen patients mean nothing, so a patient belongs on one side"
-                )
-
-
-def check_files(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file is there.
-
-    Raises:
-        UserError: the first that is not.
-    """
-    for case in cases:
-        for path in case.paths:
-            if not (Path(root) / path).exists():
-                raise UserError(
-                    f"{name}: {path} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
-                    "or write the manifest again with scripts/prepare_data.py"
-                )
-
-
-def check_inside(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file lies under the root when links are followed.
-
-    Raises:
-        UserError: the first that does not.
-    """
-    place = Path(root).resolve()
-    for case in cases:
-        for path in case.paths:
-            target = (Path(root) / path).resolve()
-            if not target.is_relative_to(place):
-                raise UserError(
-                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
-                    "the links there, dataset.outside_root=true follows them"
                 )

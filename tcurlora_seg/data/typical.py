@@ -74,7 +74,7 @@ def unusual(facts: Facts, seen: Ranges) -> list[str]:
     """
     lines = []
     for name, value in facts.items():
-        if name not in seen:
+        if name not in seen or "/" in name:
             continue
         low, high = seen[name]
         if name.endswith("%"):
@@ -83,18 +83,21 @@ def unusual(facts: Facts, seen: Ranges) -> list[str]:
             if not low - margin <= value <= high + margin:
                 span = f"{low:.2f} to {high:.2f}"
                 lines.append(f"{name} of its intensities lie below {value:.2f}, of training images {span}")
-        elif name == "shown, ml" and not low / _FACTOR <= value <= high * _FACTOR:
-            more = ": is a skull left in, or another part of the body?" if value > high else ""
-            span = f"{volume_text(low)} to {volume_text(high)}"
-            lines.append(f"it shows {volume_text(value)}, training images {span}{more}")
-        elif name == "shown, share" and not low / _FACTOR <= value <= high * _FACTOR:
-            lines.append(f"{value:.0%} of it is above background, of training images {low:.0%} to {high:.0%}")
-        elif name.startswith("length") and not low / _FACTOR <= value <= high * _FACTOR:
-            axis = name.removeprefix("length ").removesuffix(", mm")
-            lines.append(f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm")
+        elif not low / _FACTOR <= value <= high * _FACTOR:
+            lines.append(_unusual_size(name, value, low, high))
     for structure in dict.fromkeys(name.rpartition("/")[0] for name in facts if "/" in name):
         lines += _unusual_structure(structure, facts, seen)
     return lines
+
+
+def _unusual_size(name: str, value: float, low: float, high: float) -> str:
+    if name == "shown, ml":
+        more = ": is a skull left in, or another part of the body?" if value > high else ""
+        return f"it shows {volume_text(value)}, training images {volume_text(low)} to {volume_text(high)}{more}"
+    if name == "shown, share":
+        return f"{value:.0%} of it is above background, of training images {low:.0%} to {high:.0%}"
+    axis = name.removeprefix("length ").removesuffix(", mm")
+    return f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm"
 
 
 def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
@@ -102,8 +105,7 @@ def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
         return []
     (low, high), (fewest, most) = seen[f"{name}/ml"], seen[f"{name}/pieces"]
     volume, pieces = facts[f"{name}/ml"], facts[f"{name}/pieces"]
-    sound = low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR
-    if sound:
+    if low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR:
         return []
     found = f"{name} in {pieces:.0f} piece{'' if pieces == 1 else 's'}, {volume_text(volume)}"
     count = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"

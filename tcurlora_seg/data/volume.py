@@ -86,7 +86,7 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
         array = array[..., None]
     if array.ndim != 4:
         raise UserError(f"{source} has the shape {array.shape}; expected three axes, or four with the channels last")
-    return array, affine_of(image, source, analyze_axes)
+    return array, _affine_of(image, source, analyze_axes)
 
 
 def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
@@ -108,7 +108,7 @@ def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     return rounded.astype(np.int64)
 
 
-def affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:
+def _affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:
     """The affine from an image's voxels to RAS mm, float64: converted where its header has other units.
 
     Raises:
@@ -245,4 +245,4 @@ def _check_header(image: Any, path: Path) -> None:
         if not all(0 < size < math.inf for size in sizes):
             shown = " x ".join(f"{size:g}" for size in sizes)
             raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")
-    affine_of(image, path)
+    _affine_of(image, path)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.augmentation.crop import check_crops, cut, place_crop, target_voxel
 from tcurlora_seg.data.augmentation.spatial import mirror
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

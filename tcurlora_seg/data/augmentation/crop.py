@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.task import IGNORED
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 
 def check_crops(foreground: float | None, mirror_axes: Sequence[int]) -> None:
@@ -35,8 +34,6 @@ def target_voxel(
         size: of the volume.
         foreground: share of the crops that contain a voxel of the target; None for no draw at all.
     """
-    import torch
-
     if foreground is None or not (uniform(g) < foreground and spots):
         return None
     indices = spots[int(uniform(g) * len(spots))]
@@ -81,8 +78,6 @@ def cut(volume: Tensor, corner: Sequence[int], crop: Sequence[int]) -> Tensor:
 
 def foreground_spots(label: Tensor) -> list[Tensor]:
     """Flat int32 indices of the voxels of every class above 0 that occurs in (1, X, Y, Z)."""
-    import torch
-
     flat = label.flatten()
     inside = torch.nonzero((flat > 0) & (flat != IGNORED)).flatten()
     classes = flat[inside]

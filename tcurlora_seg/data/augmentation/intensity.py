@@ -7,18 +7,17 @@ Strengths are relative to the mean or the spread inside, so they fit z-scores an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
+import torch
+from monai.networks.layers import GaussianFilter
+from torch import Generator, Tensor
+from torch.nn.functional import interpolate
+
+from tcurlora_seg.data.simulate.splines import Spline
 
 
 def bias_field(x: Tensor, inside: Tensor, strength: float, g: Generator) -> Tensor:
     """The receiver coil's field, low + (x − low) exp(f): f is a smooth field of standard deviation `strength`."""
-    import torch
-
-    from tcurlora_seg.data.simulate.splines import Spline
-
     axes = [torch.linspace(0, 1, n) for n in x.shape]
     field = Spline.draw(g, torch.zeros(3), torch.ones(3), knot=1.0, deviation=strength, channels=1)(axes)[0]
     low = limits(x, inside)[0]
@@ -46,30 +45,22 @@ def brightness(x: Tensor, inside: Tensor, offset: float) -> Tensor:
 
 def blur(x: Tensor, sigma: float) -> Tensor:
     """Convolution with a Gaussian of `sigma` voxels."""
-    from monai.networks.layers import GaussianFilter
-
     return GaussianFilter(3, sigma, truncated=3.0)(x[None, None])[0, 0]
 
 
 def low_resolution(x: Tensor, factors: Sequence[float]) -> Tensor:
     """Averages over voxels larger by `factors` along the axes, interpolated back."""
-    from torch.nn.functional import interpolate
-
     coarse = [max(1, round(n / f)) for n, f in zip(x.shape, factors, strict=True)]
     return interpolate(interpolate(x[None, None], size=coarse, mode="area"), size=x.shape, mode="trilinear")[0, 0]
 
 
 def noise(x: Tensor, inside: Tensor, strength: float, g: Generator) -> Tensor:
     """x plus normal noise of `strength` standard deviations of x."""
-    import torch
-
     return x + strength * moments(x, inside)[1] * torch.randn(x.shape, generator=g)
 
 
 def moments(x: Tensor, inside: Tensor) -> tuple[float, float]:
     """Mean and standard deviation inside."""
-    import torch
-
     count = max(int(inside.sum()), 1)
     kept = torch.where(inside, x, 0.0)
     mean = float(kept.sum()) / count
@@ -78,7 +69,5 @@ def moments(x: Tensor, inside: Tensor) -> tuple[float, float]:
 
 def limits(x: Tensor, inside: Tensor) -> tuple[float, float]:
     """Smallest and largest value inside; they differ, be it by a hair."""
-    import torch
-
     low = float(torch.where(inside, x, torch.inf).amin())
     return low, max(float(torch.where(inside, x, -torch.inf).amax()), low + 1e-6)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import grid_sample
+
+from tcurlora_seg.data.simulate.splines import Spline
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 _KNOT = 16.0
 """Distance of the knots of an elastic deformation, mm."""
@@ -23,8 +24,6 @@ def affine(rotation: float, scaling: float, spacing: Sequence[float], g: Generat
         scaling: sizes along each axis are changed by factors from 1 / (1 + scaling) to 1 + scaling.
         spacing: voxel size in mm.
     """
-    import torch
-
     matrix = torch.eye(3, dtype=torch.float64)
     for axis in range(3):
         angle = math.radians(uniform(g, -rotation, rotation))
@@ -46,10 +45,6 @@ def displacement(shape: Sequence[int], elastic: float, spacing: Sequence[float],
         elastic: standard deviation along each axis, mm.
         spacing: voxel size in mm.
     """
-    import torch
-
-    from tcurlora_seg.data.simulate.splines import Spline
-
     axes = [torch.arange(n) * float(mm) for n, mm in zip(shape, spacing, strict=True)]
     low, high = torch.zeros(3), torch.stack([axis[-1] for axis in axes])
     field = Spline.draw(g, low, high, knot=_KNOT, deviation=elastic, channels=3)(axes)
@@ -64,8 +59,6 @@ def sampling_points(shape: Sequence[int], anchor: Sequence[float], source: Seque
         anchor: the point of the crop that shows `source` of the volume.
         matrix: A (3, 3).
     """
-    import torch
-
     points = torch.tensor(list(source), dtype=torch.float32).reshape(3, 1, 1, 1)
     for axis, n in enumerate(shape):
         steps = torch.arange(n, dtype=torch.float64) - anchor[axis]
@@ -76,9 +69,6 @@ def sampling_points(shape: Sequence[int], anchor: Sequence[float], source: Seque
 
 def resample(image: Tensor, label: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Values at `points` (3, *shape), linear for the image and nearest for the label; 0 outside the volume."""
-    import torch
-    from torch.nn.functional import grid_sample
-
     box, scaled = [slice(None)], []
     for axis, n in enumerate(image.shape[1:]):  # no more of the volume is read than is needed
         low = min(max(int(points[axis].amin().floor()), 0), n - 1)
@@ -105,8 +95,6 @@ def mirror(
 
 def swap(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Exchange the two classes of every pair."""
-    import torch
-
     table = torch.arange(256, dtype=label.dtype)
     for a, b in pairs:
         table[a], table[b] = b, a

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.augmentation import intensity
 from tcurlora_seg.data.augmentation.crop import check_crops, cut, place_crop, target_voxel
 from tcurlora_seg.data.augmentation.spatial import affine, displacement, mirror, resample, sampling_points
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 _SHARES = ("spatial", "intensity")
 
@@ -82,8 +81,6 @@ class StrongAugmentation:
         Returns:
             image (C, *crop) float32 and label (1, *crop) uint8, copies.
         """
-        import torch
-
         size = image.shape[1:]
         voxel = target_voxel(spots, size, self.foreground, g)
         corner = place_crop(size, crop, voxel, g, centred=False)
@@ -104,8 +101,6 @@ class StrongAugmentation:
 
     def _rescan(self, x: Tensor, g: Generator) -> Tensor:
         """The channel (X, Y, Z) as another scanner would have seen it; voxels of 0 stay 0."""
-        import torch
-
         inside = x != 0
         changes: list[tuple[float, Callable[[Tensor], Tensor]]] = [
             (self.bias_field, lambda y: intensity.bias_field(y, inside, uniform(g, 0, self.bias_field), g)),

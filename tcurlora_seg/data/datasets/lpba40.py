@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
@@ -14,6 +13,9 @@ from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _PAIRS = {  # id of the left structure; the right one is one more
     21: "superior_frontal", 23: "middle_frontal", 25: "inferior_frontal", 27: "precentral", 29: "middle_orbitofrontal",
@@ -116,6 +118,8 @@ class LPBA40(SegmentationDataset):
 
         An image and a label that are mirrored together cannot be told from a true pair.
         """
+        import numpy as np
+
         super().check_label(raw, affine, source)
         wrong = []
         for axis, lower, upper in _LOWER_AND_UPPER:

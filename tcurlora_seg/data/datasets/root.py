@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
-from tcurlora_seg.data.manifest import SIMULATED, Manifest, Split, check, check_inside, manifest_path, read_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Manifest, Split, check, manifest_path, read_manifest
 from tcurlora_seg.data.split import draw_split
 from tcurlora_seg.errors import UserError
 
@@ -129,11 +129,8 @@ class DataRoot(ABC):
             return []
 
     def check(self, manifest: Manifest) -> None:
-        """Check what can be said of a manifest of this root without opening a file; see `check` and `check_inside`."""
-        name = self.manifest_path or self.root
-        check(manifest, name, outside=self.outside_root)
-        if not self.outside_root:
-            check_inside(manifest.cases, self.root, name)
+        """Check a manifest of this root without opening a file; see `manifest.check`."""
+        check(manifest, self.manifest_path or self.root, root=self.root, outside=self.outside_root)
 
     def adopt(self, manifest: Manifest) -> None:
         """Take this manifest for the cohort under the root.

@@ -34,10 +34,10 @@ def acquire(ideal: Tensor, thickness: Sequence[float], blur: float, noise: float
         g: source of the noise.
     """
     profiles = [slice_profile(n, t, blur) for n, t in zip(ideal.shape, thickness, strict=True)]
-    measured = along_axes(ideal, [down for down, _ in profiles])
+    measured = _along_axes(ideal, [down for down, _ in profiles])
     parts = torch.randn(2, *measured.shape, generator=g) * noise
     magnitude = torch.hypot(measured + parts[0], parts[1])
-    return along_axes(magnitude, [up for _, up in profiles])
+    return _along_axes(magnitude, [up for _, up in profiles])
 
 
 def slice_profile(count: int, thickness: float, blur: float) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +60,7 @@ def slice_profile(count: int, thickness: float, blur: float) -> tuple[Tensor, Te
     return down, up / up.sum(1, keepdim=True)
 
 
-def along_axes(image: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+def _along_axes(image: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     """The (X, Y, Z) image with a matrix applied along each axis; None leaves an axis as it is."""
     for axis, matrix in enumerate(matrices):
         if matrix is not None:
