@@ -1,4 +1,4 @@
-"""Can a case be trained on? Asked of its voxels, not only of its headers."""
+"""Examination of a case: can it be trained on? By its voxels, not only by its headers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Examination:
-    """What a case's files hold.
+    """Findings on a case's files.
 
     Attributes:
-        problem: why the case cannot be used; None if it can. Then nothing else is known.
+        problem: why the case cannot be used; None if it can. With a problem the rest is empty.
         shape: of the files.
         spacing: voxel size in mm.
         target_ml: volume of the task's structures together.
-        notes: what is worth a word about files that are used all the same.
+        notes: remarks about files that are used all the same.
         images: path, with the modality where a file holds several -> hash of the prepared voxels.
         label: hash of the class indices.
     """
@@ -47,11 +47,15 @@ class Examination:
 
 
 def examine(dataset: SegmentationDataset, id: str) -> Examination:
-    """Prepare a case as training would, with every modality that it has, and look at what came out.
+    """Findings on one case, prepared as for training, with every modality that it has.
 
     `SegmentationDataset.prepare` finds what cannot be read, differs in shape or affine, holds unknown labels, NaN or
     nothing. Here follow an empty target, one that preparation makes vanish, heads of impossible size, a modality
-    stored twice.
+    stored twice. Nothing is raised.
+
+    Args:
+        dataset: of the case.
+        id: of the case.
     """
     case = dataset.manifest().case(id)
     whole = copy(dataset)
@@ -114,7 +118,7 @@ def _hash(array: np.ndarray) -> str:
 
 
 def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
-    """Case id -> why it is left out, for cases with an image that another case has too.
+    """Reasons, by case, against cases with an image that another case has too.
 
     The first stays if all have the same label, too. Otherwise none does: nobody can tell whose image it is.
     """
@@ -135,9 +139,14 @@ def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
 
 
 def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) -> Iterator[tuple[str, Examination]]:
-    """Examine many cases in `workers` threads, each yielded as it is done; unpacking and arithmetic run side by side.
+    """Findings on many cases, each yielded as soon as it is there.
 
-    A process would import MONAI anew, which takes longer than many cases.
+    Threads unpack and compute side by side. A process would import MONAI anew, which takes longer than many cases.
+
+    Args:
+        dataset: of the cases.
+        ids: of the cases.
+        workers: number of threads.
     """
     pool = ThreadPoolExecutor(workers)
     try:

@@ -1,6 +1,6 @@
-"""The list of a cohort's cases and splits: one JSON file, checked on reading; data_manifests/README.md has its schema.
+"""Manifest: the list of a cohort's cases and splits in one JSON file, checked on reading.
 
-It is read while a configuration is checked, so nothing heavy is imported here.
+data_manifests/README.md has its schema. It is read while a configuration is checked, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids to train on, to choose by and to score."""
+    """Split: case ids to train on, to choose by and to score."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -66,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A cohort.
+    """Cases and splits of a cohort.
 
     Attributes:
         dataset: name of the data set.
@@ -97,7 +97,7 @@ class Manifest:
 
     @property
     def excluded_by_hand(self) -> dict[str, str]:
-        """What a person has left out."""
+        """Cases that a person has left out, and why."""
         return {id: why for id, why in self.excluded.items() if id not in self.by_check}
 
     @cached_property
@@ -106,9 +106,14 @@ class Manifest:
 
 
 def manifest_folder(dataset: str, root: Path) -> Path:
-    """Where `prepare_data.py` writes the manifest of a data root unless told otherwise.
+    """Folder where `prepare_data.py` writes the manifest of a data root unless told otherwise.
 
-    Below the working folder, so that it steers nobody else's runs on shared data; a simulated cohort keeps its own.
+    It lies below the working folder, so that it steers nobody else's runs on shared data. A simulated cohort keeps its
+    own in its root.
+
+    Args:
+        dataset: its name.
+        root: the data root.
     """
     if (root / SIMULATED).is_file():
         return root
@@ -117,13 +122,23 @@ def manifest_folder(dataset: str, root: Path) -> Path:
 
 
 def manifest_path(dataset: str, root: Path) -> Path | None:
-    """The manifest of a data root: of this working folder, or in the root; None where there is none."""
+    """Manifest of a data root: of this working folder, or in the root; None where there is none.
+
+    Args:
+        dataset: its name.
+        root: the data root.
+    """
     places = (manifest_folder(dataset, root) / "manifest.json", root / "manifest.json")
     return next((path for path in places if path.is_file()), None)
 
 
 def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) -> Manifest:
-    """Read and check a manifest whose files lie under `root`, or anywhere if `outside` says so.
+    """A manifest, checked together with its files.
+
+    Args:
+        path: of the manifest.
+        root: of the files.
+        outside: whether they may lie outside the root.
 
     Raises:
         UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
@@ -142,7 +157,7 @@ def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) 
 
 
 def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest without checking what it says.
+    """A manifest whose content is not checked.
 
     Raises:
         UserError: not a manifest.
@@ -186,15 +201,26 @@ def _text(value: Any) -> str:
 
 
 def write_manifest(manifest: Manifest, path: str | Path, *, outside: bool = False) -> None:
-    """Check the manifest and write it as JSON; `outside` as in `read_manifest`."""
+    """Write a manifest as JSON, after a check.
+
+    Args:
+        manifest: to write.
+        path: of the file.
+        outside: whether its paths may leave the root.
+
+    Raises:
+        UserError: as `check`, or the file cannot be written.
+    """
     check(manifest, path, outside=outside)
     write_json(path, {"format": FORMAT, **asdict(manifest)})
 
 
 def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = None, outside: bool = False) -> None:
-    """Check what can be checked without opening a file; `name` is what an error calls the manifest.
+    """Check of a manifest without opening a file.
 
     Args:
+        manifest: to check.
+        name: of the manifest in messages.
         root: of the files, to see that no link leads out of it; None does not look at them.
         outside: whether paths may lead out of the root.
 
@@ -225,7 +251,13 @@ def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = Non
 
 
 def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed_over: Collection[str] = ()) -> None:
-    """Check that a split names known cases, or such as are `passed_over`, and keeps every patient on one side.
+    """Check that a split names known cases and keeps every patient on one side.
+
+    Args:
+        split: to check.
+        cases: of the cohort.
+        name: of the split in messages.
+        passed_over: ids that it may name besides.
 
     Raises:
         UserError: it does not.

@@ -1,4 +1,4 @@
-"""What `scripts/prepare_data.py` does: check a data folder and write its manifest, or simulate a cohort into it."""
+"""Check of a data folder, its manifest, or a cohort simulated into it: the work of `scripts/prepare_data.py`."""
 
 from __future__ import annotations
 
@@ -82,11 +82,16 @@ def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
 
 
 def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1) -> tuple[CheckReport, Manifest]:
-    """Examine every case, voxel by voxel, and write `folder`/check_report.json.
+    """Report of a folder's check, voxel by voxel, written as `folder`/check_report.json.
 
     The cases are those of `dataset.manifest` where that is given, otherwise those that lie on disk but for the known
     defects. An older manifest's splits, but for those that came with the files, what a person has excluded in it and
     what it says of a simulation are kept. Cases whose files are the same as at an earlier check are not examined again.
+
+    Args:
+        dataset: to check.
+        folder: of report and manifest.
+        workers: threads that examine cases.
 
     Returns:
         The report, and the manifest of the usable cases, not yet written; it has no cases where none is usable.

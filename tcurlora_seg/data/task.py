@@ -1,4 +1,4 @@
-"""What is to be segmented: which raw label values make which class, and which structures are scored."""
+"""Segmentation task: which raw label values make which class, and which structures are scored."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Task:
         return tuple(axis for axis in axes if axis != 0 or not self.one_sided)
 
     def describe_sides(self) -> str:
-        """What a mirror does to the classes, in one line; nothing where it does nothing."""
+        """Effect of a mirror on the classes, in one line; nothing where it has none."""
         if self.one_sided:
             return f"not mirrored left-right, since {', '.join(self.one_sided)} is of one side (dataset.mirror_pairs)"
         if not self.mirror_pairs:
@@ -136,7 +136,12 @@ def given_classes(
 
 
 def without_ignored(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both label maps with background where the reference is `IGNORED`, so that no score counts it."""
+    """Both label maps with background where the reference is `IGNORED`, so that no score counts it.
+
+    Args:
+        prediction: class indices.
+        reference: class indices of the same shape.
+    """
     import numpy as np
 
     ignored = reference == IGNORED

@@ -1,4 +1,4 @@
-"""What training images look like as the network sees them, to say what is unusual in another image or in its result."""
+"""Typical values of training images as the network sees them, to find what is unusual in another image or result."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _INTENSITY = 0.25
 
 
 def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalities: Sequence[str]) -> Facts:
-    """Measure a prepared image (C, X, Y, Z): field of view, volume and share of what shows something, intensities.
+    """Measures of a prepared image: field of view, volume and share of what shows something, intensities.
 
     Args:
-        image: with background at 0.
+        image: (C, X, Y, Z) with background at 0.
         spacing: voxel size in mm.
         modalities: names of the channels.
     """
@@ -49,7 +49,13 @@ def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalitie
 def result_facts(
     labels: NDArray[np.integer], spacing: Sequence[float], structures: Mapping[str, Sequence[int]]
 ) -> Facts:
-    """Measure a label map (X, Y, Z): volume and number of pieces (26 neighbours) of each structure."""
+    """Measures of a label map: volume and number of pieces (26 neighbours) of each structure.
+
+    Args:
+        labels: (X, Y, Z) class indices.
+        spacing: voxel size in mm.
+        structures: name -> class indices.
+    """
     facts: Facts = {}
     for name, classes in structures.items():
         mask = np.isin(labels, list(classes))
@@ -60,13 +66,13 @@ def result_facts(
 
 
 def ranges(facts: Iterable[Facts]) -> dict[str, list[float]]:
-    """The least and the largest of every number over some cases."""
+    """Least and largest of every measure over some cases."""
     cases = list(facts)
     return {name: [f(case[name] for case in cases) for f in (min, max)] for name in (cases[0] if cases else ())}
 
 
 def unusual(facts: Facts, seen: Ranges) -> list[str]:
-    """What of a case lies outside of what the training cases show, a line each; nothing where nobody has measured.
+    """Lines on the measures of a case that lie outside of the training cases' ranges; none where nobody has measured.
 
     Args:
         facts: of `image_facts` or `result_facts`.
@@ -113,7 +119,7 @@ def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
 
 
 def read_ranges(raw: Any) -> dict[str, list[float]]:
-    """What `ranges` gave, as a model file notes it; nothing for one that says nothing.
+    """Ranges as a model file notes them; nothing for a file without them.
 
     Raises:
         TypeError, ValueError: something else.

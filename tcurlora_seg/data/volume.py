@@ -1,6 +1,6 @@
-"""Reading volumes from disk: the formats of `formats`, in millimetres.
+"""Volumes from disk: the formats of `formats`, in millimetres.
 
-Any bytes may come under these names. The header is checked before a voxel is read, so that what it promises costs no
+Any bytes may come under these names. The header is checked before a voxel is read, so that its promises cost no
 memory, and whatever the parsers raise becomes one line.
 """
 
@@ -33,10 +33,14 @@ _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
 
 
 def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The voxels as stored, without trailing axes of one, and the affine to RAS millimetres.
+    """Voxels as stored, without trailing axes of one, and the affine to RAS millimetres.
 
-    Analyze has no orientation in its header: its axes are taken to run towards `analyze_axes`, and the centre of the
-    volume is the origin. nibabel opens .hdr + .img.gz once both are named; by the name of one it does not.
+    Analyze has no orientation in its header: the centre of the volume is taken for the origin. nibabel opens
+    .hdr + .img.gz once both are named; by the name of one it does not.
+
+    Args:
+        path: of the file.
+        analyze_axes: where the axes of Analyze files run to.
 
     Raises:
         UserError: the file is missing, truncated or no image; or its header says what no volume can be: see
@@ -49,7 +53,7 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
 
 
 def open_volume(path: str | Path) -> Any:
-    """The nibabel image with its voxels read, so that a damaged file is found here.
+    """nibabel image with its voxels read, so that a damaged file is found here.
 
     Raises:
         UserError: as `read_volume`.
@@ -60,7 +64,11 @@ def open_volume(path: str | Path) -> Any:
 
 
 def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine; see `read_volume`.
+    """Volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine.
+
+    Args:
+        path: of the file.
+        analyze_axes: see `read_volume`.
 
     Raises:
         UserError: as `read_volume`.
@@ -69,7 +77,7 @@ def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
 
 
 def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The volumes (X, Y, Z, K) of a nibabel image and their affine, as `read_series` gives those of a file.
+    """Volumes (X, Y, Z, K) of a nibabel image and their affine; `read_series` of an image that is open.
 
     Args:
         image: the image.
@@ -91,6 +99,10 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
 
 def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     """Labels as whole numbers; a scale factor in a header may leave them up to 0.001 away.
+
+    Args:
+        labels: as stored.
+        source: the file, for messages.
 
     Raises:
         UserError: a value that is none.
@@ -133,7 +145,7 @@ def _unit(image: Any) -> tuple[str, float]:
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """(shape, voxel size in mm) without reading the voxels, by the axes of the body: right, front, top.
+    """Shape and voxel size in mm by the axes of the body (right, front, top), without reading the voxels.
 
     Analyze, which does not say where its axes run, has them in the file's order.
 

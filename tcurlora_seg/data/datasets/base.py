@@ -1,4 +1,4 @@
-"""The base class of the data sets. A new one says where its files lie and what its labels mean."""
+"""Base class of the data sets. A new one says where its files lie and what its labels mean."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class SegmentationDataset(DataRoot):
-    """Images and labels under one root. Nothing heavy is imported until a volume is read.
+    """Data set: images and labels under one root. Nothing heavy is imported until a volume is read.
 
     Attributes:
         tasks: by name.
         known_labels: every value that a label file may hold.
-        all_modalities: what there is to choose from.
+        all_modalities: those to choose from.
         extent_mm: least and most that an image's voxels above 0 may span along an axis; None where it may be anything.
-        grid_hint: what to say of images and labels on different grids.
+        grid_hint: to be added where an image and a label lie on different grids.
         analyze_axes: where the axes of Analyze files run to, see `read_volume`.
         remembered: arguments that a run adds to its configuration, so that this can be built without its files.
     """
@@ -54,14 +54,14 @@ class SegmentationDataset(DataRoot):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """Check the choice of task and modalities.
+        """A choice of task and modalities.
 
         Args:
             root: the folder.
             task: one of `tasks`.
             manifest: its file; None for manifest.json in the root, or for what lies there.
             modalities: of `all_modalities`.
-            preparation: what is done to an image.
+            preparation: of the images.
             outside_root: whether links and absolute paths may lead out of the root.
 
         Raises:
@@ -94,24 +94,24 @@ class SegmentationDataset(DataRoot):
 
     @property
     def channels(self) -> dict[str, int]:
-        """The channels of a network for this task: of its image, and of its output with the background."""
+        """Channels of a network for this task: of its image, and of its output with the background."""
         return {"in_channels": len(self.modalities), "out_channels": self.task.out_channels}
 
     @abstractmethod
     def label_hint(self, strange: Sequence[float]) -> str:
-        """What to say about label values that are not known."""
+        """Hint for unknown label values, which ends the message."""
 
     def adopt(self, manifest: Manifest) -> None:
         super().adopt(manifest)
         self._headers = {}
 
     def settings(self) -> dict[str, Any]:
-        """All that a prepared case depends on besides its files: every argument but where they lie."""
+        """Everything that a prepared case depends on besides its files: all arguments but the places."""
         places = ("root", "manifest_path", "crosswalk", "outside_root")
         return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in places}
 
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
-        """Compare the shapes of every case's files by their headers; give shape and voxel size by case.
+        """Shape and voxel size of every case by its headers; the shapes of its files are compared.
 
         Every header is read once: during a long training the files may go away.
 
@@ -137,7 +137,7 @@ class SegmentationDataset(DataRoot):
         return {id: self._headers[id] for id in ids}
 
     def prepare(self, id: str, spacing: TrainingSpacing | None = None) -> PreparedCase:
-        """Read and prepare one case.
+        """A case, read and prepared.
 
         Args:
             id: of the case.
@@ -163,7 +163,7 @@ class SegmentationDataset(DataRoot):
         )
 
     def training_volume(self, id: str) -> dict[str, Any]:
-        """What is kept of a case for `sample`: image, label, `foreground_spots` and the voxel size in mm.
+        """The parts of a prepared case that `sample` needs: image, label, `foreground_spots` and the voxel size in mm.
 
         Raises:
             UserError: as `prepare`.
@@ -210,7 +210,7 @@ class SegmentationDataset(DataRoot):
         return augmentation(**drawn, crop=crop, mirror_pairs=self.task.mirror_pairs, g=g)
 
     def drawn(self, volume: Mapping[str, Any], crop: Sequence[int], g: Generator) -> Mapping[str, Any]:
-        """What the augmentation of one sample begins with; the volume itself where images are read from files.
+        """Arguments of the augmentation for one sample; the volume itself where images are read from files.
 
         Args:
             volume: as `training_volume` gives it.
@@ -264,7 +264,7 @@ class SegmentationDataset(DataRoot):
             source: the file, for messages.
 
         Raises:
-            UserError: it is not what it should be.
+            UserError: another value.
         """
         import numpy as np
 

@@ -49,13 +49,17 @@ class Decathlon(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """Read dataset.json, after downloading it and its images if asked to.
+        """A task by its dataset.json, which is downloaded with its images if asked to.
 
         Args:
             root: the folder that holds the task's folder, or that folder itself.
+            task: name of the folder.
+            manifest: its file; None for manifest.json in the task's folder, or dataset.json.
             modalities: a choice of those in dataset.json; None takes all.
             download: fetch a task that is not there, by MONAI's own path.
             contents: `modality` and `labels` of its dataset.json; with them a run predicts where there is no such file.
+            preparation: of the images.
+            outside_root: whether links and absolute paths may lead out of the root.
 
         Raises:
             UserError: an unknown task or modality; no such folder; a dataset.json that cannot be used; CT with a
@@ -94,7 +98,7 @@ class Decathlon(SegmentationDataset):
 
     @property
     def cohort(self) -> str:
-        """Its ten tasks show other people."""
+        """Origin of the images by task: the ten tasks show other people."""
         return f"{self.name}/{self.task.name}"
 
     def find_cases(self) -> Found:

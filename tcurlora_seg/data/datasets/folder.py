@@ -1,4 +1,4 @@
-"""A user's own data: two folders, a list in JSON, or a table; what the labels mean stands in the configuration."""
+"""A user's own data: two folders, a list in JSON, or a table; the configuration says what the labels mean."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Folder(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """configs/dataset/folder.yaml says what each argument does.
+        """A folder with the user's classes; configs/dataset/folder.yaml describes every argument.
 
         Raises:
             UserError: arguments that contradict each other.

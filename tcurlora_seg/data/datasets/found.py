@@ -1,4 +1,4 @@
-"""The cases that a look through a data set's folder finds, and why everything else is none."""
+"""Result of a look through a data set's folder: the cases, and why everything else is none."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class LabelMaps(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """configs/dataset/label_maps.yaml says what each argument does.
+        """A folder of label maps; configs/dataset/label_maps.yaml describes every argument.
 
         Raises:
             UserError: classes that share a value, or pairs that are none of them.
@@ -110,7 +110,7 @@ class LabelMaps(SegmentationDataset):
         yield case.label_paths[0], image.numpy(), affine
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Label values as int16.
+        """Label values as int16, and the affine to RAS mm.
 
         Raises:
             UserError: an unreadable file, or values that are none of FreeSurfer's.
@@ -122,7 +122,11 @@ class LabelMaps(SegmentationDataset):
         return values, affine
 
     def training_volume(self, id: str) -> dict[str, Any]:
-        """The label map, of which every sample makes an image of its own."""
+        """The label map as an `Anatomy`, of which every sample makes an image of its own.
+
+        Raises:
+            UserError: as `read_label`, or a map without any of the classes.
+        """
         import numpy as np
         import torch
 
@@ -143,7 +147,13 @@ class LabelMaps(SegmentationDataset):
         return tuple(values.shape), [values.numel() - sum(inside), *inside]
 
     def drawn(self, volume: Mapping[str, Any], crop: Sequence[int], g: Generator) -> Mapping[str, Any]:
-        """A new image of the size of the crop with its label, which the augmentation mirrors, scales and shifts."""
+        """A new image of the size of the crop with its label, which the augmentation mirrors, scales and shifts.
+
+        Args:
+            volume: as `training_volume` gives it.
+            crop: size of the sample.
+            g: source of every draw.
+        """
         import torch
 
         from tcurlora_seg.data.synthesis.anatomy import Anatomy

@@ -1,4 +1,4 @@
-"""A user's own list of images and labels: two folders joined by name, MONAI's datalist in JSON, or a table in CSV."""
+"""A user's list of images and labels: two folders joined by name, MONAI's datalist in JSON, or a table in CSV."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SIDES = {"training": "train", "validation": "val", "test": "test", "testing": "
 
 @dataclass(frozen=True)
 class Entry:
-    """One case as listed; nothing says yet that its files are there.
+    """One case as listed; its files need not be there.
 
     Attributes:
         images: modality -> path; a modality may be missing.
         label: path or None.
-        id, patient: None where the list does not say.
-        side: train, val or test, where the list says.
+        id, patient: None where the list has none.
+        side: train, val or test, where the list has sides.
     """
 
     images: Mapping[str, str]
@@ -42,7 +42,14 @@ def plain_name(text: str) -> str:
 def join_folders(
     root: Path, images: str, labels: str, suffixes: Mapping[str, str], label_suffix: str
 ) -> tuple[list[Entry], dict[str, str]]:
-    """Join CASE<suffix of the modality> in one folder with CASE<label_suffix> in another, or in the same one.
+    """Entries of files joined by name, CASE<suffix of the modality> and CASE<label_suffix>, in two folders or in one.
+
+    Args:
+        root: of the two folders.
+        images: folder of the images.
+        labels: folder of the labels.
+        suffixes: modality -> suffix.
+        label_suffix: of the labels.
 
     Returns:
         Entries by case, and why other volumes in the two folders are skipped.
@@ -71,12 +78,16 @@ def join_folders(
 
 
 def read_list(path: Path, modalities: Sequence[str]) -> list[Entry]:
-    """The entries of a .json or .csv file.
+    """Entries of a .json or .csv file.
 
-    JSON: {"training": [{"image": path or [path of each modality], "label": path}, ...]}, one path
-    standing for a file that holds all modalities, as MONAI and the Decathlon
-    write it; "validation" and "test" likewise, and "id" and "patient" may stand beside "image". CSV: a column named
-    like each modality, `label`, and perhaps `id` and `patient`; divided by commas, semicolons or tabs.
+    JSON: {"training": [{"image": path or [path of each modality], "label": path}, ...]}, as MONAI and the Decathlon
+    write it; one path stands for a file that holds all modalities. "validation" and "test" likewise, and "id" and
+    "patient" may stand beside "image". CSV: a column named like each modality, `label`, and perhaps `id` and `patient`;
+    divided by commas, semicolons or tabs.
+
+    Args:
+        path: of the file.
+        modalities: names of the channels.
 
     Raises:
         UserError: it cannot be read as that.

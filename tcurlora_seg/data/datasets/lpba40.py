@@ -40,7 +40,7 @@ _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 
 def hippocampus_tasks(left: int, right: int, *either: int) -> dict[str, Task]:
-    """The tasks on label values of the hippocampi: both as one class, or a class for each side.
+    """Tasks on label values of the hippocampi: both as one class, or a class for each side.
 
     Args:
         left: value of the left one.
@@ -114,9 +114,17 @@ class LPBA40(SegmentationDataset):
         return "it has 21 to 182 (hippocampus 165 and 166)"
 
     def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
-        """Also: left is left, front is front and top is top, which Analyze files do not say.
+        """Check a label as stored: its values, and where its structures lie, which Analyze files do not say.
 
         An image and a label that are mirrored together cannot be told from a true pair.
+
+        Args:
+            raw: (X, Y, Z) as stored.
+            affine: to RAS mm.
+            source: the file, for messages.
+
+        Raises:
+            UserError: another value, or left on the right, front at the back or top at the bottom.
         """
         import numpy as np
 

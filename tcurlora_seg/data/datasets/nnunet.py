@@ -1,4 +1,4 @@
-"""nnU-Net's raw folders, the layout that most shared segmentation data come in: dataset.json says what there is."""
+"""nnU-Net's raw folders, the layout of most shared segmentation data; dataset.json describes the content."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NNUNet(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """configs/dataset/nnunet.yaml says what each argument does.
+        """A folder and its dataset.json; configs/dataset/nnunet.yaml describes every argument.
 
         Raises:
             UserError: no dataset.json, several, or one that cannot be used.

@@ -54,7 +54,7 @@ class DataRoot(ABC):
 
     @property
     def cohort(self) -> str:
-        """What a network that was trained on these images notes as their origin, see `leakage`."""
+        """Origin of these images, noted by a network that was trained on them; see `leakage`."""
         return self.name
 
     @abstractmethod
@@ -86,7 +86,7 @@ class DataRoot(ABC):
             raise UserError(f"{self.name}: dataset.root={self.root.absolute()} {state}. {self._advice()}")
 
     def manifest(self) -> Manifest:
-        """The cohort: from `dataset.manifest`, else from `manifest_path`, or else found on disk.
+        """Manifest of the cohort: from `dataset.manifest`, else from `manifest_path`, or else of the files on disk.
 
         Raises:
             UserError: as `check_root`, `find_cases` and `read_manifest`.
@@ -118,7 +118,7 @@ class DataRoot(ABC):
         return manifest
 
     def unlisted(self) -> list[str]:
-        """The cases that lie on disk and that the manifest does not know; none where the cohort was found on disk."""
+        """Cases on disk that the manifest does not list; none where the cohort was found on disk."""
         if self._manifest_file() is None:
             return []
         manifest = self.manifest()
@@ -133,7 +133,7 @@ class DataRoot(ABC):
         check(manifest, self.manifest_path or self.root, root=self.root, outside=self.outside_root)
 
     def adopt(self, manifest: Manifest) -> None:
-        """Take this manifest for the cohort under the root.
+        """Make this manifest the cohort under the root.
 
         Raises:
             UserError: it lists no case.

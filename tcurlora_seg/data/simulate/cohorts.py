@@ -1,4 +1,4 @@
-"""The on-disk layouts that simulated subjects are written in: those of the real data sets."""
+"""Layouts on disk of the simulated subjects: those of the real data sets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Subject(NamedTuple):
 
 
 class Cohort(NamedTuple):
-    """A data set's way to number its subjects from 1 on, and to write one into a folder and say where."""
+    """Cohort of a data set: how its subjects are numbered from 1 on, and how one is written into a folder."""
 
     id: Callable[[int], str]
     write: Callable[[CohortFolder, Subject], Case]

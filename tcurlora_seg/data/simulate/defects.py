@@ -1,4 +1,4 @@
-"""What goes wrong in real data folders, planted on purpose: each defect on a subject of its own."""
+"""Defects of real data folders, planted on purpose: each on a subject of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Defect(NamedTuple):
 
 
 def defects_of(dataset: str) -> list[Defect]:
-    """What is planted in a data set's simulated cohort: what happens anywhere, then what is known of this one."""
+    """Defects of a data set's simulated cohort: those of any folder, then those known of this one."""
     return [*_ANYWHERE, *_OF[dataset]]
 
 

@@ -1,4 +1,4 @@
-"""Heads that cohorts are simulated from, and the one in the package: T1 image, brain, anatomy in LPBA40's numbers."""
+"""Heads that cohorts are simulated from: T1 image, brain, anatomy in LPBA40's numbers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _with_skull() -> Tensor:
 
 @cache
 def real_head() -> Head:
-    """Read the head; once a process, about two seconds."""
+    """The head in the package; read once a process, in about two seconds."""
     voxels, affine = read_volume(FOLDER / "colin27_T1_brain.nii.gz")
     t1 = voxels.astype(np.float32)
     aal, _ = read_volume(FOLDER / "colin27_aal.nii.gz")

@@ -51,7 +51,16 @@ class Spline:
 
     @classmethod
     def draw(cls, g: Generator, low: Tensor, high: Tensor, *, knot: float, deviation: float, channels: int) -> Spline:
-        """A random field of zero mean and about the given standard deviation, correlated over about `knot` mm."""
+        """Random field of zero mean.
+
+        Args:
+            g: source of the draw.
+            low: (3,) corner of the box, mm.
+            high: (3,) corner of the box, mm.
+            knot: distance of the knots, about the length of correlation, mm.
+            deviation: about the standard deviation.
+            channels: of the field.
+        """
         counts = [int((b - a) // knot) + 4 for a, b in zip(low.tolist(), high.tolist(), strict=True)]
         lattice = torch.randn(channels, *counts, generator=g) * (deviation / _DEVIATION)
         return cls(lattice, low, high, knot)

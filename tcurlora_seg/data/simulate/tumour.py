@@ -68,7 +68,15 @@ def draw_tumour(t1: Tensor, brain: Tensor, height: Tensor, axes: Axes, g: Genera
 
 
 def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator) -> Tensor:
-    """The (X, Y, Z) ideal image of a modality with the tumour in it: soft edges, a little texture."""
+    """Ideal image of a modality with the tumour in it: soft edges, a little texture.
+
+    Args:
+        image: (X, Y, Z) without the tumour.
+        label: of the tumour.
+        modality: a key of `APPEARANCE`.
+        axes: of the grid, mm.
+        g: source of the draw.
+    """
     spacing = abs(float(axes[0][1] - axes[0][0]))
     box = _around(label, spacing)
     near = [axis[s] for axis, s in zip(axes, box, strict=True)]
@@ -84,7 +92,12 @@ def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator)
 
 
 def smoothed(label: Tensor, spacing: float) -> Tensor:
-    """The label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8."""
+    """Label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8.
+
+    Args:
+        label: of the tumour.
+        spacing: voxel size, mm.
+    """
     box = _around(label, spacing)
     values = torch.tensor([0, NECROTIC, OEDEMA, ENHANCING], dtype=torch.uint8)
     shares = torch.stack([blur((label[box] == value).float(), max(2.0 / spacing, 0.7)) for value in values])

@@ -1,4 +1,4 @@
-"""From one anatomy to many: a map from a subject's space to the head, smooth and without folding."""
+"""Warps, from one anatomy to many: maps from a subject's space to the head, smooth and without folding."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
     The bends are scaled down where they would fold, see `unfolded`.
 
     Args:
+        head: to be warped.
+        g: source of the draw.
         target: also let the hippocampi shrink or grow on their own.
     """
 
@@ -80,7 +82,13 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
 
 
 def resized(warp: Warp, left: float, right: float) -> Warp:
-    """The warp with the growth that gives the hippocampi these volumes in ml, or comes closest."""
+    """Warp with the growth that gives the hippocampi a volume, or comes closest.
+
+    Args:
+        warp: whose growth is replaced.
+        left: volume of the left one, ml.
+        right: volume of the right one, ml.
+    """
     still, head, step = replace(warp, growth=(0.0, 0.0)), warp.head, 2.0
     coarse = [torch.arange(float(a) - 16, float(b) + 16, 8.0) for a, b in zip(head.low, head.high, strict=True)]
     box = _box_of(still.points(coarse), *head.reach)
@@ -108,8 +116,13 @@ def _box_of(points: Tensor, low: Tensor, high: Tensor) -> tuple[slice, ...]:
 
 
 def sample(volume: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Values of a (channels, X, Y, Z) volume at the points of `Warp.grid`; 0 outside the head.
+    """Values of a volume at the points of `Warp.grid`; 0 outside the head.
 
     The volume may be coarser than the head's 1 mm: its outermost voxels lie on the head's.
+
+    Args:
+        volume: (channels, X, Y, Z).
+        grid: as of `Warp.grid`.
+        mode: "bilinear" or "nearest".
     """
     return F.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]

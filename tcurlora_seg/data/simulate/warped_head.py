@@ -41,7 +41,14 @@ class WarpedHead:
 
     @classmethod
     def of(cls, warp: Warp, field: Axes, spacing: float, *, skull: bool = False) -> WarpedHead:
-        """The head as `warp` shows it at the voxels of `field`: the brain's box, or with `skull` everything."""
+        """The head as a warp shows it at the voxels of a field of view.
+
+        Args:
+            warp: with its head.
+            field: positions of the voxels along each axis, mm.
+            spacing: voxel size, mm.
+            skull: everything with its skull, instead of the brain's box.
+        """
         box = tuple(slice(len(axis)) for axis in field) if skull else _brain_box(warp, field, spacing)
         axes = [axis[s] for axis, s in zip(field, box, strict=True)]
         points = warp.points(axes)
@@ -65,7 +72,14 @@ class WarpedHead:
 
 
 def field_of_view(size: Sequence[int], spacing: float, signs: Sequence[int], centre: Tensor) -> list[Tensor]:
-    """Positions in mm of the voxels of a field of view of `size` mm; a sign of -1 runs to the left, back or down."""
+    """Positions in mm of the voxels of a field of view, along each axis.
+
+    Args:
+        size: of the field, mm.
+        spacing: voxel size, mm.
+        signs: -1 for an axis that runs to the left, back or down.
+        centre: of the field, mm.
+    """
     axes = []
     for n, sign, middle in zip(size, signs, centre.tolist(), strict=True):
         count = int(n / spacing + 0.5)

@@ -1,4 +1,4 @@
-"""What is known of a label map before images are made of it: boxes, counts, middles; which values are brain."""
+"""Anatomy of a label map: boxes, counts, middles; which values are brain."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ class Anatomy(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor, zooms: Sequence[float], focus: Sequence[int]) -> Anatomy:
-        """The anatomy of (X, Y, Z) label values in RAS order, cut to the box of what is not 0."""
+        """Anatomy of label values, cut to the box of what is not 0.
+
+        Args:
+            values: (X, Y, Z) in RAS order.
+            zooms: voxel size, mm.
+            focus: values of the structures to look at.
+        """
         zoom = torch.tensor(list(zooms), dtype=torch.float32)
         values = values[tuple(slice(first, last + 1) for first, last in bounding_box(values > 0))].short()
         values = torch.nn.functional.pad(values, (1,) * 6)
@@ -47,11 +53,17 @@ class Anatomy(NamedTuple):
 
 
 def is_brain(values: Tensor) -> Tensor:
-    """Where values are neither air nor what surrounds the brain; the fluid around it counts as brain."""
+    """Mask of the brain with the fluid around it: neither air nor what surrounds the brain."""
     return (values > 0) & ((values < OUTSIDE.start) | (values >= OUTSIDE.stop))
 
 
 def without_fluid(values: Tensor, sigma: float, level: float) -> Tensor:
-    """The brain cut closely: where its own tissue, blurred by `sigma` voxels, is above `level`."""
+    """Mask of the brain cut closely: where its own tissue, blurred, is above a level.
+
+    Args:
+        values: (X, Y, Z) label values.
+        sigma: of the blur, voxels.
+        level: from 0 to 1.
+    """
     brain = is_brain(values)
     return brain & (blur((brain & (values != FLUID)).float(), sigma) > level)

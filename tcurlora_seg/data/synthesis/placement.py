@@ -1,4 +1,4 @@
-"""Where the voxels of a sample lie in a head: turned, scaled, sheared and bent without folding."""
+"""Placement of a sample in a head: turned, scaled, sheared and bent without folding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tcurlora_seg.data.simulate.splines import Axes, Spline, corners, placed, un
 def draw_points(
     axes: Axes, centre: Tensor, g: Generator, *, rotation: float, scale: float, shear: float, bend: float
 ) -> Tensor:
-    """(3, X, Y, Z) positions in the head, mm, of a sample's voxels: A x + u(x) + centre.
+    """Positions (3, X, Y, Z) in the head, mm, of a sample's voxels: A x + u(x) + centre.
 
     Args:
         axes: positions of the voxels around the middle of the sample, mm.
@@ -38,7 +38,9 @@ def draw_points(
 
 
 def values_at(volume: Tensor, points: Tensor, zooms: Sequence[float]) -> Tensor:
-    """(X, Y, Z) values of the nearest voxels of a volume whose outermost voxels are nothing, and stand for all beyond.
+    """Values (X, Y, Z) of the nearest voxels of a volume.
+
+    Its outermost voxels are nothing, and stand for all beyond.
 
     Args:
         volume: (A, B, C) in RAS order.
