@@ -1,4 +1,4 @@
-"""Images that nibabel cannot read: NRRD, MetaImage and DICOM series, by SimpleITK."""
+"""Images by SimpleITK that nibabel cannot read: NRRD, MetaImage and DICOM series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie: affines from voxel indices to RAS millimetres."""
+"""Voxel grids: affines from voxel indices to RAS millimetres."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def check_affine(affine: np.ndarray, source: object, unit: str = "mm") -> None:
     """Check that an affine to RAS mm is that of a volume: asked of whatever is trained on, scored or predicted.
 
     Args:
+        affine: (4, 4).
         source: the file, for messages.
         unit: of length in its header.
 
@@ -44,6 +45,9 @@ def same_grid(shape: Sequence[int], affine: np.ndarray, other: np.ndarray, names
     """Whether two volumes of one shape lie on one grid: no corner is more than `SAME_GRID` voxels apart.
 
     Args:
+        shape: of both.
+        affine: of the first.
+        other: affine of the second.
         names: of the two files, for the note on headers that do not agree to the last digit.
     """
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in shape), 1]
@@ -55,9 +59,14 @@ def same_grid(shape: Sequence[int], affine: np.ndarray, other: np.ndarray, names
 
 
 def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with axes in the order and direction of the affine `other`, and their affine then.
+    """The same voxels with axes in the order and direction of another affine's, and their affine then.
 
     MINC stores z first and NIfTI x first; no voxel is interpolated.
+
+    Args:
+        volume: (X, Y, Z).
+        affine: of the volume.
+        other: affine whose axes it takes.
     """
     orientation = nib.io_orientation
     change = nib.orientations.ornt_transform(orientation(affine), orientation(other))
@@ -66,7 +75,13 @@ def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[
 
 
 def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:
-    """The affine of a volume whose axes run towards `axes` (such as "LAS") and whose centre is the origin."""
+    """Affine of a volume whose centre is the origin.
+
+    Args:
+        shape: of the volume.
+        zooms: voxel size, mm.
+        axes: where the volume's axes run to, such as "LAS".
+    """
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(axes)):

@@ -1,4 +1,4 @@
-"""Patients that a pre-trained network has seen under another name are no test of it.
+"""Leakage: patients that a pre-trained network has seen under another name are no test of it.
 
 447 scans of UPENN-GBM are also in BraTS2021. The Cancer Imaging Archive (10.7937/jc8x-9874) has the crosswalk between
 the two, BraTS2021_MappingToTCIA.xlsx. The Decathlon's brain tumours are those of BraTS 2016 and 2017, which have

@@ -1,4 +1,4 @@
-"""A prepared case: what the network sees of an image and its label, and the way back to the file's grid."""
+"""A prepared case: the network's input, its label, and the way back to the file's grid."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Volume(NamedTuple):
 
 
 class PreparedImage:
-    """A prepared image. Not a dataclass, since Lightning copies those field by field.
+    """Prepared image. Not a dataclass, since Lightning copies those field by field.
 
     Args:
         case: id of the case, or the image's name.
         image: (C, X, Y, Z) float32; it remembers how to go back to the file's grid.
         affine: (4, 4) float64, from the file's voxels to RAS mm.
-        preparation: what was done to the image; it knows the way back.
+        preparation: of the image; it knows the way back.
     """
 
     def __init__(self, *, case: str, image: MetaTensor, affine: np.ndarray, preparation: Preparation) -> None:
@@ -44,7 +44,7 @@ class PreparedImage:
 
 
 class PreparedCase(PreparedImage):
-    """A prepared image with its label.
+    """Prepared image with its label.
 
     Args:
         patient: id of the patient.
@@ -66,7 +66,7 @@ def prepare_image(
     case: str,
     mask: Volume | None = None,
 ) -> PreparedImage:
-    """Prepare the channels of an image, which share the grid of the first.
+    """Prepared image of channels that share the grid of the first.
 
     Args:
         channels: in the order of the network's channels.
@@ -95,7 +95,7 @@ def prepare_case(
     mask: Volume | None = None,
     hint: str = "",
 ) -> PreparedCase:
-    """Prepare an image and its label, on whose grid it lies; see `prepare_image`.
+    """Prepared image with its label, on whose grid it lies; see `prepare_image`.
 
     Args:
         channels: in the order of the network's channels.
@@ -105,7 +105,7 @@ def prepare_case(
         case: id of the case.
         patient: id of the patient.
         mask: brain mask.
-        hint: what to say besides when the grids differ.
+        hint: to be added where the grids differ.
 
     Raises:
         UserError: volumes on different grids, or intensities that cannot be scaled.

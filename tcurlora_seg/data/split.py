@@ -1,4 +1,4 @@
-"""Who is trained on and who is scored: draws by patient, each a pure function of (manifest, scheme, seed)."""
+"""Splits into train, val and test: draws by patient, each a pure function of (manifest, scheme, seed)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_split(
     test: int | None = None,
     paper: tuple[float, float] | None = (5, 0),
 ) -> Split:
-    """Divide the cases among train, val and test.
+    """Split of the cases into train, val and test.
 
     Patients are ordered by a hash of (seed, patient), so that the draw depends neither on their order nor on how many
     there are, and a smaller number of shots is a part of a larger one.
@@ -36,8 +36,12 @@ def draw_split(
         manifest: the cohort.
         scheme: "paper", the proportions of the paper (its lists were never published); "holdout", 80 % to train on and
             20 % to test on; "kfold", fold `fold` of `folds` is the test set; "shots", `shots` patients to train on, all
-            others the test set; or the name of a
-            split that is written in the manifest, whose excluded cases are passed over.
+            others the test set; or the name of a split that is written in the manifest, whose excluded cases are
+            passed over.
+        fold: number of the test fold, from 0 on.
+        folds: number of folds.
+        shots: number of training patients.
+        seed: of the order.
         validation: patients moved from train to val; the test set does not depend on it.
         leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
             of them chooses a rank or a number of steps without a look at the test cases.
@@ -94,11 +98,13 @@ def draw_by_name(
     validation: int = 0,
     paper: tuple[float, float] | None = (5, 0),
 ) -> dict[str, Split]:
-    """Draw a split to be written into the manifest; with "kfold" one for every fold unless `fold` is given.
+    """Splits to be written into the manifest, by name; of "kfold" one for every fold unless `fold` is given.
 
     Args:
+        manifest: the cohort.
         scheme: "paper", "holdout", "kfold" or "shots", see `draw_split`; None draws nothing.
-        name: what to call it (folds add their number); None makes one of the scheme and its numbers.
+        name: of the split (folds add their number); None makes one of the scheme and its numbers.
+        fold, folds, shots, seed, validation, paper: see `draw_split`.
 
     Raises:
         UserError: as `draw_split`; a name that stands for a draw, or that the manifest has for other lists.

@@ -1,4 +1,4 @@
-"""How large the structures of a case are, and what preparation leaves of them."""
+"""Volumes of the structures of a case, and the loss by preparation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ def volume_text(ml: float) -> str:
 
 
 def shrunken(case: PreparedCase, task: Task) -> list[str]:
-    """What to say of structures that preparation makes vanish or lose over half of their volume."""
+    """Lines on structures that preparation makes vanish or lose over half of their volume.
+
+    Args:
+        case: prepared.
+        task: its structures.
+    """
     import numpy as np
     from nibabel.affines import voxel_sizes
 

@@ -285,15 +285,3 @@ def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "/data/top" in shown and "left out (10)" in shown and "P0 and 8 more" in shown and "P1" not in shown
     assert "0.nii and 3 more: a follow-up" in shown and "Q/…/Q.nii is damaged" in shown
-
-
-def test_the_yaml_files_build_their_data_sets_with_the_constructors_defaults() -> None:
-    from hydra.utils import instantiate
-
-    for name in ("lpba40", "eadc_adni", "brats2021", "upenn_gbm"):
-        node = OmegaConf.load(CONFIGS / "dataset" / f"{name}.yaml")
-        dataset = instantiate(node)
-        bare = type(dataset)(root=node.root, preparation=type(dataset.preparation)())
-        assert dataset.name == name and dataset.task == bare.task and dataset.modalities == bare.modalities
-        assert dataset.preparation == bare.preparation
-        assert prepare._settings(dataset) == prepare._settings(bare)

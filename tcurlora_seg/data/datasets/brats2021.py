@@ -1,4 +1,4 @@
-"""BraTS2021: gliomas in four modalities; what the base networks are pre-trained on."""
+"""BraTS2021: gliomas in four modalities; the pre-training data of the base networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ID = re.compile(r"BraTS2021_\d{5}")
 
 
 def tumour_tasks() -> dict[str, Task]:
-    """The tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing: what BraTS scores are nested regions."""
+    """Tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing tumour; BraTS scores nested regions."""
     return {
         "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
         "subregions": Task(

@@ -1,4 +1,4 @@
-"""Whose image is it? Told by the name of a case, since nobody may stand on both sides of a split."""
+"""Patients by the names of the cases, since nobody may stand on both sides of a split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VISITS = 5  # more cases than this to a stem are hardly one patient's
 
 
 def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
-    """A function from the id of a case to its patient, or None where a pattern does not match.
+    """Function from the id of a case to its patient, or None where a pattern does not match.
 
     Args:
         pattern: what it finds, or its first group, is the patient; None takes `sub-01` of BIDS, else the whole id.
@@ -44,7 +44,7 @@ def _by_pattern(pattern: re.Pattern[str], id: str) -> str | None:
 
 
 def warn_of_shared_names(ids: Sequence[str]) -> None:
-    """Say if names look as if some patients had several cases, which are each taken for a patient of its own."""
+    """Warning where names look as if one patient had several cases, each taken for another patient."""
     plain = [id for id in ids if not _BIDS.match(id)]
     stems: dict[str, list[str]] = {}
     for id in plain:

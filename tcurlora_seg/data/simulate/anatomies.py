@@ -23,7 +23,7 @@ _LPBA40 = {11: 161, 50: 162, 12: 163, 51: 164, 17: 165, 53: 166, 7: 181, 8: 181,
 
 
 def find_maps(folder: str | Path) -> list[Path]:
-    """The label maps in a folder, by name.
+    """Label maps in a folder, by name.
 
     Raises:
         UserError: there is none.

@@ -14,7 +14,7 @@ from tcurlora_seg.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """How images are made of a label map; `draw` makes them. Nothing heavy is imported here.
+    """Options of the images that `draw` makes of a label map. Nothing heavy is imported here.
 
     Attributes:
         t1_like: share of the images whose contrast is like T1; the others have any.

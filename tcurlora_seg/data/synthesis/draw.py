@@ -24,6 +24,12 @@ _OWN_VOXELS = 100
 def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Generator) -> tuple[Tensor, Tensor]:
     """One training sample: a window somewhere in a bent copy of the head.
 
+    Args:
+        options: of the images.
+        anatomy: of the label map.
+        size: of the window, voxels.
+        g: source of every draw.
+
     Returns:
         image: (X, Y, Z) float32 of mean 0 and deviation 1 over what the field of view shows, 0 outside.
         values: (X, Y, Z) int16 label values, 0 where the image shows nothing.
@@ -59,7 +65,14 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
 
 
 def draw_whole(options: Synthesis, values: Tensor, zooms: Sequence[float], g: Generator) -> Tensor:
-    """(X, Y, Z) intensities of the whole label map as it lies, white matter about 600 in a T1; 0 is nothing."""
+    """Intensities (X, Y, Z) of the whole label map as it lies, white matter about 600 in a T1; 0 is nothing.
+
+    Args:
+        options: of the images.
+        values: (X, Y, Z) label values.
+        zooms: voxel size, mm.
+        g: source of every draw.
+    """
     axes = [torch.arange(n) * zoom for n, zoom in zip(values.shape, zooms, strict=True)]
     present = _present(torch.bincount(values.flatten().int()))
     contrast = draw_contrast(present, g, t1_like=_chance(options.t1_like, g))
@@ -128,7 +141,8 @@ def statistics(contrast: Contrast, gamma: float, counts: Tensor, skull: bool, ai
     """Mean and deviation over the whole image, of which a window shows a part.
 
     Args:
-        contrast, gamma: of the image.
+        contrast: of the image.
+        gamma: of the image.
         counts: voxels of every label value in the whole head.
         skull: whether more than the brain is shown; if not, it is taken for closely cut.
         air: share of the image that shows noise in air.

@@ -46,6 +46,7 @@ def test_a_yaml_builds_its_data_set_with_the_constructors_defaults(name: str, tm
     plain = str | int | float | None
     ours, theirs = ({k: v for k, v in vars(x).items() if isinstance(v, plain)} for x in (found, bare))
     assert ours == theirs and found.task == bare.task and tuple(found.modalities) == tuple(bare.modalities)
+    assert repr(found.settings()) == repr(bare.settings())
 
 
 @pytest.mark.parametrize("name", NAMES)

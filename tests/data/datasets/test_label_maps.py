@@ -106,7 +106,20 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
         data.prepare("c")
 
 
-@pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}])
+def test_hidden_files_are_no_maps_and_links_out_of_the_root_need_leave(
+    maps: Callable[..., LabelMaps], label_map_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "._fsaverage.nii.gz").write_bytes(b"macOS")
+    (tmp_path / "fsaverage.nii.gz").symlink_to(label_map_root / "head0.nii.gz")
+    with pytest.raises(UserError, match=r"dataset.outside_root=true follows them"):
+        maps(root=str(tmp_path)).manifest()
+    found = maps(root=str(tmp_path), outside_root=True)
+    assert [case.id for case in found.manifest().cases] == ["fsaverage"]
+    with pytest.raises(UserError, match=r"dataset.files=/maps/\*.nii: expected a pattern below dataset.root"):
+        maps(files="/maps/*.nii").manifest()
+
+
+@pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}, {"a": ["17"]}])
 def test_classes_that_make_no_sense_are_refused(maps: Callable[..., LabelMaps], classes: dict[str, list[int]]) -> None:
     with pytest.raises(UserError, match=r"dataset\.classes="):
         maps(classes=classes)
