@@ -60,7 +60,7 @@ def score_folder(
         if found.shape != raw.shape or not same_grid(raw.shape, affine, other, f"{path} and its reference"):
             raise UserError(f"{path} is not on the grid of its reference: {found.shape} voxels, expected {raw.shape}")
         found = whole_numbers(found, path)
-        strange = set(np.unique(found).tolist()) - dataset.known_labels
+        strange = set(np.unique(found).tolist()) - set(dataset.known_labels)
         if strange:
             raise UserError(f"{path} holds {min(strange)}, which is no label value of {dataset.name}: give its own "
                             "values, not class indices")  # fmt: skip
