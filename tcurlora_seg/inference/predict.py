@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,13 +134,13 @@ def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool,
 
 
 def _line(row: Mapping[str, str], network: Segmenter) -> str:
-    """Line on one image: time, volumes, notes and warnings."""
-    names = list(network.task.structures) if len(network.task.structures) <= 4 else []
+    """Lines on one image: time, volumes of up to twenty structures, notes and warnings."""
+    names = list(network.task.structures) if len(network.task.structures) <= 20 else []
     sizes = {name: float(row[f"{name}/ml".replace("/", "_")]) for name in names}
-    found = "".join(f", {name} {volume_text(size)}" for name, size in sizes.items())
+    said = ", ".join([f"{row['seconds']} s", *(f"{name} {volume_text(size)}" for name, size in sizes.items())])
     words = [f"note: {row['notes']}"] if row["notes"] else []
     words += [f"warning: {row['warnings']}"] if row["warnings"] else []
-    return "\n    ".join([f"{row['seconds']} s{found}", *words])
+    return "\n    ".join([*textwrap.wrap(said, 100), *words])
 
 
 def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:

@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from tcurlora_seg.data.cache import Survey
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.spacing import TrainingSpacing
+from tcurlora_seg.models.checkpoint import base_spacing
 from tcurlora_seg.training.losses import balanced_weights
 
 _ALIKE = 1.3
@@ -34,12 +36,23 @@ def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], mult
     return [min(pair) for pair in zip(wanted, largest, strict=True)]
 
 
-def common_spacing(spacings: Sequence[Sequence[float]]) -> list[float] | None:
-    """Median voxel size (mm) of cases that differ by a factor of 1.3 or more along an axis; else None."""
+def common_spacing(
+    spacings: Sequence[Sequence[float]], base: TrainingSpacing | None = None
+) -> list[float] | None:
+    """Voxel size to resample to; None if the cases can stay as they are.
+
+    It is the median where the cases differ by a factor of 1.3 or more along an axis, and along an axis where the
+    median is none of the base's voxel sizes, the base's own median.
+
+    Args:
+        spacings: a voxel size a case.
+        base: voxel sizes that the base was trained on.
+    """
     axes = [sorted(spacing[axis] for spacing in spacings) for axis in range(3)]
-    if all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes):
-        return None
-    return [round(sizes[len(sizes) // 2], 4) for sizes in axes]
+    median = [round(sizes[len(sizes) // 2], 4) for sizes in axes]
+    fitted = median if base is None else base.fit(median)
+    alike = all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes)
+    return None if alike and fitted == median else fitted
 
 
 def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
@@ -62,7 +75,8 @@ def plan_spacing(config: DictConfig, dataset: SegmentationDataset, cases: Sequen
         cases: ids of the training cases.
     """
     if dataset.preparation.spacing is None:
-        spacing = common_spacing([size for _, size in dataset.check_headers(cases).values()])
+        sizes = [size for _, size in dataset.check_headers(cases).values()]
+        spacing = common_spacing(sizes, base_spacing(config.pretrained))
         dataset.preparation = replace(dataset.preparation, spacing=spacing)
         config.dataset.preparation.spacing = spacing
 
