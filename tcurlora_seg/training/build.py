@@ -11,7 +11,7 @@ import lightning
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from tcurlora_seg.config.target import backbone_of_target
@@ -25,7 +25,7 @@ from tcurlora_seg.models.pretrained import LoadReport, load_pretrained, save_bas
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.plan import plan_spacing, plan_training
+from tcurlora_seg.training.plan import Plan, open_keys, plan_spacing, plan_training
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
@@ -71,8 +71,8 @@ def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.M
     )
 
 
-def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, str]:
-    """Data module with prepared training volumes, and the plan that follows from them, in words.
+def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, Plan]:
+    """Data module with prepared training volumes, and the plan that follows from them.
 
     Args:
         config: of the run; the plan completes it.
@@ -82,6 +82,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     Raises:
         UserError: a case that cannot be used, or too little memory.
     """
+    keys = open_keys(config)
     plan_spacing(config, dataset, split.train)
     options = {k: v for k, v in config.data.items() if k != "augmentation"}
     data = SegmentationDataModule(
@@ -94,9 +95,10 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
-    plan = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
+    text = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
     data.crop = list(config.window)
-    return data, plan
+    filled = OmegaConf.to_container(OmegaConf.create({key: OmegaConf.select(config, key) for key in keys}))
+    return data, Plan(text, filled)  # type: ignore[arg-type]
 
 
 def build_trainer(

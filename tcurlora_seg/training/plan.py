@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.data.cache import Survey
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -20,6 +21,7 @@ from tcurlora_seg.training.losses import balanced_weights
 
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
+_OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "training.class_weights")
 _STEPS, _MOST_STEPS, _ROUND = 300, 1000, 25
 
 
@@ -106,8 +108,25 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     return (
         f"plan: a window of {_by(config.window)} for training volumes of up to {_by(sides)} in {grid}; "
         f"{config.trainer.max_steps} steps; class weights {shown}\n"
-        "      (window, dataset.preparation.spacing, trainer.max_steps and training.class_weights change it)"
+        f"      ({', '.join(_OPEN[:-1])} and {_OPEN[-1]} change it)"
     )
+
+
+class Plan(NamedTuple):
+    """Plan of a run: what the configuration left open.
+
+    Attributes:
+        text: the plan in two lines.
+        filled: the values by dotted key; of a run that goes on none, since its configuration holds them.
+    """
+
+    text: str
+    filled: dict[str, Any]
+
+
+def open_keys(config: DictConfig) -> list[str]:
+    """Dotted keys that a plan fills in."""
+    return [key for key in _OPEN if OmegaConf.select(config, key) in (None, "auto")]
 
 
 def _by(sides: Sequence[float]) -> str:

@@ -107,10 +107,10 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     device = trainer.strategy.root_device
     if is_first():
         going_on = [describe_resumption(checkpoint, directory, config.trainer.max_steps)] if checkpoint else []
-        note_start(directory, config, dataset, split, str(device))
+        note_start(directory, config, dataset, split, str(device), plan.filled)
         if left_out:
             print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
-        print(f"{plan}\nbase: {base}")
+        print(f"{plan.text}\nbase: {base}")
         print(_describe(config, dataset, split, parameter_counts(network)))
         print("\n".join([f"run directory {directory}", *going_on]), flush=True)
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -86,8 +87,15 @@ def _listed(split: Split) -> dict[str, list[str]]:
     return {side: list(ids) for side, ids in split.sides.items()}
 
 
-def note_start(directory: Path, config: DictConfig, dataset: SegmentationDataset, split: Split, device: str) -> None:
-    """Write the inputs of a run: `config.yaml`, `split.json`, `environment.json`, and once `data.json`.
+def note_start(
+    directory: Path,
+    config: DictConfig,
+    dataset: SegmentationDataset,
+    split: Split,
+    device: str,
+    planned: Mapping[str, Any],
+) -> None:
+    """Write the inputs of a run: `config.yaml`, `split.json`, `environment.json`, and once `data.json`, `plan.json`.
 
     Args:
         directory: of the run.
@@ -95,12 +103,14 @@ def note_start(directory: Path, config: DictConfig, dataset: SegmentationDataset
         dataset: where the cases are.
         split: the cases.
         device: name of the device.
+        planned: values of the configuration that follow from the training cases, by dotted key.
     """
     stored = OmegaConf.merge(config, {"dataset": dict(dataset.remembered)})
     write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", _listed(split))
     write_json(directory / "environment.json", environment(device))
     if not (directory / _CONTENTS).exists():
+        write_json(directory / "plan.json", planned)
         ids = [id for side in split.sides.values() for id in side]
         write_json(directory / _CONTENTS, contents(map(dataset.manifest().case, ids), dataset.root))
     unlisted = dataset.unlisted()
