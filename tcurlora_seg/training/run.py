@@ -123,7 +123,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
 
     # what it leaves
     keep_weights(module, watchers)
-    spacing = training_spacing(size for _, size in dataset.check_headers(split.train).values())
+    spacing = training_spacing(dataset.training_sizes(split.train))
     metrics = {**figures(config, network, base, watchers, trainer.global_step), "left_out": left_out}
     if is_first():
         model_file = directory / "model.safetensors"

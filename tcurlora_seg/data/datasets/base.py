@@ -110,6 +110,10 @@ class SegmentationDataset(DataRoot):
         places = ("root", "manifest_path", "crosswalk", "outside_root")
         return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in places}
 
+    def training_sizes(self, ids: Iterable[str]) -> list[tuple[float, ...]]:
+        """Voxel sizes, mm, that a network sees in training on these cases."""
+        return [size for _, size in self.check_headers(ids).values()]
+
     def check_headers(self, ids: Iterable[str]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Shape and voxel size of every case by its headers; the shapes of its files are compared.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -139,6 +139,12 @@ class LabelMaps(SegmentationDataset):
             raise UserError(f"case {id}: {case.label_paths[0]} holds no value of dataset.classes")
         turned = torch.from_numpy(np.ascontiguousarray(values))
         return Anatomy.of(turned, _zooms(affine), self.synthesis.focus)._asdict()
+
+    def training_sizes(self, ids: Iterable[str]) -> list[tuple[float, ...]]:
+        """Voxel sizes of the maps and, where some windows are coarse, the limits of theirs."""
+        from tcurlora_seg.data.synthesis import COARSE
+
+        return super().training_sizes(ids) + [(size,) * 3 for size in COARSE if self.synthesis.coarse]
 
     def census(self, volume: Mapping[str, Any]) -> tuple[tuple[int, ...], list[int]]:
         """Shape of the map, and the voxels of every class in it, background first."""

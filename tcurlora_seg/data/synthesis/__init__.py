@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from tcurlora_seg.errors import UserError
 
+COARSE = (0.8, 2.0)
+"""Smallest and largest voxel size of coarse windows, mm."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from tcurlora_seg.data.synthesis import COARSE
 from tcurlora_seg.data.synthesis.anatomy import FLUID, Anatomy, is_brain, without_fluid
 from tcurlora_seg.data.synthesis.contrast import Contrast, draw_contrast
 from tcurlora_seg.data.synthesis.placement import draw_points, values_at
@@ -37,7 +38,7 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
     near = _chance(options.near_focus, g) and len(anatomy.middles) > 0
     small = near and _chance(options.small_field, g)
     skull = small or _chance(options.with_skull, g)
-    spacing = uniform(g, 0.8, 2.0) if _chance(options.coarse, g) else 1.0
+    spacing = uniform(g, *COARSE) if _chance(options.coarse, g) else 1.0
     axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in size]
     if near:
         reach = 5.0 if small else 14.0

@@ -14,6 +14,7 @@ from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.label_maps import LabelMaps
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.data.synthesis import Synthesis
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
@@ -57,6 +58,12 @@ def test_a_prepared_case_is_one_image_of_its_map_whenever_it_is_asked_for(maps: 
     assert torch.equal(first.image, again.image) and not torch.equal(first.image, other.image)
     assert {1, 2} == set(torch.unique(first.label).tolist()) - {0}
     assert first.image.shape == first.label.shape
+
+
+def test_coarse_windows_widen_the_voxel_sizes_that_a_network_was_trained_on(maps: Callable[..., LabelMaps]) -> None:
+    sizes = maps().training_sizes(["head0"])
+    assert training_spacing(sizes).smallest == (0.8,) * 3 and training_spacing(sizes).largest == (2.0,) * 3
+    assert len(maps(synthesis=Synthesis(coarse=0)).training_sizes(["head0"])) == 1
 
 
 def test_samples_do_not_depend_on_workers_or_on_where_the_maps_are_kept(
