@@ -118,9 +118,9 @@ def evaluate(
         )  # fmt: skip
         records += case_rows(case, item.patient, scores, seconds)
         sizes = voxel_sizes(item.image.affine.numpy())
-        facts = image_facts(item.image.numpy(), sizes, dataset.modalities)
-        facts |= result_facts(found.native, voxel_sizes(item.affine), dataset.task.structures)
-        remarks += [{"case": case, "unusual": line} for line in unusual(facts, typical)]
+        seen = image_facts(item.image.numpy(), sizes, dataset.modalities)
+        seen |= result_facts(found.native, voxel_sizes(item.affine), dataset.task.structures)
+        remarks += [{"case": case, "unusual": line} for line in unusual(seen, typical)]
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
         if pictures:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
@@ -63,10 +65,19 @@ def export_run(
                 with torch.inference_mode():
                     torch.jit.trace(run.network, window, check_trace=False).save(str(temporary))
             elif path.suffix == ".pt":
-                torch.save({name: t.to(getattr(torch, dtype)) for name, t in state.items()}, temporary)
+                torch.save(cast(state, getattr(torch, dtype)), temporary)
             else:
-                save_file({name: t.to(getattr(torch, dtype)).contiguous() for name, t in state.items()}, temporary,
-                          metadata=run.notes)  # fmt: skip
+                save_file(cast(state, getattr(torch, dtype)), temporary, metadata=run.notes)
         write_json(described, arguments)
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")
+
+
+def cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """State dict with its floating-point tensors in another type; indices stay whole numbers.
+
+    Args:
+        state: tensors by name.
+        dtype: the type.
+    """
+    return {name: (t.to(dtype) if t.is_floating_point() else t).contiguous() for name, t in state.items()}

@@ -149,7 +149,10 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
         bf16: whether the forward pass runs in bfloat16.
         steps: number of steps.
     """
-    size, operations = estimate_step(network, shape, device, bf16=bf16)
+    try:
+        size, operations = estimate_step(network, shape, device, bf16=bf16)
+    except Exception as error:  # a network of one's own may compute what shapes alone do not decide
+        return f"expected: no estimate of memory and time for this network ({type(error).__name__})"
     minutes = steps * operations / (0.25 * speed(device, bf16=bf16)) / 60  # convolutions reach about a quarter of it
     line = f"expected: {size / 1e9:.1f} GB for a step, roughly {max(1, round(minutes))} min for {steps} steps"
     free = free_memory(device)

@@ -22,6 +22,7 @@ from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.training.directory import ANNOUNCED, environment, run_directory
 
 _CONTENTS = "data.json"  # in the run directory: hashes of the data files
+_KEYS = {"state_dict", "optimizer_states", "global_step", "epoch"}  # of a checkpoint
 
 
 def choose_directory(config: DictConfig, dataset: str) -> Path:
@@ -164,7 +165,7 @@ def readable_checkpoint(folder: Path) -> Checkpoint | None:
     for path in found:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
-            if not isinstance(state, dict) or not {"state_dict", "optimizer_states"} <= state.keys():
+            if not isinstance(state, dict) or not state.keys() >= _KEYS:
                 raise ValueError("it is no checkpoint of a run")
             return Checkpoint(str(path), state["global_step"], state["epoch"])
         except Exception as error:  # torch.load raises what unpickling any bytes may raise

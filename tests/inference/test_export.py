@@ -26,7 +26,7 @@ from tcurlora_seg.data import intensity
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata
-from tcurlora_seg.inference.export import export_run
+from tcurlora_seg.inference.export import cast, export_run
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.injection import merge
 
@@ -91,6 +91,12 @@ def test_weights_that_say_nothing_of_their_task_are_refused_as_a_checkpoint(tmp_
     save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors", {"tcurlora_seg": '{"format": 1, "trained_on": []}'})
     with pytest.raises(UserError, match="holds weights alone"):
         load_run(tmp_path / "bare.safetensors", device="cpu")
+
+
+def test_half_precision_rounds_weights_and_no_indices() -> None:
+    """SwinUNETR has indices up to 2196; above 2048 float16 has even numbers alone."""
+    state = cast({"weight": torch.ones(2), "index": torch.tensor([2195])}, torch.float16)
+    assert state["weight"].dtype == torch.float16 and state["index"].tolist() == [2195]
 
 
 def test_a_torchscript_file_gives_the_same_logits(run: Path, tmp_path: Path) -> None:
