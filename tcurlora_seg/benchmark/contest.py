@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def compete(settings: Mapping[str, Setting], options: Mapping[str, Any]) -> dict
     """
     baseline = options["contest"]["baseline"]
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(name, setting, options)) for name, setting in settings.items()}
+        workers = {name: stack.enter_context(_Worker(name, setting, options)) for name, setting in settings.items()}
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // options["threads"])) as pool:  # a core for each
             list(pool.map(_Worker.start, workers.values()))
         order = list(settings)
@@ -154,12 +154,24 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 
 
 class _Worker:
-    """A running process of `tcurlora_seg.benchmark.worker`."""
+    """Process of `tcurlora_seg.benchmark.worker`, which ends with the context."""
 
-    def __init__(self, name: str, command: Sequence[str], errors: Any) -> None:
-        self.name, self.command, self.errors = name, command, errors
+    def __init__(self, name: str, setting: Setting, options: Mapping[str, Any]) -> None:
+        task = {"setting": asdict(setting), "model": model_of(setting, options["model"]),
+                **{k: options[k] for k in ("optimizer", "device", "seed", "threads")}}  # fmt: skip
+        self.command = [sys.executable, "-m", "tcurlora_seg.benchmark.worker", json.dumps(task)]
+        self.name, self.startup = name, 0.0
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process: subprocess.Popen[str] | None = None
-        self.startup = 0.0
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            with self.process:
+                self.process.kill()
+        self.errors.close()
 
     def start(self) -> None:
         """Start the process and wait until its network is built."""
@@ -167,12 +179,6 @@ class _Worker:
         self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
         self.ask("ready")
         self.startup = time.perf_counter() - begun
-
-    def stop(self) -> None:
-        """End the process, if it has been started."""
-        if self.process is not None:
-            with self.process:
-                self.process.kill()
 
     def ask(self, command: str) -> Any:
         """The answer to one command.
@@ -196,19 +202,6 @@ class _Worker:
         return json.loads(answer)
 
 
-@contextmanager
-def _worker(name: str, setting: Setting, options: Mapping[str, Any]) -> Iterator[_Worker]:
-    task = {"setting": asdict(setting), "model": model_of(setting, options["model"]),
-            **{k: options[k] for k in ("optimizer", "device", "seed", "threads")}}  # fmt: skip
-    command = [sys.executable, "-m", "tcurlora_seg.benchmark.worker", json.dumps(task)]
-    with tempfile.TemporaryFile("w+") as errors:
-        worker = _Worker(name, command, errors)
-        try:
-            yield worker
-        finally:
-            worker.stop()
-
-
 def machine(options: Mapping[str, Any]) -> dict[str, Any]:
     """Description of the machine and of package versions."""
     from importlib.metadata import version
@@ -227,7 +220,12 @@ def _processor() -> str:
 
 
 def print_table(point: Mapping[str, Any], baseline: str) -> None:
-    """Print the table of one `point` (a change of settings with its measurements), with ratios to `baseline`."""
+    """Print a table of measurements.
+
+    Args:
+        point: the varied settings and the measurements by contestant.
+        baseline: name of the contestant that ratios refer to.
+    """
     varied = ", ".join(f"{key} {value}" for key, value in point["varied"].items())
     heads = ["contestant", "step, s", f"/ {baseline}", "processor", "forward", "backward", "optimiser", "data"]
     heads += ["peak, GB", "/", "tensors", "/", "trainable", "file, kB", "start, s", "volume, s", "merged"]

@@ -58,7 +58,12 @@ def count_methods(model: Mapping[str, Any], rank: int | None = None) -> list[dic
 
 
 def print_counts(model: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the parameter counts on a `model` configuration as two tables, or as one JSON object with `as_json`."""
+    """Print the parameter counts as two tables.
+
+    Args:
+        model: the model's configuration.
+        as_json: print one JSON object instead.
+    """
     rows = count_methods(model)
     if as_json:
         print(json.dumps({"rows": rows}, indent=2))

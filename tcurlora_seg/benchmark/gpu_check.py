@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from tcurlora_seg.benchmark.contest import quartiles
 from tcurlora_seg.benchmark.gpu_report import PAPER, Rows, describe_machine, report, targets
+from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json, write_text
@@ -120,8 +121,8 @@ def gpu_check(config: DictConfig) -> None:
             rows = CHECKS[name](job)
         except Skipped as reason:
             outcome = f"skipped: {reason}"
-        except UserError as error:
-            outcome = f"failed: {error}"
+        except Exception as error:  # of whatever kind: the other parts are worth their time
+            outcome = f"failed: {explain(error)}"
             failed.append(name)
         parts[name] = {"outcome": outcome, "seconds": time.perf_counter() - begun, "rows": rows}
         print(f"{name}: {outcome}, {parts[name]['seconds']:.0f} s", flush=True)

@@ -69,7 +69,11 @@ def model_of(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(contestants: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> dict[str, Setting]:
-    """Settings of all `contestants`: their own override the `common` ones, and the default method is the name.
+    """Settings of all contestants.
+
+    Args:
+        contestants: settings of each by name; the default method is the name.
+        common: settings of all, which their own override.
 
     Raises:
         UserError: no contestant, an unknown key, or PEFT is needed and not installed.

@@ -1,61 +1,68 @@
-"""What can be wrong with the values of a configuration, found before torch is imported."""
+"""Checks of the values of a configuration, before torch is imported."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 
+_WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
+    "trainer.max_steps": (1, "a whole number of at least 1 is needed, or null for a plan from the data"),
+    "overfit": (0, "a number of training cases is needed, 0 for a real run"),
+    "data.batch_size": (1, "at least 1 is needed"),
+    "data.steps_per_epoch": (1, "at least 1 is needed"),
+    "data.num_workers": (0, "a number of processes is needed, or null"),
+    "training.save_every": (1, "at least 1 epoch is needed"),
+    "training.patience": (1, "a number of epochs is needed, or null"),
+}
+
 
 def check_training(config: DictConfig) -> None:
     """Check a configuration of `scripts/train.py`.
 
     Raises:
-        UserError: files that are not there, sizes and ranks that cannot be.
+        UserError: a missing file, a wrong or unsuitable value, a size or rank that the network cannot have.
     """
     config = resumed(config)
-    steps = config.trainer.max_steps
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise UserError(
-            f"trainer.max_steps={steps!r}: a whole number of at least 1 is needed, or null for a plan from the data"
-        )
+    for key, (least, needed) in _WHOLE_NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if value is None and "or null" in needed:
+            continue
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{key}={value!r}: {needed}")
     if config.trainer.precision in ("bf16-true", "16-true"):
         raise UserError(
             f"trainer.precision={config.trainer.precision} would round the frozen base, which a model file does not "
             "hold: choose bf16-mixed, 16-mixed or 32-true"
         )
-    if config.overfit < 0:
-        raise UserError(f"overfit={config.overfit}: a number of training cases is needed, 0 for a real run")
-    for key in ("batch_size", "steps_per_epoch"):
-        if config.data[key] < 1:
-            raise UserError(f"data.{key}={config.data[key]}: at least 1 is needed")
     if config.data.cache not in ("auto", "memory", "disk", "none"):
         raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
-    if config.training.save_every < 1:
-        raise UserError(f"training.save_every={config.training.save_every}: at least 1 epoch is needed")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
         raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
     if config.sweep is None:
         raise UserError("sweep=null: a name is needed, such as sweep=mine")
-    if not 0 <= config.seed < 2**32:
+    if config.seed is None or not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: expected 0 to {2**32 - 1}")
     if isinstance(config.pretrained_missing, str):
         raise UserError(f"pretrained_missing={config.pretrained_missing}: a list of globs is needed, or null")
     _check_trainer(config.trainer)
     backbone = backbone_of_target(config.model["_target_"])
-    backbone.check(config.model, config.window or backbone.window(config.model))
+    window = config.window or backbone.window(config.model)
+    if isinstance(window, str | int) or not all(isinstance(side, int) for side in window):
+        raise UserError(f"window={window}: three sides in voxels are needed, such as [96,96,96], or null")
+    backbone.check(config.model, window)
     check_adapter(config.adapter, config.model)
-    if config.pretrained not in ("builtin", "random") and not Path(config.pretrained).is_file():
+    if config.pretrained not in ("builtin", "random") and not Path(str(config.pretrained)).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
     instantiate(config.dataset).check_root()
 
@@ -75,11 +82,11 @@ _WITHOUT_EFFECT = {
     **dict.fromkeys(("default_root_dir", "callbacks", "enable_checkpointing", "enable_model_summary",
                      "enable_progress_bar", "use_distributed_sampler", "num_sanity_val_steps"), _OF_THE_RUN),
 }  # fmt: skip
-"""Arguments of Lightning's Trainer that would change nothing here, and what does."""
+"""Arguments of Lightning's Trainer without effect here, and what to use instead."""
 
 
 def _check_trainer(trainer: DictConfig) -> None:
-    """Check what Lightning would answer in its own words, or take and never use.
+    """Check the arguments of Lightning's Trainer.
 
     Raises:
         UserError: an unknown precision or accelerator, or an argument without effect.
@@ -95,6 +102,10 @@ def _check_trainer(trainer: DictConfig) -> None:
 
 def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
     """Check ranks and roles against the sizes of the network.
+
+    Args:
+        adapter: the adapter configuration.
+        model: the model configuration.
 
     Raises:
         UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
@@ -113,7 +124,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    """Check that `checkpoint` names a finished run, a file of exported weights or `builtin`, or lists some.
+    """Check that `checkpoint` is a finished run, a file of exported weights or `builtin`, or a list of them.
 
     Raises:
         UserError: it does not.
@@ -132,7 +143,7 @@ def check_run(config: DictConfig) -> None:
 
 
 def check_evaluation(config: DictConfig) -> None:
-    """Check what `check_run` does, and what scoring the label maps of another program needs.
+    """Check a configuration of `scripts/evaluate.py`: the run, and the folders of another program's label maps.
 
     Raises:
         UserError: `predictions` is no folder, or there is no `output` for their scores.

@@ -1,4 +1,4 @@
-"""The wrapper around every script: compose the configuration, validate it, run, and turn mistakes into one clear line.
+"""Entry point of every script: compose the configuration, validate it, run, and report errors in one line.
 
 Hydra alone prints six lines for a misspelt key, a traceback for an exception, and ends a sweep at its first failing
 job. Here a mistake is one line and exit code 1; in a sweep a failed job is reported and the others go on.
@@ -40,11 +40,11 @@ _FAILURES = "TCURLORA_SEG_FAILURES"  # a file that every process of a sweep adds
 def program(
     config_name: str, *, check: Callable[[DictConfig], None] | None = None
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a composed configuration a command-line program.
+    """Decorator that makes a function of a composed configuration a command-line program.
 
     Args:
         config_name: the primary file in `configs/`.
-        check: looks at values before anything heavy is imported and raises `UserError`.
+        check: check of the values before anything heavy is imported; raises `UserError`.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -102,7 +102,7 @@ def program(
 
 
 def _own_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """The overrides among a command's arguments, and the folders of configurations that it adds."""
+    """Overrides among a command's arguments, and the configuration folders that it adds."""
     given, _ = get_args_parser().parse_known_args(list(arguments))
     places = [given.config_dir] if given.config_dir else []
     for override in given.overrides:
@@ -112,7 +112,7 @@ def _own_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def quote_path(argument: str) -> str:
-    """An argument whose value is a path that Hydra's grammar stumbles over, as ~/data or /data/a(1), as one text."""
+    """Quoted argument, if its value is a path that Hydra's grammar cannot read, such as ~/data or /data/a(1)."""
     match = re.fullmatch(r"(\+{0,2}[\w.@/]+)=((?:~|\.{0,2}/)[^,]*)", argument)
     try:
         OverridesParser.create().parse_overrides([argument])
@@ -124,7 +124,7 @@ def quote_path(argument: str) -> str:
 
 
 def expand_home(config: DictConfig) -> None:
-    """Put the home directory in the place of ~, which shells leave alone after an equals sign and within quotes."""
+    """Replace ~ by the home directory, in place: shells do not, after an equals sign and within quotes."""
 
     def expanded(value: Any) -> Any:
         if isinstance(value, list):
@@ -137,14 +137,14 @@ def expand_home(config: DictConfig) -> None:
 
 
 def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = ()) -> str:
-    """What `--help` prints: the file's own words, the groups, and the composed configuration.
+    """Text of `--help`: the file's header, the groups, and the composed configuration.
 
-    Hydra's takes seconds, since it reads all configurations again for every group.
+    Hydra's own takes seconds, since it reads all configurations again for every group.
 
     Args:
         config_name: the primary file in `configs/`.
-        overrides: of the command.
-        folders: of configurations that the command adds, by `--config-dir` or `hydra.searchpath`.
+        overrides: the command's overrides.
+        folders: configuration folders that the command adds, by `--config-dir` or `hydra.searchpath`.
     """
     path = config_folder() / f"{config_name}.yaml"
     comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
@@ -166,7 +166,7 @@ def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = 
 
 
 def _job_name() -> str:
-    """In a sweep what tells the job from the others, else nothing."""
+    """Words that tell a job of a sweep from the others; empty outside a sweep."""
     settings = HydraConfig.get()
     if sweep.running() and sweep.words():
         return ", ".join(sweep.words())
@@ -185,7 +185,7 @@ def _report(error: Exception, job: str, known_keys: Callable[[], Any] | None = N
 
 
 def _defaults(config_name: str) -> DictConfig:
-    """The configuration as the YAML files give it for the chosen groups, before the values of the command line."""
+    """Configuration of the chosen groups, without the values of the command line."""
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if not k.startswith("hydra/") and v}
     sources = HydraConfig.get().runtime.config_sources
     added = [f"{s.schema}://{s.path}" for s in sources if s.provider == "command-line" or "searchpath" in s.provider]

@@ -1,4 +1,4 @@
-"""Error messages: any exception as one or two lines for the person who made the mistake."""
+"""Error messages: any exception in one or two lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tcurlora_seg.config.schema import OWN_NAMES
 from tcurlora_seg.errors import UserError
 
 FULL_ERROR = "TCURLORA_SEG_FULL_ERROR"
-"""Environment variable that keeps what the user gave as HYDRA_FULL_ERROR."""
+"""Environment variable that keeps the user's own value of HYDRA_FULL_ERROR."""
 
 
 def wants_traceback() -> bool:
@@ -24,11 +24,11 @@ def wants_traceback() -> bool:
 
 
 def explain(error: Exception, known_keys: Callable[[], Any] | None = None) -> str:
-    """Say in one or two lines what went wrong.
+    """Error message of one or two lines.
 
     Args:
         error: the exception.
-        known_keys: gives the keys that exist, to suggest the nearest one for a misspelt key.
+        known_keys: function that lists the existing keys, to suggest the nearest one for a misspelt key.
     """
     mistake = _user_error(error)
     if mistake is not None:
@@ -41,7 +41,7 @@ def explain(error: Exception, known_keys: Callable[[], Any] | None = None) -> st
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """The `UserError` that this is or was raised from: Hydra wraps what a constructor raises."""
+    """The `UserError` in a chain of exceptions: Hydra wraps those of constructors."""
     cause: BaseException | None = error
     seen: set[int] = set()
     while cause is not None and id(cause) not in seen:  # OmegaConf closes the chain to a ring under OC_CAUSE=1
@@ -93,7 +93,7 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
 
 
 def _nearest(key: str, known: list[str]) -> str | None:
-    """The known key closest in spelling; a key of the same last part counts as close."""
+    """Known key closest in spelling, or one with the same last part."""
     candidates = sorted({part for k in known for part in _prefixes(k)})
     near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.7)
     if near:

@@ -1,4 +1,4 @@
-"""Folders that come with the package: beside it in a checkout, inside it in an installed wheel."""
+"""Paths of the shipped folders: beside the package in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped(name: str) -> Path:
-    """The folder `name` of the checkout, or the copy inside an installed wheel."""
+    """Folder `name` of the checkout, or its copy in an installed wheel."""
     checkout = PACKAGE.parent / name
     return checkout if checkout.is_dir() else PACKAGE / name
 
 
 def config_folder() -> Path:
-    """The folder of the YAML files."""
+    """Folder of the YAML files."""
     return shipped("configs")
 
 
 def options(group: str) -> dict[str, Path]:
-    """The YAML files of a config group, such as `adapter`, by name."""
+    """YAML files of a config group, such as `adapter`, by name."""
     return {path.stem: path for path in sorted((config_folder() / group).glob("*.yaml"))}

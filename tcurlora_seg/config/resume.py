@@ -1,4 +1,4 @@
-"""What `resume=RUN` goes on with: the configuration that the run was started with. Nothing heavy is imported here."""
+"""Configuration of a resumed run. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _MAY_CHANGE = (
 _PLANNED = {
     "window": None, "trainer.max_steps": None, "training.class_weights": "auto", "dataset.preparation.spacing": None,
 }  # fmt: skip
-"""Keys that a plan fills in -> their value until then."""
+"""Keys that a plan fills in, with their values before."""
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run to go on with, and of the command line what does not change the weights' course.
+    """Configuration of the run `resume`, with those settings of the command line that do not change its training.
 
-    A longer `trainer.max_steps` is taken over; whatever else the command line sets must be as it was.
+    A longer `trainer.max_steps` is accepted; any other setting must be as it was.
 
     Raises:
-        UserError: no run directory, one that names code to run, or another setting than the run was started with.
+        UserError: no run directory, an untrusted configuration (see `check_trusted`), or a changed setting.
     """
     if not config.resume:
         return config
-    path = Path(config.resume) / "config.yaml"
+    path = Path(str(config.resume)) / "config.yaml"
     if not path.is_file():
         if (path.parent / ".lock").is_file():
             return config  # killed before it wrote anything
@@ -62,7 +62,7 @@ def resumed(config: DictConfig) -> DictConfig:
 
 
 def _set_on_the_command_line(keys: dict[str, object]) -> list[str]:
-    """The keys that an override of this command sets; a config group sets all of its own, an experiment any."""
+    """Keys that the command's overrides set: those of a config group set all of its own, an experiment any."""
     if not HydraConfig.initialized():
         return list(keys)
     named = [text.lstrip("+~").split("=", 1)[0] for text in HydraConfig.get().overrides.task]

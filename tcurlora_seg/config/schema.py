@@ -1,8 +1,8 @@
-"""Is a composed configuration one that the constructors will accept? Asked before torch is imported.
+"""Schema validation of a composed configuration, before torch is imported.
 
 Constructors are the schema. Those of this package are read from their source with `ast`, so that a misspelt key or a
-value of the wrong type is found in milliseconds; the keys of other packages' classes are compared with the type of
-the default in the YAML file.
+value of the wrong type is found in milliseconds. Keys of other packages' classes are held to the type of the default in
+the YAML file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 
 OWN_NAMES = ("adapter.stacks.", "contest.contestants.")
-"""Mappings whose keys are the user's own."""
+"""Mappings in which the user may add keys."""
 _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All leaves as {dotted key: value}, interpolations resolved; empty mappings and lists are leaves.
+    """Leaves of a configuration as {dotted key: value}, with interpolations resolved.
 
-    A mandatory value that is not given stays `???`.
+    Empty mappings and lists are leaves, and a missing mandatory value stays `???`.
+
+    Args:
+        config: a mapping.
+        prefix: put before every key.
     """
     leaves: dict[str, Any] = {}
     for key in config:
@@ -40,7 +44,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def validate(config: DictConfig, defaults: DictConfig) -> None:
-    """Check every key and value of `config`.
+    """Check every key and value of a configuration.
 
     Args:
         config: the composed configuration.
@@ -69,7 +73,7 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
 
 
 def _open(config: DictConfig, key: str) -> bool:
-    """Whether a key may be new: in a stack or contestant of one's own, or for another package's constructor."""
+    """Whether a key may be new: in a stack or contestant of the user's, or for another package's constructor."""
     if key.startswith(OWN_NAMES):
         return True
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None
@@ -109,7 +113,7 @@ def _check_nodes(node: Any, path: str) -> set[str]:
 
 @cache
 def constructor(target: str) -> dict[str, ast.expr | None]:
-    """The arguments of a class or function of this package with their annotations, read without importing it.
+    """Arguments of a class or function of this package with their annotations, read without importing it.
 
     Raises:
         UserError: the dotted path names nothing in this package.
@@ -139,44 +143,34 @@ def _arguments(function: ast.FunctionDef) -> dict[str, ast.expr | None]:
     return {argument.arg: argument.annotation for argument in arguments if argument.arg != "self"}
 
 
+_KINDS: dict[str, Any] = {
+    "int": int, "float": (int, float), "str": str, "bool": bool, "dict": dict, "Mapping": dict,
+    **dict.fromkeys(("list", "tuple", "Sequence"), (list, tuple)),
+}  # fmt: skip
+"""Names in annotations -> types of plain YAML values."""
+
+
 def _fits(value: Any, annotation: ast.expr) -> bool:
-    """Whether a plain YAML value fits an annotation; an annotation that YAML cannot express fits everything."""
+    """Whether a plain YAML value fits an annotation; everything fits one that YAML cannot express."""
     if isinstance(annotation, ast.BinOp):  # X | Y
         return _fits(value, annotation.left) or _fits(value, annotation.right)
     if isinstance(annotation, ast.Constant):
-        return value == annotation.value if annotation.value is not None else value is None
-    if isinstance(annotation, ast.Subscript):
-        return _fits_generic(value, ast.unparse(annotation.value), annotation.slice)
-    match ast.unparse(annotation):
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "str":
-            return isinstance(value, str)
-        case "bool":
-            return isinstance(value, bool)
-        case "list" | "tuple" | "Sequence":
-            return isinstance(value, list | tuple)
-        case "dict" | "Mapping":
-            return isinstance(value, dict)
-    return True
-
-
-def _fits_generic(value: Any, name: str, inner: ast.expr) -> bool:
+        return value is None
+    inner = annotation.slice if isinstance(annotation, ast.Subscript) else None
+    name = ast.unparse(annotation.value if isinstance(annotation, ast.Subscript) else annotation)
+    arguments = inner.elts if isinstance(inner, ast.Tuple) else [] if inner is None else [inner]
     if name == "Literal":
-        options = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-        return value in [ast.literal_eval(option) for option in options]
-    if name in ("list", "Sequence", "tuple"):
-        items = [i for i in (inner.elts if isinstance(inner, ast.Tuple) else [inner]) if ast.unparse(i) != "..."]
-        if not isinstance(value, list | tuple):
-            return False
-        if name == "tuple" and len(items) > 1:
-            return len(value) == len(items) and all(map(_fits, value, items))
-        return all(_fits(v, items[0]) for v in value)
-    if name in ("dict", "Mapping"):
-        return isinstance(value, dict)
-    return True
+        return value in [ast.literal_eval(option) for option in arguments]
+    if name not in _KINDS:
+        return True
+    if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and name != "bool"):
+        return False
+    items = [item for item in arguments if ast.unparse(item) != "..."]
+    if name in ("dict", "Mapping") or not items:
+        return True
+    if len(items) > 1:
+        return len(value) == len(items) and all(map(_fits, value, items))
+    return all(_fits(item, items[0]) for item in value)
 
 
 def _same_kind(value: Any, default: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Configurations that a run has written, read again."""
+"""Stored configurations of runs, also of older versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
 
 
 def load_config(path: str | Path) -> DictConfig:
-    """The configuration in a YAML file of a run.
+    """Configuration from a YAML file of a run.
 
     Raises:
         UserError: it is missing; see also `parse_config`.
@@ -48,7 +48,7 @@ def load_config(path: str | Path) -> DictConfig:
 
 
 def parse_config(text: str, source: object) -> DictConfig:
-    """The configuration that a run of this version or of an older one has written.
+    """Configuration that a run has written, brought up to this version.
 
     Args:
         text: YAML.
@@ -79,7 +79,7 @@ def parse_config(text: str, source: object) -> DictConfig:
 
 
 def _add(config: DictConfig, key: str, value: Any) -> None:
-    """Set a key that is not there, in a section that is there itself and not by a reference."""
+    """Set a key that is absent, if its section is present and no reference."""
     *sections, last = key.split(".")
     for name in sections:
         if name not in config or OmegaConf.is_interpolation(config, name) or not isinstance(config[name], DictConfig):

@@ -1,7 +1,7 @@
-"""Sweeps: which job is this, what tells it from the others, and a table that grows as jobs end.
+"""Sweeps: names of the jobs, their common table, and how they are stopped.
 
-The process that starts a sweep notes it in the environment, where the jobs find it in whatever process they run:
-joblib's workers and submitit's jobs inherit it.
+The process that starts a sweep describes it in an environment variable. Jobs inherit it in whatever process they run,
+joblib's workers and submitit's jobs too.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -38,13 +39,14 @@ _began = datetime.now(UTC)
 
 
 class Announce(Callback):
-    """Hydra's callback that notes a sweep when it starts: its folder, its jobs, and the keys they differ in."""
+    """Hydra callback at the start of a sweep: it records the folder, the number of jobs, and the keys that differ."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         settings = config.hydra
         folder = Path(settings.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        keys, total = _varied([*_parameters(settings.sweeper), *settings.overrides.task])
+        swept = (settings.sweeper.get("params") or {}).items()  # as experiment=table1 has them
+        keys, total = _varied([*(f"{key}={value}" for key, value in swept), *settings.overrides.task])
         (folder / _flag(os.getpid())).unlink(missing_ok=True)
         note = {"folder": str(folder), "keys": keys, "total": total, "started": _now(), "process": os.getpid()}
         os.environ[SWEEP] = json.dumps(note)
@@ -57,13 +59,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _parameters(sweeper: DictConfig) -> list[str]:
-    """The sweep that the configuration itself holds, as `experiment=table1` does."""
-    return [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-
-
 def _varied(overrides: Sequence[str]) -> tuple[list[str], int | None]:
-    """The keys of a sweep that take several values, and the number of its jobs; None if a sweeper draws them."""
+    """Keys of a sweep with several values, and the number of jobs; None if a sweeper draws the values."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     values: dict[str, list[str]] = {}
     for override in parser.parse_overrides(list(overrides)):
@@ -74,10 +71,7 @@ def _varied(overrides: Sequence[str]) -> tuple[list[str], int | None]:
             values[override.get_key_element()] = list(dict.fromkeys(override.sweep_string_iterator()))
         except (HydraException, AssertionError, ValueError):  # an interval has no list of values
             return [*values, override.get_key_element()], None
-    total = 1
-    for given in values.values():
-        total *= len(given)
-    return [key for key, given in values.items() if len(given) > 1], total
+    return [key for key, given in values.items() if len(given) > 1], math.prod(map(len, values.values()))
 
 
 def running() -> bool:
@@ -86,12 +80,12 @@ def running() -> bool:
 
 
 def sweep() -> dict[str, Any] | None:
-    """What was noted of the sweep that this job belongs to; None outside one."""
+    """Record of the sweep that this job belongs to; None outside a sweep."""
     return json.loads(os.environ[SWEEP]) if SWEEP in os.environ else None
 
 
 def words() -> list[str]:
-    """What tells this job from the others, as ["lora", "rank 4", "seed 1"]."""
+    """Words that tell this job from the others, such as ["lora", "rank 4", "seed 1"]."""
     given = dict(override.lstrip("+~").partition("=")[::2] for override in HydraConfig.get().overrides.task)
     values = {key: given.get(key, "").strip("'\"") for key in (sweep() or {}).get("keys", [])}
     groups = config_folder()
@@ -99,13 +93,15 @@ def words() -> list[str]:
 
 
 def slug() -> str:
-    """The same for the name of a folder: no character that Hydra's grammar trips over."""
+    """`words` as the name of a folder, without characters that Hydra's grammar cannot read."""
     parts = (re.sub(r"[^A-Za-z0-9.-]+", "", word) for word in words())
     return "_".join(part for part in parts if part)[:80]
 
 
-def header() -> str:
-    """The line that a job begins with."""
+def begin() -> None:
+    """Print which job of how many starts, and about how long the rest takes."""
+    global _began
+    _began = datetime.now(UTC)
     note = sweep() or {}
     total = note.get("total")
     line = f"job {HydraConfig.get().job.num + 1}" + (f" of {total}" if total else "")
@@ -113,26 +109,19 @@ def header() -> str:
     ended = [row for row in read_table(Path(note["folder"])) if row["ended"] >= note["started"]]
     worked = [row for row in ended if row["status"] != "skipped"]
     if total and worked:
-        passed = (datetime.now(UTC) - datetime.fromisoformat(note["started"])).total_seconds()
+        passed = (_began - datetime.fromisoformat(note["started"])).total_seconds()
         line += f"; about {max(1, round(passed / len(worked) * (total - len(ended)) / 60))} min to go"
-    return line
-
-
-def begin() -> None:
-    """Say which job starts."""
-    global _began
-    _began = datetime.now(UTC)
-    print(f"\n{header()}", flush=True)
+    print(f"\n{line}", flush=True)
 
 
 def record(status: str, *, directory: str = "", dice: float | None = None, message: str = "") -> None:
-    """Note how this job ended, in `sweep.csv`; a job that ran before has its line replaced.
+    """Record the end of this job in `sweep.csv`; it replaces the line of an earlier try.
 
     Args:
         status: finished, skipped, stopped or failed.
-        directory: of the run.
+        directory: the run directory.
         dice: mean over the structures of the scored split.
-        message: why it failed.
+        message: error message of a failed job.
     """
     note = sweep()
     if note is None:
@@ -153,7 +142,7 @@ def record(status: str, *, directory: str = "", dice: float | None = None, messa
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:
-    """The lines of `sweep.csv`, in the order in which the jobs ended."""
+    """Lines of `sweep.csv`, in the order in which the jobs ended."""
     path = folder / TABLE
     if not path.is_file():
         return []
@@ -162,14 +151,14 @@ def read_table(folder: Path) -> list[dict[str, str]]:
 
 
 def ask_to_stop() -> None:
-    """Let every job of this sweep stop at its next step, and none start."""
+    """Stop this sweep: each job at its next step, and no other one starts."""
     note = sweep()
     if note is not None:
         (Path(note["folder"]) / _flag(note["process"])).touch()
 
 
 def asked_to_stop() -> bool:
-    """Whether somebody asked this sweep to stop."""
+    """Whether this sweep is to stop."""
     note = sweep()
     return note is not None and (Path(note["folder"]) / _flag(note["process"])).exists()
 
@@ -179,7 +168,7 @@ def _flag(process: int) -> str:
 
 
 def _ask_to_stop(signum: int, frame: FrameType | None) -> None:
-    """First time: let the workers save. Second time: as if there were no handler."""
+    """Signal handler: the first signal lets the workers save, a second one acts as without a handler."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     ask_to_stop()
@@ -187,7 +176,7 @@ def _ask_to_stop(signum: int, frame: FrameType | None) -> None:
 
 
 def close() -> int:
-    """Print the table of the sweep that this process started, and forget it.
+    """Print the table of the sweep that this process started, and remove its record.
 
     Returns:
         The exit code: 0, 1 if a job failed, 130 if the sweep was stopped.
@@ -204,20 +193,13 @@ def close() -> int:
     total = note["total"] or len(rows)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     print(f"\nsweep {folder / TABLE}: {told or 'none'} of {total}")
-    for line in _aligned(rows):
-        print(line, flush=True)
+    width = max((len(row["job"]) for row in rows), default=0)
+    for row in rows:
+        dice = f"Dice {row['dice'][:5]}" if row["dice"] else ""
+        line = f"  {row['job']:<{width}}  {row['status']:<8}  {dice:<10}  {row['seconds']:>6} s  {row['directory']}"
+        print(line.rstrip(), flush=True)
     left = total - counts["finished"] - counts["skipped"]
     if left:
         why = "stopped" if stopped else f"error: {counts['failed']} job(s) failed"
         print(f"{why}: run the same command again, it goes on with the {left} that are left", file=sys.stderr)
     return 130 if stopped else int(bool(counts["failed"]))
-
-
-def _aligned(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    rows = list(rows)
-    width = max((len(row["job"]) for row in rows), default=0)
-    return [
-        f"  {row['job']:<{width}}  {row['status']:<8}  {'Dice ' + row['dice'][:5] if row['dice'] else '':<10}  "
-        f"{row['seconds']:>6} s  {row['directory']}".rstrip()
-        for row in rows
-    ]

@@ -1,4 +1,4 @@
-"""What a model's `_target_` leads to, before anything heavy is imported."""
+"""Backbone description of a model's `_target_`, without heavy imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tcurlora_seg.errors import UserError
 
 
 def backbone_of_target(target: str) -> Any:
-    """The `Backbone` in the file of a network's builder.
+    """Backbone description in the file of a network's builder.
 
     Args:
         target: dotted path of the builder, as in `model._target_`.

@@ -1,4 +1,4 @@
-"""Output that never fails: a terminal that takes ASCII only, or a pipe that somebody closed."""
+"""Output that never fails, on an ASCII terminal or a closed pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ASCII = {"±": "+-", "→": "->", "−": "-", "…": "...", "≥": ">=", "≤":
 
 
 def tolerate() -> None:
-    """Let standard output and error replace what they cannot encode, and swallow what nobody reads any more."""
+    """Make standard output and error replace what they cannot encode, and ignore a closed pipe."""
     codecs.register_error("ascii_words", _replace)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -29,7 +29,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Tolerant(io.TextIOWrapper):
-    """A text stream that turns to the null device when its reader has gone."""
+    """Text stream that changes to the null device when its pipe is closed."""
 
     def write(self, text: str, /) -> int:
         try:

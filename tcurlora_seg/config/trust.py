@@ -1,4 +1,4 @@
-"""Trust in stored configurations: which classes the `config.yaml` of a run directory may name.
+"""Trusted targets: which classes the `config.yaml` of a run directory may name.
 
 A configuration on the command line is the user's own and may name any class. A run directory may come from somebody
 else: `_target_: os.system` in it must not be called. It may name parts of this package, and of packages that the user
@@ -35,14 +35,14 @@ _LIBRARIES = {  # what training needs besides
 def check_trusted(
     config: DictConfig, source: object, *, given: DictConfig | None = None, trust: Sequence[str] = ()
 ) -> None:
-    """Check what a stored configuration would build: dataset, model, adapter and augmentation.
+    """Check the `_target_`s of a stored configuration: dataset, model, adapter and augmentation.
 
     Args:
         config: the stored configuration.
         source: its file, for messages.
-        given: the command line's, when training goes on: trainer, optimizer and logger are built, too, and what the
-            command line names itself is one's own.
-        trust: packages that may be named as well, in the places where a part of this package may stand.
+        given: the command line's configuration, when training goes on: trainer, optimizer and logger are then built,
+            too, and targets that it names itself are trusted.
+        trust: packages that are trusted as well, where a part of this package may stand.
 
     Raises:
         UserError: a `_target_` that is no public class or function defined in one of this package's own modules for

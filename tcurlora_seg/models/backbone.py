@@ -88,9 +88,11 @@ class Backbone:
         """
 
     def role_shape(self, role: str, model: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Shape (out, in) of a role's slices from the `model` configuration; None where only the network knows it.
+        """Shape (out, in) of a role's slices; None where only the network knows it.
 
-        Where blocks differ it is the narrowest.
+        Args:
+            role: name of the role; where blocks differ, the shape is that of the narrowest.
+            model: the model configuration.
         """
         return None
 
@@ -206,7 +208,7 @@ def build_network(model: Mapping[str, Any], window: Sequence[int], *, in_channel
 def builder_arguments(
     model: Mapping[str, Any], window: Sequence[int], *, in_channels: int, out_channels: int
 ) -> dict[str, Any]:
-    """Arguments for the builder of a model configuration, from those of `build_network`."""
+    """Arguments for the builder of a model configuration; see `build_network`."""
     plain: Any = OmegaConf.to_container(model, resolve=True) if isinstance(model, DictConfig) else model
     named = backbone_of_target(plain["_target_"]).window_argument
     sizes = {"in_channels": in_channels, "out_channels": out_channels, **({named: list(window)} if named else {})}

@@ -78,6 +78,10 @@ def save_peft(model: nn.Module, folder: str | Path) -> None:
 
     Trainable modules of the base, such as the decoder, are written whole.
 
+    Args:
+        model: a network with the adapters of LoRA.
+        folder: it gets `adapter_config.json` and `adapter_model.safetensors`.
+
     Raises:
         UserError: another method, a stack of q, k or v alone, different ranks or scales, or a partly trainable
             module: PEFT has no format for these.

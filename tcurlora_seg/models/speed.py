@@ -6,7 +6,6 @@ Some of MONAI's modules get a subclass from here as their class: parameters, sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -108,24 +107,19 @@ def _split(layer: Any, a: Tensor, skip: Tensor) -> Tensor:
     return F.conv3d(a, ours, conv.bias, padding=conv.padding).add_(F.conv3d(skip, theirs, padding=conv.padding))
 
 
-def _recomputed(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """Activation checkpointing sample by sample; returns the joined outputs of the function.
+class Recomputed(nn.Module):
+    """Mixin for activation checkpointing of a block, sample by sample; it comes first among the bases.
 
-    Only its inputs are stored. The backward pass recomputes one sample at a time, and so holds the intermediate
+    Only the inputs are stored. The backward pass recomputes one sample at a time, and so holds the intermediate
     results of one sample.
     """
-    if not torch.is_grad_enabled():
-        return function(*batches)
-    run = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
-    outputs = [run(*samples) for samples in zip(*(batch.split(1) for batch in batches), strict=True)]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-class Recomputed(nn.Module):
-    """Mixin for activation checkpointing of a block, sample by sample; it comes first among the bases."""
 
     def forward(self, *batches: Tensor) -> Tensor:
-        return _recomputed(super().forward, *batches)
+        if not torch.is_grad_enabled():
+            return super().forward(*batches)
+        run = partial(checkpoint, super().forward, use_reentrant=False, preserve_rng_state=False)  # nothing is random
+        outputs = [run(*samples) for samples in zip(*(batch.split(1) for batch in batches), strict=True)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class RecomputedBasic(Recomputed, UnetrBasicBlock):

@@ -23,13 +23,15 @@ def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
         place: its layers.
 
     Raises:
-        UserError: no layer, one that is neither linear nor a LayerNorm, one whose `forward` is never called, or rows
-            that do not split into equal parts.
+        UserError: no layer, one that is neither linear nor a LayerNorm, one whose `forward` is never called, rows that
+            do not split into equal parts, or a part that does not exist.
     """
     expression = glob(place.layer)
     found = {path: module for path, module in model.named_modules() if path and expression.fullmatch(path)}
     if not found:
         raise UserError(f"role '{role}': no layer matches '{place.layer}'")
+    if place.part not in range(place.parts):
+        raise UserError(f"role '{role}': there is no part {place.part} of {place.parts}: parts are counted from 0")
     for path, layer in found.items():
         if isinstance(layer, NonDynamicallyQuantizableLinear):
             raise UserError(f"role '{role}': nn.MultiheadAttention takes the weight of {path} and never calls it: no "
@@ -62,9 +64,9 @@ def stacks_for(model: nn.Module, roles: Sequence[str], blocks: Sequence[int] | N
         raise UserError(f"roles=[]: name at least one of {', '.join(backbone.roles)}")
     layers = {role: layers_of(model, role, place) for role, place in backbone.roles.items()}
     depth = max(map(len, layers.values()))
-    chosen = tuple(range(depth) if blocks is None else blocks)
+    chosen = list(range(depth)) if blocks is None else list(blocks) if isinstance(blocks, Sequence) else []
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(depth)):
-        raise UserError(f"blocks={list(chosen)}: name different blocks of 0 to {depth - 1}, or null for all")
+        raise UserError(f"blocks={blocks}: name different blocks of 0 to {depth - 1}, or null for all")
     roles = backbone.spelt_out(roles)
     groups: dict[tuple[int, int], list[Slot]] = {}
     for block in chosen:

@@ -53,7 +53,7 @@ def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection
         adapted: names of the weights under an adapter, which must stay frozen.
 
     Raises:
-        UserError: a glob that matches nothing, or a weight under an adapter.
+        UserError: a glob that matches nothing, a weight under an adapter, or no trainable parameter at all.
     """
     backbone = backbone_of(model)
     patterns = backbone.globs(patterns)
@@ -64,6 +64,8 @@ def set_trainable(model: nn.Module, patterns: Sequence[str], adapted: Collection
             raise UserError(f"trainable: '{pattern}' would train {touched[0]}, but an adapter needs it frozen")
     base: Any = getattr(model, "base", None)
     chosen = expand(patterns, parameters) | (set(base.fresh if base else ()) & set(parameters)) - set(adapted)
+    if not chosen and not adapted:
+        raise UserError("no layer is adapted and 'trainable' names no parameter: nothing would train")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
 

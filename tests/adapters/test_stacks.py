@@ -56,6 +56,7 @@ def test_q_k_and_v_are_what_the_attention_computes_with(tiny):
         (["q"], [-1], "0 to 11"),
         (["q"], [1, 1], "different blocks"),
         (["q"], [], "different blocks"),
+        (["q"], 1, "blocks=1: name different blocks"),
         ([], None, "name at least one"),
     ],
 )

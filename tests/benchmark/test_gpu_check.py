@@ -27,12 +27,14 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(
 
     monkeypatch.setitem(CHECKS, "bf16", broken)
     monkeypatch.setitem(CHECKS, "tests", lambda job: {"one": {"result": job.run("one", "-c", "print(6 * 7)").strip()}})
-    arguments = ("device=cpu", "parts=[bf16,tests,real]", f"output={tmp_path}")
+    monkeypatch.setitem(CHECKS, "speed", lambda job: {}["a row"])
+    arguments = ("device=cpu", "parts=[bf16,speed,tests,real]", f"output={tmp_path}")
     assert run_script("gpu_check", *arguments, monkeypatch=monkeypatch) == 1
     said = capsys.readouterr()
-    assert "failed: bf16" in said.err and "real: skipped: no real data" in said.out
+    assert "failed: bf16, speed" in said.err and "real: skipped: no real data" in said.out
     result = json.loads((tmp_path / "gpu_check.json").read_text())
     assert "ValueError: no device" in result["parts"]["bf16"]["outcome"]
+    assert result["parts"]["speed"]["outcome"].startswith("failed: KeyError: 'a row'")
     assert result["parts"]["tests"]["rows"] == {"one": {"result": "42"}}
     assert "so far" in (tmp_path / "logs/broken.txt").read_text()
     assert "There is no GPU" in (tmp_path / "gpu_check.md").read_text() or shutil.which("nvidia-smi")

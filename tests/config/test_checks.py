@@ -18,6 +18,10 @@ from programs import TINY, run_script
         ("trainer.accelerator=graphics", "trainer.accelerator=graphics: choose auto, cpu, gpu"),
         ("seed=-1", "seed=-1: expected 0 to 4294967295"),
         ("sweep=null", "sweep=null: a name is needed"),
+        ("window=96", "window=96: three sides in voxels are needed, such as [96,96,96], or null"),
+        ("pretrained=null", "pretrained=None is not a file: give a path of weights, builtin, or random"),
+        ("data.batch_size=null", "data.batch_size=None: at least 1 is needed"),
+        ("training.patience=x", "training.patience='x': a number of epochs is needed, or null"),
     ],
 )
 def test_one_line_of_ours(

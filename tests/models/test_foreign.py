@@ -73,6 +73,7 @@ def test_a_file_of_a_foreign_network_is_loaded_and_switched_to(stir, tmp_path):
         ({"q": "layers.*.attn.q"}, r"role 'q': no layer matches 'layers\.\*\.attn\.q'"),
         ({"q": "blocks.*.attn"}, r"blocks\.0\.attn is SABlock, not nn\.Linear"),
         ({"q": ("blocks.*.attn.qkv", 0, 5)}, r"the rows of blocks\.0\.attn\.qkv cannot be cut into 5 equal parts"),
+        ({"v": ("blocks.*.attn.qkv", 3, 3)}, "role 'v': there is no part 3 of 3: parts are counted from 0"),
         ({"q": "blocks.*.attn.qkv", "o": "blocks.[01].attn.out_proj"}, "no layer matches"),
         ({"q": "blocks.*.attn.qkv", "a": "blocks.*.mlp.linear*"}, "role 'q' stands for 3 layers, but there are 6"),
     ],
@@ -80,6 +81,11 @@ def test_a_file_of_a_foreign_network_is_loaded_and_switched_to(stir, tmp_path):
 def test_roles_that_cannot_be_are_refused(roles, words):
     with pytest.raises(UserError, match=words):
         adapt(vit(), "tcurlora", rank=2, roles=roles)
+
+
+def test_a_method_that_would_train_nothing_is_refused():
+    with pytest.raises(UserError, match="no layer is adapted and 'trainable' names no parameter: nothing would train"):
+        adapt(vit(), "decoder_only", roles=networks.ROLES)
 
 
 def test_attention_that_never_calls_its_layer_is_refused():
