@@ -126,16 +126,12 @@ class LPBA40(SegmentationDataset):
         Raises:
             UserError: another value, or left on the right, front at the back or top at the bottom.
         """
-        import numpy as np
+        from tcurlora_seg.data.grid import AXES, is_reversed
 
         super().check_label(raw, affine, source)
-        wrong = []
-        for axis, lower, upper in _LOWER_AND_UPPER:
-            ends = [np.argwhere(raw == label) @ affine[axis, :3] for label in (lower, upper)]
-            if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
-                wrong.append(axis)
+        wrong = [axis for axis, lower, upper in _LOWER_AND_UPPER if is_reversed(raw, affine, axis, lower, upper)]
         if wrong:
-            names = " and ".join(("left-right", "back-front", "bottom-top")[axis] for axis in wrong)
+            names = " and ".join(AXES[axis] for axis in wrong)
             turned = "".join(_OPPOSITE[code] if _AXIS[code] in wrong else code for code in self.analyze_axes)
             raise UserError(
                 f"{source}: the volume is reversed {names} by where its structures lie; if it is an Analyze file, "
