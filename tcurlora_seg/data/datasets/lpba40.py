@@ -94,7 +94,8 @@ class LPBA40(SegmentationDataset):
     def find_cases(self) -> Found:
         images, other_images = self._files("skullstripped")
         labels, other_labels = self._files("structure.label")
-        if not images and not labels and self._native():
+        native = any(".native." in path.name for path in self._candidates("native_space"))
+        if native and not images and not labels:
             raise UserError(
                 f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
                 "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
@@ -148,9 +149,6 @@ class LPBA40(SegmentationDataset):
             if match and path.is_file() and found.setdefault(match[1], name) != name:
                 skipped[name] = f"another copy of {found[match[1]]}, which is used"
         return found, skipped
-
-    def _native(self) -> bool:
-        return any(".native." in path.name for path in self._candidates("native_space"))
 
     def _candidates(self, space: str = "delineation_space") -> list[Path]:
         """Files in the root, in LPBA40/delineation_space/S01 and in the folders between; `label/` of NIfTI copies."""
