@@ -1,4 +1,4 @@
-"""From many runs to one table, the tests behind it, and one page to look at; what `scripts/compare.py` calls."""
+"""Comparison of finished runs for `scripts/compare.py`: one table, paired tests and one page."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def compare(
 
 
 def check_output(folder: Path) -> None:
-    """Check that nothing is lost by writing there.
+    """Check that `folder` holds no files of others that a comparison would overwrite.
 
     Raises:
         UserError: a file where the folder should be, or files of our names that no comparison wrote.

@@ -1,4 +1,4 @@
-"""Which runs are there, and what did each of them leave behind?"""
+"""Collection of finished runs: where they are, what they scored, and which are repeats of one method."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.data.split import SCHEMES
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.statistics import COLUMNS
 from tcurlora_seg.files import read_json
@@ -19,6 +20,7 @@ from tcurlora_seg.files import read_json
 _NEEDED = {
     "metrics.json": ("seed", "steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes"),
     "environment.json": ("command", "device", "git_commit", "python", "platform", "packages", "time_utc"),
+    "split.json": ("train",),
     "summary.json": ("dataset", "task", "simulated", "mean_dice"),
 }
 _TEXTS = ("case", "patient", "structure", "status")
@@ -27,14 +29,15 @@ _ALWAYS = ("volume_ml", "reference_ml", "seconds")  # known for every row
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What one run directory holds for a comparison.
+    """A finished run as a comparison needs it.
 
     Attributes:
-        directory: where it lies.
-        config: its configuration as {dotted key: value}.
+        directory: the run directory.
+        config: its configuration as {dotted key: value}; "planned" where the value follows from the training cases.
         metrics, environment, summary: the JSON files of these names.
         cases: the rows of `cases.csv`.
-        folder: the evaluation these rows come from.
+        training_cases: their number.
+        folder: the folder of the evaluation, with `cases.csv`.
     """
 
     directory: Path
@@ -43,16 +46,18 @@ class FinishedRun:
     environment: dict[str, Any]
     summary: dict[str, Any]
     cases: pd.DataFrame
+    training_cases: int
     folder: Path
 
     @property
-    def repeat(self) -> tuple[int, int]:
-        """What a run is repeated with: the seed of the training and the seed of the split."""
-        return self.config["seed"], self.config["split.seed"]
+    def repeat(self) -> tuple[int, str]:
+        """Seed of the training, and draw of the training cases: the seed of the split, or the name of a list."""
+        scheme = self.config["split.scheme"]
+        return self.config["seed"], str(self.config["split.seed"] if scheme in (None, *SCHEMES) else scheme)
 
 
 def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list[str]]:
-    """Search folders for finished runs.
+    """Finished runs in folders.
 
     Args:
         places: a folder, a pattern, or several of them.
@@ -67,11 +72,11 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
     places = [places] if isinstance(places, str) else list(places)
     found: set[Path] = set()
     for place in places:
-        matches = [Path(match) for match in glob.glob(str(Path(place).expanduser()))]
+        matches = glob.glob(str(Path(place).expanduser()))
         if not matches:
             raise UserError(f"runs={place} does not exist: give a folder of runs, or a pattern in quotes")
         for match in matches:
-            found.update(path.parent for path in match.rglob("config.yaml") if path.parent.name != ".hydra")
+            found.update(path.parent for path in Path(match).rglob("config.yaml") if path.parent.name != ".hydra")
     finished, left_out = [], []
     for directory in sorted(found):
         needed = ("metrics.json", f"evaluation/{split}/cases.csv")
@@ -88,7 +93,11 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
 
 
 def read_run(directory: Path, split: str) -> FinishedRun:
-    """Read one run.
+    """A finished run, read from its directory.
+
+    Args:
+        directory: the run directory.
+        split: the folder under `evaluation/`.
 
     Raises:
         UserError: a file is missing or damaged; the text names it.
@@ -102,22 +111,24 @@ def read_run(directory: Path, split: str) -> FinishedRun:
         if lacking:
             raise UserError(f"{path} has no '{lacking[0]}': it is damaged or of another version; leave this run out")
     config = flatten(load_config(directory / "config.yaml"))
+    planned = read_json(directory / "plan.json") if (directory / "plan.json").exists() else {}
     lacking = [key for key in ("seed", "adapter.name", "adapter.rank", "split.seed", "split.fold") if key not in config]
     if lacking:
         raise UserError(f"{directory / 'config.yaml'} has no '{lacking[0]}': it is no configuration of a training run")
     return FinishedRun(
         directory=directory,
-        config=config,
+        config=config | dict.fromkeys(planned, "planned"),
         metrics=records["metrics.json"],
         environment=records["environment.json"],
         summary=records["summary.json"],
         cases=read_cases(folder / "cases.csv"),
+        training_cases=len(records["split.json"]["train"]),
         folder=folder,
     )
 
 
 def read_cases(path: Path) -> pd.DataFrame:
-    """Read and check a `cases.csv`; a measure that an older one has not is NaN.
+    """Checked rows of a `cases.csv`; a measure that an older file lacks is NaN.
 
     Raises:
         UserError: no table, columns missing, text where a number belongs, a case listed twice.
@@ -145,19 +156,20 @@ def read_cases(path: Path) -> pd.DataFrame:
 
 
 def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
-    """A run in whose distances missed and falsely found structures count; None leaves them out, as they come.
+    """A run with a distance for missed structures and false alarms, which have none.
 
-    A method that misses a hard case would otherwise be judged by its easy ones.
+    Without it a method that misses a hard case is judged by its easy ones.
 
     Args:
-        millimetres: the distance of such a structure.
+        run: the run.
+        millimetres: that distance; None leaves the run as it is.
 
     Raises:
         UserError: no distance.
     """
     if millimetres is None:
         return run
-    if not millimetres > 0:
+    if not isinstance(millimetres, int | float) or not millimetres > 0:
         raise UserError(f"missed_mm={millimetres}: expected a distance above 0, such as 100, or null")
     cases = run.cases.copy()
     distances = [name for name in cases if name.endswith("_mm")]
@@ -166,7 +178,11 @@ def count_missed(run: FinishedRun, millimetres: float | None) -> FinishedRun:
 
 
 def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
-    """Of runs that repeat each other exactly, seed included, keep the newest, so that none counts twice."""
+    """Runs without exact repeats (equal settings and seeds), of which the newest counts.
+
+    Returns:
+        The runs, by directory, and one line for each that is left out.
+    """
     newest: dict[tuple[Any, ...], FinishedRun] = {}
     left_out = []
     for run in sorted(runs, key=lambda run: (run.environment["time_utc"], str(run.directory))):
@@ -179,23 +195,25 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
     "seed", "split.seed", "split.fold", "split.leave_out", "split.test", "resume", "output", "outputs", "sweep", "test",
-    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache",
-    "trainer.log_every_n_steps",
+    "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache", "data.cache_dir",
+    "trainer.log_every_n_steps", "training.histograms", "inference.pictures", "inference.batch_size",
 )  # fmt: skip
 
 
 def method_settings(run: FinishedRun) -> dict[str, str]:
-    """The settings that make the method, as {dotted key: text}."""
+    """Settings that make the method, as {dotted key: text}."""
     settings = {
         key: str(value)
         for key, value in run.config.items()
-        if key not in _NOT_THE_METHOD and not key.startswith("logger.")
+        if key not in _NOT_THE_METHOD and key.split(".")[0] != "logger"  # logger=none is one key
     }
     if Path(settings.get("pretrained", "")).parent.name == "bases":
         settings["pretrained"] = "random"  # stored once per seed
+    if run.config["split.scheme"] not in (None, *SCHEMES):
+        settings["split.scheme"] = f"a list of {run.training_cases} training cases"
     return settings
 
 
 def method_key(run: FinishedRun) -> tuple[tuple[str, str], ...]:
-    """Equal for two runs exactly if they are repeats of one method."""
+    """Key of a method: equal for two runs exactly if they are repeats of one method."""
     return tuple(sorted(method_settings(run).items()))

@@ -1,4 +1,4 @@
-"""From runs to methods: repeats are grouped, named apart, required to share their test cases, and averaged per case."""
+"""Methods: runs grouped by their settings, with unique labels and scores averaged case by case."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.statistics import MEASURES
 
 ALL = "mean of structures"
-"""The name under which the mean over a case's structures stands beside them."""
+"""Name of the mean over a case's structures, which stands beside them."""
 VOLUMES = ("volume_ml", "reference_ml")
 _NETWORK = "model._target_"
 
 
 def headlines() -> list[str]:
-    """The measures that a comparison shows and tests."""
+    """Measures that a comparison shows and tests."""
     return [name for name, measure in MEASURES.items() if measure.headline]
 
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ in nothing but seed and fold.
+    """Method: runs that differ in seeds and folds alone.
 
     Attributes:
-        label: unique name: adapter, rank, and what else tells it from the others.
+        label: unique name: adapter, rank, and other settings that tell it from the others.
         name, rank: of the adapter.
-        extras: {dotted key: value} of that else.
+        extras: {dotted key: value} of the other settings.
         runs: the repeats, by seed.
-        scores: `headlines` and `VOLUMES` by (case, structure), averaged over the repeats.
+        scores: `headlines` and `VOLUMES` by (case, structure), averaged over the seeds of each draw, then the draws.
         by_repeat: the same before averaging, by (repeat, case, structure), with `status` and `draw`, the seed of the
             split.
     """
@@ -47,34 +47,40 @@ class Method:
     by_repeat: pd.DataFrame
 
     def mean_of(self, metric: str) -> float:
-        """The mean of one entry of `metrics.json` over the runs."""
+        """Mean of an entry of `metrics.json` over the runs."""
         return float(pd.Series([run.metrics[metric] for run in self.runs], dtype=float).mean())
 
     @property
     def repeats(self) -> int:
-        """How many seeds there are; the folds of one seed count once."""
+        """Number of seeds; the folds of one seed count once."""
         return len({run.repeat for run in self.runs})
 
     @property
     def draws(self) -> int:
-        """How many draws of the training cases there are."""
+        """Number of draws of the training cases."""
         return len({run.repeat[1] for run in self.runs})
 
     def table(self, measure: str, structure: str) -> pd.DataFrame:
-        """One measure of one structure: a row a repeat, by (draw, repeat), and a column a case."""
+        """Scores by (draw, repeat), with a column for each case.
+
+        Args:
+            measure: column of `by_repeat`.
+            structure: name of the structure.
+        """
         rows = self.by_repeat[self.by_repeat["structure"] == structure]
         return rows.pivot(index=["draw", "repeat"], columns="case", values=measure)
 
 
 def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Method]:
-    """Group runs into methods, the one with the fewest trainable parameters first.
+    """Methods among runs, the one with the fewest trainable parameters first.
 
     Args:
         runs: finished runs.
         cases: "all" requires equal test cases everywhere, "common" keeps those that every method and seed has.
 
     Raises:
-        UserError: other data sets, tasks, test cases or references among the runs, or an unknown word for `cases`.
+        UserError: the runs differ in data set, task, test cases or references, a repeat has a case twice, or an unknown
+            word for `cases`.
     """
     if cases not in ("all", "common"):
         raise UserError(f"cases={cases}: choose all or common")
@@ -83,7 +89,7 @@ def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Me
     for run in runs:
         groups[method_key(run)].append(run)
     named = name_groups([tuple(sorted(g, key=lambda r: (r.repeat, str(r.directory)))) for g in groups.values()])
-    tables = {label: _by_repeat(group) for label, (group, _) in named.items()}
+    tables = {label: _by_repeat(label, group) for label, (group, _) in named.items()}
     kept = _shared_cases(tables, common=cases == "common")
     tables = {label: rows[rows["case"].isin(kept)] for label, rows in tables.items()}
     _require_one_reference(tables)
@@ -96,10 +102,11 @@ def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Me
 
 
 def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tuple[FinishedRun, ...], dict[str, str]]]:
-    """Name groups apart with as few words as it takes.
+    """Labels of groups, with as few words as tell them apart.
 
     Returns:
-        {label: (group, extras)}: adapter and rank, and where two groups share these, the settings that part them.
+        {label: (group, extras)}: the label has adapter and rank, and where groups share these, the settings in
+        `extras`.
     """
     alike = defaultdict(list)
     for group in groups:
@@ -118,8 +125,10 @@ def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tu
 
 
 def _word(key: str, value: str) -> str:
-    """A setting in a label; the network by the name of what builds it."""
-    return value.rpartition(".build_")[2] if key == _NETWORK else f"{key.rpartition('.')[2]} {value}"
+    """A setting in a label; a network of this package by the name of its builder."""
+    if key == _NETWORK:
+        return value.rpartition(".build_")[2] if value.startswith("tcurlora_seg.") else value
+    return f"{key.rpartition('.')[2]} {value}"
 
 
 def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
@@ -136,27 +145,41 @@ def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def differing_settings(methods: Sequence[Method]) -> dict[str, list[str]]:
-    """The settings outside `adapter` in which the methods differ, as {key: value of each method}."""
+    """Settings outside `adapter` in which the methods differ, as {key: value of each method}."""
     settings = [method_settings(method.runs[0]) for method in methods]
     keys = sorted(key for key in set().union(*settings) if not key.startswith("adapter."))
     rows = {key: [values.get(key, "not set") for values in settings] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
-def _by_repeat(group: Sequence[FinishedRun]) -> pd.DataFrame:
-    """The rows of all runs with their repeat; a case's mean over its structures stands beside them."""
+def _by_repeat(label: str, group: Sequence[FinishedRun]) -> pd.DataFrame:
+    """The rows of all runs with their repeat; a case's mean over its structures stands beside them.
+
+    Raises:
+        UserError: a repeat has a case twice.
+    """
     tables = []
     for run in group:
         rows = run.cases[["case", "structure", "status", *headlines(), *VOLUMES]]
         if rows["structure"].nunique() > 1:
             means = rows.groupby("case", sort=False, as_index=False)[headlines()].mean()
             rows = pd.concat([means.assign(structure=ALL, status="scored"), rows])
-        tables.append(rows.assign(repeat=str(run.repeat), draw=run.repeat[1]))
-    return pd.concat(tables, ignore_index=True)
+        tables.append(rows.assign(repeat="seed {}, draw {}".format(*run.repeat), draw=run.repeat[1]))
+    rows = pd.concat(tables, ignore_index=True)
+    twice = rows[rows.duplicated(["repeat", "case", "structure"])]
+    if len(twice):
+        repeat, case = twice[["repeat", "case"]].iloc[0]
+        raise UserError(
+            f"{_unit((label, repeat))} was scored on case {case} by several runs, which differ in split.fold or "
+            "split.leave_out alone: give one of them"
+        )
+    return rows
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(["case", "structure"], sort=False)[[*headlines(), *VOLUMES]].mean()
+    """Means over the draws of the means over each draw's seeds: draws weigh alike in every method."""
+    by_draw = rows.groupby(["case", "structure", "draw"], sort=False)[[*headlines(), *VOLUMES]].mean()
+    return by_draw.groupby(["case", "structure"], sort=False).mean()
 
 
 def _require_one_data_set(runs: Sequence[FinishedRun]) -> None:
@@ -199,7 +222,7 @@ def _shared_cases(tables: Mapping[str, pd.DataFrame], *, common: bool) -> set[st
 
 
 def _unit(unit: tuple[str, str]) -> str:
-    return f"{unit[0]} with (seed, split.seed) = {unit[1]}"
+    return f"{unit[0]} with {unit[1]}"
 
 
 def _require_one_reference(tables: Mapping[str, pd.DataFrame]) -> None:

@@ -1,10 +1,10 @@
-"""The one page over many runs: everything inside it, nothing fetched, readable without a script but for the charts."""
+"""HTML page of a comparison: self-contained, and its tables need no script."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -23,6 +23,7 @@ _ASSETS = Path(__file__).with_name("assets")
 _SCRIPTS = ("dom.js", "charts.js", "viewer.js", "page.js")
 _MOST_STRUCTURES = 7  # whose tests the page holds, the mean over structures among them
 _SWEPT = {"adapter.rank": "rank", "split.shots": "shots"}
+_Cell = str | tuple[Any, str]  # of a table: a text, or a number to sort by with its text
 
 
 def build_page(
@@ -33,14 +34,14 @@ def build_page(
     viewer: dict[str, Any],
     left_out: Sequence[str],
 ) -> str:
-    """The page as HTML.
+    """HTML of the page.
 
     Args:
-        methods: in the order of the table.
-        table: of `summarise_methods`.
-        tests: of `compare_pairs`.
-        sentences: what must be said about the table.
-        viewer: of `slices.viewer`.
+        methods: the methods, in the order of the table.
+        table: result of `summarise_methods`.
+        tests: result of `compare_pairs`.
+        sentences: notes on the table.
+        viewer: result of `slices.viewer`.
         left_out: a line for each run that was found and not used.
     """
     first = table.iloc[0]
@@ -64,10 +65,8 @@ def build_page(
         banner=banner if table["simulated"].any() else "",
         style=(_ASSETS / "page.css").read_text(encoding="utf-8"),
         script="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        data=json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
-        table=_table(
-            columns().values(), map(cells, table.itertuples()), _plain_rows(table[list(columns())]), filtered=True
-        ),
+        data=json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        table=_scores(table),
         notes="".join(f"<li>{escape(note)}</li>" for note in sentences),
         tests=_tests(tests),
         runs=_runs(methods),
@@ -120,8 +119,13 @@ def _curves(methods: Sequence[Method]) -> list[dict[str, Any]]:
     return curves
 
 
-def _plain_rows(table: pd.DataFrame) -> list[list[Any]]:
-    return table.astype(object).to_numpy().tolist()
+def _scores(table: pd.DataFrame) -> str:
+    values = table[list(columns())].astype(object).to_numpy()
+    rows = [
+        [text if isinstance(value, str) else (value, text) for value, text in zip(line, cells(row), strict=True)]
+        for line, row in zip(values, table.itertuples(), strict=True)
+    ]
+    return _table(columns().values(), rows, filtered=True)
 
 
 def _tests(tests: pd.DataFrame) -> str:
@@ -133,16 +137,17 @@ def _tests(tests: pd.DataFrame) -> str:
         note = "<p>Only the mean over structures is shown; comparison_tests.csv has every structure.</p>"
     headings = ("first", "second", "measure", "structure", "mean difference", "95 % interval", "improvement", "p",
                 "p Holm", "cases")  # fmt: skip
-    rows, keys = [], []
+    rows: list[list[_Cell]] = []
     for row in tests.itertuples():
         measure = MEASURES[row.measure]
         digits = measure.digits + 1
         interval = f"{number(row.low, digits)} to {number(row.high, digits)}" if not math.isnan(row.low) else ""
-        rows.append([row.a, row.b, measure.title, row.structure, number(row.difference, digits), interval,
-                     number(row.improvement, 2), _p(row.p), _p(row.p_holm), str(row.cases)])  # fmt: skip
-        keys.append([row.a, row.b, measure.title, row.structure, row.difference, row.low, row.improvement, row.p,
-                     row.p_holm, row.cases])  # fmt: skip
-    return note + _table(headings, rows, keys, filtered=not note)
+        rows.append([
+            row.a, row.b, measure.title, row.structure, (row.difference, number(row.difference, digits)),
+            (row.low, interval), (row.improvement, number(row.improvement, 2)), (row.p, _p(row.p)),
+            (row.p_holm, _p(row.p_holm)), (row.cases, str(row.cases)),
+        ])  # fmt: skip
+    return note + _table(headings, rows, filtered=not note)
 
 
 def _p(value: float) -> str:
@@ -151,36 +156,33 @@ def _p(value: float) -> str:
 
 def _runs(methods: Sequence[Method]) -> str:
     headings = ("method", "seed", "Dice", "steps", "step s", "device", "started, UTC", "commit", "run directory")
-    rows = [
-        [m.label, str(r.config["seed"]), number(_number(r.summary["mean_dice"]), 3), str(r.metrics["steps"]),
-         number(_number(r.metrics["step_seconds"]), 2), r.environment["device"], r.environment["time_utc"][:16],
-         (r.environment["git_commit"] or "unknown")[:10], str(r.directory)]
-        for m in methods for r in m.runs
-    ]  # fmt: skip
-    keys = [[row[0], int(row[1]), _number(row[2]), int(row[3]), _number(row[4]), *row[5:]] for row in rows]
-    return _table(headings, rows, keys)
+    rows: list[list[_Cell]] = []
+    for method in methods:
+        for run in method.runs:
+            seed, dice, environment = run.config["seed"], run.summary["mean_dice"], run.environment
+            steps, seconds = run.metrics["steps"], run.metrics["step_seconds"]
+            rows.append([
+                method.label, (seed, str(seed)), (dice, number(dice, 3)), (steps, str(steps)),
+                (seconds, number(seconds, 2)), environment["device"], environment["time_utc"][:16],
+                (environment["git_commit"] or "unknown")[:10], str(run.directory),
+            ])  # fmt: skip
+    return _table(headings, rows)
 
 
 def _settings(methods: Sequence[Method]) -> str:
     differing = differing_settings(methods)
     if not differing:
         return "<p>Outside their adapters the methods were run with the same settings.</p>"
-    rows = [[key, *values] for key, values in differing.items()]
-    return "<p>Outside their adapters the methods differ in:</p>" + _table(
-        ("setting", *(m.label for m in methods)), rows, rows
-    )
+    table = _table(("setting", *(m.label for m in methods)), [[key, *values] for key, values in differing.items()])
+    return f"<p>Outside their adapters the methods differ in:</p>{table}"
 
 
 def _environments(methods: Sequence[Method]) -> str:
     """Every command and every set of versions once, with the number of runs that share it."""
-    parts = []
-    runs = [run for method in methods for run in method.runs]
-    commands = pd.Series([run.environment["command"] for run in runs]).value_counts(sort=False)
-    for command, count in commands.items():
-        parts.append(f"<h4>{count} runs by</h4><pre><code>python {escape(str(command))}</code></pre>")
-    versions = pd.Series([_versions(run.environment) for run in runs]).value_counts(sort=False)
-    parts += [f"<h4>{count} runs with</h4><p>{escape(str(text))}</p>" for text, count in versions.items()]
-    return "".join(parts)
+    environments = [run.environment for method in methods for run in method.runs]
+    commands, versions = Counter(e["command"] for e in environments), Counter(map(_versions, environments))
+    parts = [f"<h4>{n} runs by</h4><pre><code>python {escape(text)}</code></pre>" for text, n in commands.items()]
+    return "".join(parts + [f"<h4>{n} runs with</h4><p>{escape(text)}</p>" for text, n in versions.items()])
 
 
 def _versions(environment: dict[str, Any]) -> str:
@@ -191,33 +193,26 @@ def _versions(environment: dict[str, Any]) -> str:
     )
 
 
-def _table(
-    headings: Iterable[str], rows: Iterable[Sequence[str]], keys: Sequence[Sequence[Any]], *, filtered: bool = False
-) -> str:
-    """A table that the page's script makes sortable by `keys`; columns of numbers are set to the right.
+def _table(headings: Iterable[str], rows: Sequence[Sequence[_Cell]], *, filtered: bool = False) -> str:
+    """A table that the page's script makes sortable; columns of numbers are set to the right.
 
     A `filtered` one is cut to the rows of the structure that the reader chose.
     """
     headings = list(headings)
-    numeric = [all(not isinstance(line[i], str) for line in keys) for i in range(len(headings))]
-    sides = [' class="number"' if column else "" for column in numeric]
+    sides = ["" if any(isinstance(row[i], str) for row in rows) else ' class="number"' for i in range(len(headings))]
     head = "".join(f'<th scope="col"{side}>{escape(h)}</th>' for h, side in zip(headings, sides, strict=True))
     body = []
-    for row, line in zip(rows, keys, strict=True):
-        parts = [
-            f'<td{side} data-key="{"" if pd.isna(key) else escape(str(key))}">{escape(text)}</td>'
-            for side, text, key in zip(sides, row, line, strict=True)
-        ]
-        body.append(f"<tr>{''.join(parts)}</tr>")
+    for row in rows:
+        body.append("<tr>")
+        for side, cell in zip(sides, row, strict=True):
+            key, text = (cell, cell) if isinstance(cell, str) else cell
+            body.append(f'<td{side} data-key="{"" if pd.isna(key) else escape(str(key))}">{escape(text)}</td>')
+        body.append("</tr>")
     kind = "sortable filtered" if filtered else "sortable"
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="{kind}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None or value == "" else float(value)
 
 
 def _plain(value: Any) -> Any:

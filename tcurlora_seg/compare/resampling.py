@@ -1,4 +1,4 @@
-"""Stratified bootstrap over cases and trainings: which difference would other cases, seeds and draws have given?"""
+"""Stratified bootstrap over cases and trainings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Sample:
 
     Attributes:
         scores: a row a repeat, by (draw, repeat), and a column a case.
-        draws: the seeds of the split. Of several draws each is one unit, with all its seeds; of one, each seed is.
-        units: how many there are.
-        means: (1, cases), the mean over the repeats that have a figure.
+        draws: the seeds of the split.
+        units: how many trainings are resampled: of several draws each is one unit, the mean over its seeds; of one
+            draw each seed is.
+        means: (1, cases), the mean over the units that have a figure.
         resampled: (RESAMPLES, cases), the same over resampled units.
     """
 
@@ -35,36 +36,54 @@ class Sample:
 
 
 def sample(method: Method, measure: str, structure: str) -> Sample:
-    """Resample the trainings of a method; equal draws are drawn alike in every method."""
+    """Bootstrap sample of a method's trainings; equal draws are resampled alike in every method.
+
+    Args:
+        method: the method.
+        measure: column of its scores.
+        structure: name of the structure.
+    """
     scores = method.table(measure, structure)
     draws = tuple(scores.index.unique("draw"))
     if len(draws) > 1:
-        unit = scores.index.get_level_values("draw").map(list(draws).index)
-        weights = resample(len(draws), ("draws", *draws))[:, unit]
+        units, key = scores.groupby(level="draw").mean().to_numpy(), ("draws", *draws)
     else:
-        weights = resample(len(scores), ("seeds", method.label))
-    values = scores.to_numpy()
-    units = len(draws) if len(draws) > 1 else len(scores)
-    return Sample(scores, draws, units, _means(values, np.ones((1, len(values)))), _means(values, weights))
+        units, key = scores.to_numpy(), ("seeds", method.label)
+    once = np.ones((1, len(units)))
+    return Sample(scores, draws, len(units), _means(units, once), _means(units, resample(len(units), key)))
 
 
 def difference(
     a: Sample, b: Sample, *, cases: bool = False, training_a: bool = False, training_b: bool = False
 ) -> NDArray[np.float64]:
-    """Mean over the cases of a - b: once as it was found, or `RESAMPLES` times with those sources drawn anew."""
+    """Mean difference a - b over the cases in which both have a figure.
+
+    Args:
+        a, b: the two methods.
+        cases: whether the cases are resampled.
+        training_a, training_b: whether the trainings of a and of b are.
+
+    Returns:
+        (RESAMPLES,), or (1,) if nothing is resampled; NaN without any figure.
+    """
     by_case = (a.resampled if training_a else a.means) - (b.resampled if training_b else b.means)
+    by_case = by_case[:, ~np.isnan(a.means - b.means)[0]]
     count = by_case.shape[1]
     weights = (resample(count, ("cases",)) if cases else np.ones((1, count))) * ~np.isnan(by_case)
-    with np.errstate(invalid="ignore"):  # a resample without any figure is NaN
+    with np.errstate(invalid="ignore"):
         return (np.nan_to_num(by_case) * weights).sum(axis=1) / weights.sum(axis=1)
 
 
 @lru_cache(maxsize=64)
 def resample(count: int, key: tuple[str | int, ...]) -> NDArray[np.float64]:
-    """(RESAMPLES, count): how often each unit is drawn; (1, 1) ones for a single unit.
+    """Bootstrap weights (RESAMPLES, count): how often each unit is drawn; ones (1, count) for a single unit.
 
-    count - 1 units are drawn: the variance of a mean is then that of the sample, s^2 / count, and not smaller
-    (Rao and Wu 1988), which with two or three seeds is half or a third of it.
+    count - 1 units are drawn (Rao and Wu 1988): the variance of a mean is then that of the sample, s^2 / count.
+    Drawing all of them gives (count - 1) / count of it, half with two seeds.
+
+    Args:
+        count: number of units.
+        key: what the draws are derived from; the same key gives the same draws.
     """
     if count < 2:
         return np.ones((1, count))
@@ -75,7 +94,7 @@ def resample(count: int, key: tuple[str | int, ...]) -> NDArray[np.float64]:
 
 
 def _means(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(weights, cases): weighted means over the rows that have a figure, NaN where none has."""
+    """Weighted means (weights, cases) over the rows that have a figure, NaN where none has."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return (weights @ np.where(known, values, 0.0)) / (weights @ known)

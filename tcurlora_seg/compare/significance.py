@@ -1,4 +1,4 @@
-"""Paired tests of methods, in which cases, seeds and draws of the training cases are each a source of chance."""
+"""Significance tests of pairs of methods; cases, seeds and draws of the training cases are sources of chance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.statistics import MEASURES
 
 FEWEST_CASES = 6
-"""Of fewer pairs neither an interval nor a p is given."""
+"""Smallest number of pairs for an interval and a p."""
 
 
 def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd.DataFrame:
-    """Test methods against each other.
+    """Tests of methods against each other.
 
     Args:
         methods: the methods, of equal test cases.
@@ -59,12 +59,16 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
 
 
 def family(tests: pd.DataFrame) -> list[pd.Series]:
-    """What parts the families of Holm's correction: the measure, and one structure from the mean over them all."""
+    """Keys of the families of Holm's correction: the measure, and whether the structure is the mean over all."""
     return [tests["measure"], tests["structure"] == ALL]
 
 
 def find_method(methods: Sequence[Method], wanted: str) -> Method:
-    """The method of that label, or the only one of that name.
+    """Method by its label, or by its name if that is unique.
+
+    Args:
+        methods: the methods.
+        wanted: label or name.
 
     Raises:
         UserError: there is none, or several.
@@ -83,13 +87,18 @@ def contrast(a: Sample, b: Sample) -> dict[str, Any]:
     The variance is the bootstrap's over all sources of chance. What cases and trainings share, the chance of one
     training on one case, is in each of them, and in a bootstrap over both three times (Owen 2007): it is counted once.
     With few seeds the bootstrap's own percentiles are too narrow, so interval and p are Student's t with the degrees of
-    freedom of Satterthwaite (1946), (sum v)^2 / sum(v^2 / f), where v is the variance that one source of f + 1 units
-    makes alone. With one seed a method this is the paired t test; where cases make no difference it is Welch's.
+    freedom of Satterthwaite (1946), s^4 / sum(v^2 / f), where s^2 is that variance and v the one that a source of f + 1
+    units makes alone. With one seed a method this is the paired t test; where cases make no difference it is Welch's.
+
+    Args:
+        a, b: the two methods, of equal draws in equal order if they share their draws.
+
+    Returns:
+        cases (in which both have a figure), difference, low, high, p; the last three are NaN under `FEWEST_CASES`.
     """
-    paired = a.scores.notna().any() & b.scores.notna().any()
-    cases = int(paired.sum())
-    found: dict[str, Any] = {"cases": cases, "low": np.nan, "high": np.nan, "p": np.nan}
-    found["difference"] = float(difference(a, b)[0]) if cases else np.nan
+    cases = int((~np.isnan(a.means - b.means)).sum())
+    shift = float(difference(a, b)[0])
+    found = {"cases": cases, "difference": shift, "low": np.nan, "high": np.nan, "p": np.nan}
     if cases < FEWEST_CASES:
         return found
     sources = [(cases - 1, {"cases": True})]
@@ -98,26 +107,27 @@ def contrast(a: Sample, b: Sample) -> dict[str, Any]:
     else:
         sources += [(a.units - 1, {"training_a": True}), (b.units - 1, {"training_b": True})]
     alone = [(f, float(np.nanvar(difference(a, b, **which)))) for f, which in sources if f]
-    total = sum(v for _, v in alone)
     together = float(np.nanvar(difference(a, b, cases=True, training_a=True, training_b=True)))
-    error = math.sqrt(max(2 * total - together, *(v for _, v in alone)))
+    variance = max(2 * sum(v for _, v in alone) - together, *(v for _, v in alone))
+    error = math.sqrt(variance)
     if round(error, 12) == 0:  # no chance at all: rounding is no difference
-        return found | {"low": found["difference"], "high": found["difference"],
-                        "p": float(round(found["difference"], 12) == 0)}  # fmt: skip
-    freedom = total**2 / sum(v**2 / f for f, v in alone)
+        return found | {"low": shift, "high": shift, "p": float(round(shift, 12) == 0)}
+    freedom = variance**2 / sum(v**2 / f for f, v in alone)
     reach = error * stats.t.ppf(0.975, freedom)
     return found | {
-        "low": found["difference"] - reach,
-        "high": found["difference"] + reach,
-        "p": float(2 * stats.t.sf(abs(found["difference"]) / error, freedom)),
-    }
+        "low": shift - reach, "high": shift + reach, "p": float(2 * stats.t.sf(abs(shift) / error, freedom))
+    }  # fmt: skip
 
 
 def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
-    """Probability that a run of `a` scores better than one of `b` on the same case, ties counting half.
+    """Probability of improvement: that a run of `a` scores better than one of `b` on the same case; ties count half.
 
     Mean over the cases of Mann and Whitney's U over the pairs of runs, as in rliable (Agarwal et al. 2021); NaN where
     no pair of runs has both figures.
+
+    Args:
+        a, b: scores, a row for each run and a column for each case.
+        better: "lower" for a measure whose lower values are better.
     """
     gain = a.to_numpy()[:, None] - b.to_numpy()[None]
     gain = np.round(gain if better != "lower" else -gain, 12)
@@ -127,7 +137,7 @@ def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's adjusted p (1979): max over j <= i of min(1, (m - j + 1) p_(j)), p sorted; NaN is no test."""
+    """Holm's adjusted p (1979): max over j <= i of min(1, (m - j + 1) p_(j)) for sorted p; NaN is not counted."""
     adjusted = np.full(len(p), np.nan)
     order = [i for i in np.argsort(p) if not np.isnan(p[i])]
     largest = 0.0

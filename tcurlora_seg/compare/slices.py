@@ -1,4 +1,4 @@
-"""Slices of the best, the median and the worst case, small enough to travel inside the page."""
+"""Slices of the best, the median and the worst case, for the viewer inside the page."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def choose_cases(methods: Sequence[Method]) -> dict[str, str]:
 
 
 def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """What the page's viewer shows.
+    """Content of the page's viewer.
 
     Args:
-        methods: whose predictions.
+        methods: the methods, with their runs' predictions.
         root: data folder, if it is no longer where the runs had it.
         trust: see `check_trusted`.
 
@@ -69,43 +69,29 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
         runs: list[FinishedRun] = []
         shown = []
         for method in methods:
-            scored = sorted((_dice(run, case), i, run) for i, run in enumerate(method.runs) if _has(run, case))
-            shown.append([{"name": _name(run, method), "dice": dice, "at": len(runs) + at}
-                          for at, (dice, _, run) in enumerate(scored)])  # fmt: skip
-            runs += [run for _, _, run in scored]
+            scored = [run for run in method.runs if (run.cases["case"] == case).any()]
+            scored.sort(key=lambda run: _dice(run, case))
+            draw = "seed {}, draw {}" if method.draws > 1 else "seed {}"
+            shown.append([{"name": draw.format(*run.repeat), "dice": _dice(run, case), "at": len(runs) + at}
+                          for at, run in enumerate(scored)])  # fmt: skip
+            runs += scored
         entry: dict[str, Any] = {"id": case, "word": word, "runs": shown, "planes": [], "overlays": []}
         try:
-            dataset = _dataset(runs[0].directory, root, trust)
+            path = runs[0].directory / "config.yaml"
+            dataset = stored_dataset(load_config(path), path, root, trust)
             entry["planes"] = _planes(case, dataset, [run.folder for run in runs])
             names = {name: COLOURS[(classes[0] - 1) % len(COLOURS)]
                      for name, classes in dataset.task.structures.items() if len(classes) == 1}  # fmt: skip
-        except UserError as error:
-            reason = str(error).split(". ")[0]
+        except (HydraException, UserError) as error:
+            reason = explain(error).split(". ")[0]
             note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
             entry["overlays"] = [_overlay(run.folder / "overlays" / f"{case}.png") for run in runs]
         cases.append(entry)
     return {"cases": cases, "note": note, "colours": COLOURS, "names": names}
 
 
-def _has(run: FinishedRun, case: str) -> bool:
-    return bool((run.cases["case"] == case).any())
-
-
 def _dice(run: FinishedRun, case: str) -> float:
     return float(run.cases.loc[run.cases["case"] == case, "dice"].mean())
-
-
-def _name(run: FinishedRun, method: Method) -> str:
-    seed, draw = run.repeat
-    return f"seed {seed}" + (f", draw {draw}" if method.draws > 1 else "")
-
-
-def _dataset(directory: Path, root: str | None, trust: Sequence[str]) -> SegmentationDataset:
-    path = directory / "config.yaml"
-    try:
-        return stored_dataset(load_config(path), path, root, trust)
-    except HydraException as error:
-        raise UserError(explain(error)) from error
 
 
 def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -164,8 +150,9 @@ def _strips(
     picked = reached[np.unique(np.linspace(0, len(reached) - 1, min(_MOST_SLICES, len(reached))).round().astype(int))]
     truth = [int((np.take(volumes["truth"], i, axis) > 0).sum()) for i in picked]
 
-    def strip(volume: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.concatenate([np.take(volume, i, axis).T[::-1] for i in picked], axis=1).astype(np.uint8)
+    def strip(volume: NDArray[Any]) -> Image.Image:
+        slices = [np.take(volume, i, axis).T[::-1] for i in picked]
+        return Image.fromarray(np.concatenate(slices, axis=1).astype(np.uint8))
 
     return {
         "name": name,
@@ -174,15 +161,10 @@ def _strips(
         "aspect": round(float(sizes[along] / sizes[across]), 4),
         "slices": [int(i) for i in picked],
         "start": int(np.argmax(truth)),
-        "image": _encode(strip(volumes["image"]), "JPEG", quality=80),
-        "truth": _encode(strip(masks[0]), "PNG"),
-        "predictions": [_encode(strip(mask), "PNG") for mask in masks[1:]],
+        "image": _data_uri(strip(volumes["image"]), "JPEG", quality=80),
+        "truth": _data_uri(strip(masks[0]), "PNG"),
+        "predictions": [_data_uri(strip(mask), "PNG") for mask in masks[1:]],
     }
-
-
-def _encode(pixels: NDArray[np.uint8], kind: str, **options: int) -> str:
-    """Pixels as a data URI."""
-    return _data_uri(Image.fromarray(pixels), kind, **options)
 
 
 def _overlay(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row per method and structure, as CSV, Markdown and LaTeX."""
+"""Table of a comparison: one row for each method and structure, in Markdown and LaTeX, with notes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCORING = ("overlap", "mirror_axes", "min_component_ml", "largest_pieces", "sur
 
 
 def columns() -> dict[str, str]:
-    """The columns of `summarise_methods` that the printed table shows, with their headings."""
+    """Columns of `summarise_methods` that the printed table shows, with their headings."""
     scores = {}
     for name in headlines():
         scores[f"{name}_mean"] = MEASURES[name].title
@@ -32,11 +32,16 @@ def columns() -> dict[str, str]:
 
 
 def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
-    """The numbers of the table, unrounded.
+    """Unrounded numbers of the table.
 
-    Per measure: the mean over cases of the scores averaged over seeds, `_sd_cases` the spread of these over the cases
-    and `_sd_seeds` the spread of the seeds' own means, both sample standard deviations; NaN for a single one. A
-    missed structure has Dice 0 and no distance: `missed` of `predicted` counts them, over all cases and seeds.
+    Args:
+        methods: the methods.
+        split: name of the split, for the column of that name.
+
+    Returns:
+        A row for each method and structure. For each measure: `_mean` over the cases of the scores averaged over seeds,
+        `_sd_cases` their standard deviation over the cases, `_sd_seeds` that of the seeds' own means; NaN for a single
+        one. `missed` counts the missed structures among the `predicted`, over all cases and seeds.
     """
     records = []
     for method in methods:
@@ -62,12 +67,13 @@ def summarise_methods(methods: Sequence[Method], split: str) -> pd.DataFrame:
 
 
 def cells(row: Any) -> list[str]:
-    """One row of `summarise_methods` as text, in the order of `columns`."""
+    """Texts of a row of `summarise_methods`, in the order of `columns`."""
     scores = []
     for measure in headlines():
         mean, cases, seeds = (getattr(row, f"{measure}_{part}") for part in ("mean", "sd_cases", "sd_seeds"))
         digits = MEASURES[measure].digits
-        scores += [mean_and_sd(mean, cases, digits), "" if pd.isna(seeds) else f"± {seeds:.{digits}f}"]
+        spread, between = (f"± {number(sd, digits)}" if pd.notna(sd) else "" for sd in (cases, seeds))
+        scores += [f"{number(mean, digits)} {spread}".strip(), between]
     return [
         row.method,
         row.structure,
@@ -83,27 +89,29 @@ def cells(row: Any) -> list[str]:
 
 
 def number(value: float, digits: int) -> str:
-    """A rounded number, or nothing for NaN."""
+    """Text of `value` rounded to `digits` decimals; empty for NaN."""
     return "" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def mean_and_sd(mean: float, sd: float, digits: int) -> str:
-    """`mean ± sd`, as far as they are known."""
-    return number(mean, digits) + ("" if pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
 
 
 def notes(
     methods: Sequence[Method], table: pd.DataFrame, tests: pd.DataFrame, missed_mm: float | None = None
 ) -> list[str]:
-    """What a reader must know about the table, sentence by sentence; `missed_mm` as in `count_missed`."""
+    """Notes on the table, one sentence each.
+
+    Args:
+        methods: the methods.
+        table: result of `summarise_methods`.
+        tests: result of `compare_pairs`; may be empty.
+        missed_mm: see `count_missed`.
+    """
     distance = "no HD95" if missed_mm is None else f"counts with an HD95 of {missed_mm:g} mm"
     first = table.iloc[0]
     seeds = sorted(set(table["seeds"]))
     words = [
         f"{first['dataset']}, {first['task']}, {first['split']} split: {first['cases']} cases, "
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seed{'s' if seeds[-1] > 1 else ''} per method.",
-        "Scores are averaged over seeds case by case, then over cases; ± is the standard deviation over cases, "
-        "'± seeds' that of the seeds' own means.",
+        "Scores are averaged over seeds and draws case by case, then over cases; ± is the standard deviation over "
+        "cases, '± seeds' that of the seeds' own means.",
         f"A missed structure has Dice 0 and {distance}; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
@@ -123,7 +131,12 @@ def notes(
 
 
 def chance_notes(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
-    """How intervals and p values came about, and which source of chance is not in them."""
+    """Notes on intervals and p values: how they are computed, and which source of chance is not in them.
+
+    Args:
+        methods: the methods.
+        tests: result of `compare_pairs`.
+    """
     cases = int(tests["cases"].max())
     if cases < FEWEST_CASES:
         words = [f"Under {FEWEST_CASES} cases there is no interval and no p."]
@@ -140,13 +153,15 @@ def chance_notes(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
     single = [method.label for method in methods if method.repeats == 1]
     if single:
         words.append(f"One seed of {_few(single)}: the chance of a training is not in the p and the interval.")
-    elif {method.draws for method in methods} == {1}:
-        words.append("One draw of the training cases: its chance is not in the p and the interval.")
+    once = [method.label for method in methods if method.draws == 1]
+    if once:
+        of = "" if len(once) == len(methods) else f" of {_few(once)}"
+        words.append(f"One draw of the training cases{of}: its chance is not in the p and the interval.")
     return words + _within_seeds(methods, tests)
 
 
 def _within_seeds(methods: Sequence[Method], tests: pd.DataFrame) -> list[str]:
-    """The pairs whose means lie closer together than the seeds of one of them."""
+    """The sentence on the pairs whose means differ by less than the seeds of one of them."""
     measure, structure = headlines()[0], tests["structure"].iloc[0]
     by_seed = {method.label: method.table(measure, structure).mean(axis=1).std() for method in methods}
     pairs = tests[(tests["measure"] == measure) & (tests["structure"] == structure)]
@@ -167,7 +182,7 @@ def _few(texts: Sequence[str]) -> str:
 
 
 def markdown(table: pd.DataFrame, sentences: Sequence[str]) -> str:
-    """The table and its notes for a README."""
+    """Markdown of the `table`, with the notes `sentences` below it."""
     headings = list(columns().values())
     lines = ["| " + " | ".join(headings) + " |", "|---|---|" + "---:|" * (len(headings) - 2)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in table.itertuples()]
@@ -175,7 +190,7 @@ def markdown(table: pd.DataFrame, sentences: Sequence[str]) -> str:
 
 
 def latex(table: pd.DataFrame, sentences: Sequence[str]) -> str:
-    """The table for a paper that uses booktabs; its notes are the caption."""
+    """LaTeX of the `table` for booktabs, with the notes `sentences` as its caption."""
     headings = list(columns().values())
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -195,6 +210,6 @@ def latex(table: pd.DataFrame, sentences: Sequence[str]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Plain text as LaTeX."""
+    """LaTeX of a plain text."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     return re.sub(r"[\\~^±&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)

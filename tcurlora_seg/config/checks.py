@@ -113,7 +113,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    """Check that `checkpoint` names the directory of a finished run, or a list of them.
+    """Check that `checkpoint` names a finished run, a file of exported weights or `builtin`, or lists some.
 
     Raises:
         UserError: it does not.
@@ -122,6 +122,8 @@ def check_run(config: DictConfig) -> None:
     if not directories:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
     for directory in map(Path, directories):
+        if str(directory) == "builtin" or (directory.suffix == ".safetensors" and directory.is_file()):
+            continue
         if not directory.is_dir():
             raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
         for name in ("config.yaml", "split.json", "model.safetensors"):

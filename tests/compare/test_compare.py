@@ -125,6 +125,7 @@ def test_left_out_runs_are_named_on_the_terminal_and_the_page(
     [
         (["runs=/nowhere"], "runs=/nowhere does not exist"),
         (["cases=some"], "cases=some: choose all or common"),
+        (["missed_mm=far"], "missed_mm=far: expected a distance above 0"),
         (["reference=dora"], "reference=dora names no method; there are: lora, rank 4"),
         (["split=val"], "no finished run there"),
         (["refrence=lora"], "no key 'refrence'; did you mean 'reference'"),

@@ -67,6 +67,31 @@ def test_draws_that_methods_share_are_drawn_alike_and_take_their_seeds_along() -
     )
 
 
+def test_draws_weigh_alike_however_many_seeds_each_has() -> None:
+    """Else an easy draw, of which one method has more seeds, would be a difference of the methods."""
+    easy = np.array([0.3, 0.3, 0.3, 0.0, -0.1])[:, None]
+    a, b = (scores(i, seeds=5, cases=30, training=0.004, share=0.01) for i in range(2))
+    found = contrast(run_of(a + easy, "a", [0, 0, 0, 1, 2]), run_of(b + easy[::-1], "b", [2, 1, 0, 0, 0]))
+    assert abs(found["difference"]) < 0.01 and found["p"] > 0.05
+
+
+def test_three_draws_of_one_method_are_no_two_methods() -> None:
+    found = []
+    for i in range(100):
+        hard = np.random.default_rng(1000 + i).normal(0, 0.03, (3, 1))
+        a, b = (scores(2 * i + k, seeds=3, cases=12, training=0.02, share=0.02) + hard for k in range(2))
+        found.append(contrast(run_of(a, "a", [0, 1, 2]), run_of(b, "b", [0, 1, 2]))["p"])
+    assert np.mean(np.array(found) < 0.05) <= 0.08  # 5 of 100 are expected
+
+
+def test_cases_without_a_figure_are_not_resampled() -> None:
+    a, b = (scores(i, seeds=1, cases=40, training=0, share=0.05) for i in range(2))
+    a[:, 8:] = np.nan
+    found, expected = contrast(run_of(a, "a"), run_of(b, "b")), stats.ttest_rel(a[0, :8], b[0, :8])
+    assert found["cases"] == 8
+    assert [found["low"], found["high"]] == pytest.approx(list(expected.confidence_interval()), abs=0.003)
+
+
 def test_ten_seeds_of_one_method_are_no_two_methods() -> None:
     """The null study of docs/statistics.md in small: seeds parted at random are told apart in one of twenty."""
     found, cases_alone = [], []

@@ -118,6 +118,7 @@ def chance(make_run: Callable[..., Path], *runs: tuple[str, int, float], cases: 
 def test_the_notes_tell_of_chance_that_is_in_no_p(make_run: Callable[..., Path]) -> None:
     single = chance(make_run, ("one", 0, 0.1), ("two", 0, 0.0), ("two", 1, 0.0))
     assert "One seed of one, rank 4: the chance of a training is not in the p and the interval." in single
+    assert "One draw of the training cases: its chance is not in the p" in single
 
 
 def test_the_notes_tell_of_one_draw_and_of_seeds_that_differ_by_more_than_methods(

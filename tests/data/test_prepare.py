@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tcurlora_seg.data import prepare
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.examine import Examination, examine
-from tcurlora_seg.data.manifest import Split, load_manifest, read_manifest, write_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Split, load_manifest, read_manifest, write_manifest
 from tcurlora_seg.data.prepare import check_folder, prepare_data
 from tcurlora_seg.errors import UserError
 
@@ -219,6 +220,22 @@ def test_a_given_manifest_says_which_cases_are_examined(root: Path, tmp_path: Pa
     assert [case.id for case in found.cases] == ["S01", "S02", "S03"] and len(found.excluded) == 37
     assert found.splits == load_manifest(given).splits
     assert "S04.delineation.structure.label.hdr cannot be read: there is no such file" in found.excluded["S04"]
+
+
+def test_the_manifest_of_shared_data_lies_in_the_working_folder_and_training_there_takes_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "manifest.json").unlink()
+    (root / SIMULATED).unlink()
+    damage(root, "S02")
+    monkeypatch.chdir(tmp_path)
+    prepare_data(config(root))
+    (folder,) = (tmp_path / "outputs" / "manifests").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["check_report.json", "manifest.json"]
+    assert not list(root.glob("*.json"))
+    assert set(instantiate(config(root).dataset).manifest().excluded) == {"S02"}
+    monkeypatch.chdir(root)
+    assert not instantiate(config(root).dataset).manifest().excluded
 
 
 def test_a_root_that_must_stay_as_it_is_has_its_manifest_elsewhere(
