@@ -248,8 +248,7 @@ def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = Non
                     f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it, unless "
                     "dataset.outside_root=true allows others"
                 )
-            target = os.path.realpath(os.path.join(place, path)) if place else None
-            if place and target and not Path(target).is_relative_to(place):
+            if place and not (target := Path(os.path.realpath(os.path.join(place, path)))).is_relative_to(place):
                 raise UserError(
                     f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
                     "the links there, dataset.outside_root=true follows them"
