@@ -47,12 +47,12 @@ class TrainingVolumes:
     """
 
     def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], place: Place, folder: str | Path) -> None:
-        self._dataset, self._ids, self._folder = dataset, list(ids), Path(folder)
+        self.dataset, self.ids, self._folder = dataset, list(ids), Path(folder)
         self._volumes: list[dict[str, Any]] = []
         if place != "none":
             with ThreadPoolExecutor(2) as pool:
                 prepare = dataset.training_volume if place == "memory" else self._stored
-                self._volumes = list(pool.map(prepare, self._ids))
+                self._volumes = list(pool.map(prepare, self.ids))
             if not any(any(dataset.census(volume)[1][1:]) for volume in self._volumes):
                 raise UserError(
                     f"no training case has a voxel of dataset.task={dataset.task.name} after preparation: "
@@ -60,15 +60,15 @@ class TrainingVolumes:
                 )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return self._volumes[position] if self._volumes else self._dataset.training_volume(self._ids[position])
+        return self._volumes[position] if self._volumes else self.dataset.training_volume(self.ids[position])
 
     def survey(self) -> Survey:
         """Sizes of the volumes and of the classes in them; of the first 16, where none are kept."""
         volumes = self._volumes or [self[position] for position in range(min(len(self), 16))]
-        shapes, counts = zip(*map(self._dataset.census, volumes), strict=True)
+        shapes, counts = zip(*map(self.dataset.census, volumes), strict=True)
         return Survey(shapes, counts)
 
     def typical(self) -> dict[str, list[float]]:
@@ -76,7 +76,7 @@ class TrainingVolumes:
 
         Nothing where images are synthesised.
         """
-        dataset, facts = self._dataset, []
+        dataset, facts = self.dataset, []
         for position in range(min(len(self), _ENOUGH)):
             volume = self[position]
             if "image" not in volume:
@@ -87,9 +87,9 @@ class TrainingVolumes:
         return ranges(facts)
 
     def _stored(self, id: str) -> dict[str, Any]:
-        path = stored_path(self._dataset, id, self._folder)
+        path = stored_path(self.dataset, id, self._folder)
         if not path.is_file():
-            volume = self._dataset.training_volume(id)
+            volume = self.dataset.training_volume(id)
             try:
                 with atomic_path(path) as temporary:
                     torch.save(volume, temporary)
@@ -144,7 +144,8 @@ def choose_place(
     if mode == "memory" or (mode == "auto" and fits):
         return "memory", f"keeping {volumes}: {memory}"
     missing = sum(size for id, size in sizes.items() if not stored_path(dataset, id, folder).is_file())
-    free_disk = _free_disk(Path(folder).absolute())
+    place = Path(folder).absolute()
+    free_disk = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
     why = f": in memory they would take {memory}" if mode == "auto" else ""
     if missing > free_disk:
         raise UserError(
@@ -163,8 +164,3 @@ def _prepared_bytes(dataset: SegmentationDataset, shape: Sequence[int], zooms: S
 
 def _bytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _free_disk(folder: Path) -> int:
-    """Bytes left on the disk that `folder` lies or would lie on."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

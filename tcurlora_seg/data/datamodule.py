@@ -105,8 +105,7 @@ class SegmentationDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        ids = self.case_split.train
-        crops = RandomCrops(self.dataset, self._volumes, ids, self.augmentation, self.crop, self.seed)
+        crops = RandomCrops(self._volumes, self.augmentation, self.crop, self.seed)
         gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = (min(8, os.cpu_count() or 1) if gpu else 0) if self.num_workers is None else self.num_workers
         return DataLoader(
@@ -146,23 +145,15 @@ class RandomCrops(Dataset[dict[str, Any]]):
     """Training samples, indexed by `Sample`."""
 
     def __init__(
-        self,
-        dataset: SegmentationDataset,
-        volumes: TrainingVolumes,
-        ids: Sequence[str],
-        augmentation: Augmentation | StrongAugmentation,
-        crop: Sequence[int],
-        seed: int,
+        self, volumes: TrainingVolumes, augmentation: Augmentation | StrongAugmentation, crop: Sequence[int], seed: int
     ) -> None:
-        self.dataset, self.volumes, self.ids = dataset, volumes, ids
-        self.augmentation, self.crop, self.seed = augmentation, crop, seed
+        self.volumes, self.augmentation, self.crop, self.seed = volumes, augmentation, crop, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        id = self.ids[sample.case]
-        g = generator("sample", self.seed, sample.lap, id)
-        volume = self.volumes[sample.case]
+        id, volume = self.volumes.ids[sample.case], self.volumes[sample.case]
+        g, dataset = generator("sample", self.seed, sample.lap, id), self.volumes.dataset
         with single_threaded():
-            image, label = self.dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
+            image, label = dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
         return {"image": image, "label": label, "case": id}
 
 

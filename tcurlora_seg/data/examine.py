@@ -7,17 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.grid import AXES
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.notes import listen, note
-from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.structures import shrunken
 from tcurlora_seg.data.task import IGNORED, without_ignored
 from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    from tcurlora_seg.data.prepared import PreparedCase
 
 VERSION = 2
 """Of the questions asked here; with another one every case is examined again."""
@@ -106,9 +110,8 @@ def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, f
         ends = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         extent = float((ends[-1] - ends[0] + 1) * size)
         if not low <= extent <= high:
-            name = ("left-right", "back-front", "bottom-top")[axis]
             raise UserError(
-                f"{path}: what it shows is {extent:.0f} mm long {name}; a head has {low:.0f} to {high:.0f}: "
+                f"{path}: what it shows is {extent:.0f} mm long {AXES[axis]}; a head has {low:.0f} to {high:.0f}: "
                 "compare the voxel size in its header with the scanner's"
             )
 

@@ -10,6 +10,8 @@ import numpy as np
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
 
+AXES = ("left-right", "back-front", "bottom-top")
+"""The axes of the body, in RAS order."""
 VOXEL_MM = (0.01, 20.0)
 """Sizes outside this are a mistake of units or of a header, whatever was scanned."""
 SAME_GRID = 0.05
@@ -72,6 +74,20 @@ def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[
     change = nib.orientations.ornt_transform(orientation(affine), orientation(other))
     turned = nib.orientations.apply_orientation(volume, change)
     return turned, affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
+
+
+def is_reversed(labels: np.ndarray, affine: np.ndarray, axis: int, lower: int, upper: int) -> bool:
+    """Whether two structures lie in each other's place along an axis; not where one is missing.
+
+    Args:
+        labels: (X, Y, Z).
+        affine: to RAS mm.
+        axis: 0 left-right, 1 back-front, 2 bottom-top.
+        lower: value of the structure that lies left, behind or below.
+        upper: value of the other one.
+    """
+    ends = [np.argwhere(labels == value) @ affine[axis, :3] for value in (lower, upper)]
+    return all(len(end) for end in ends) and bool(ends[0].mean() >= ends[1].mean())
 
 
 def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:

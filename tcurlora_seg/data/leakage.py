@@ -96,7 +96,7 @@ def read_crosswalk(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: no such file, unreadable, or without two such columns.
     """
-    tables = list(_tables(Path(path)))
+    tables = list(_tables(Path(path).expanduser()))
     for table in tables:
         patients = _column(table, _PATIENT)
         for form in _BRATS:

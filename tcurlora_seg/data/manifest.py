@@ -132,19 +132,20 @@ def manifest_path(dataset: str, root: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) -> Manifest:
+def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False, dataset: str | None = None) -> Manifest:
     """A manifest, checked together with its files.
 
     Args:
         path: of the manifest.
         root: of the files.
         outside: whether they may lie outside the root.
+        dataset: whose manifest it must be; None for any.
 
     Raises:
-        UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
-            is not there; a split with an unknown case or with a patient on two sides.
+        UserError: not a manifest, or one of another data set; a duplicate id, or one that cannot name files; a path
+            outside the root; a file that is not there; a split with an unknown case or with a patient on two sides.
     """
-    manifest = load_manifest(path)
+    manifest = load_manifest(path, dataset)
     check(manifest, path, root=root, outside=outside)
     for case in manifest.cases:
         for file in case.paths:
@@ -156,17 +157,21 @@ def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) 
     return manifest
 
 
-def load_manifest(path: str | Path) -> Manifest:
+def load_manifest(path: str | Path, dataset: str | None = None) -> Manifest:
     """A manifest whose content is not checked.
 
+    Args:
+        path: of the manifest.
+        dataset: whose manifest it must be; None for any.
+
     Raises:
-        UserError: not a manifest.
+        UserError: not a manifest, or one of another data set.
     """
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"{path} is not a manifest of format {FORMAT} (data_manifests/README.md describes it)")
     try:
-        return Manifest(
+        manifest = Manifest(
             dataset=str(raw["dataset"]),
             cases=tuple(map(_case, raw["cases"])),
             splits={
@@ -182,6 +187,9 @@ def load_manifest(path: str | Path) -> Manifest:
             f"{path}: a field is missing or of the wrong kind ({type(error).__name__}: {error}); "
             "data_manifests/README.md describes them"
         ) from error
+    if dataset not in (None, manifest.dataset):
+        raise UserError(f"{path} is a manifest of {manifest.dataset}, not of {dataset}")
+    return manifest
 
 
 def _case(raw: Any) -> Case:
@@ -240,8 +248,7 @@ def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = Non
                     f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it, unless "
                     "dataset.outside_root=true allows others"
                 )
-            target = os.path.realpath(os.path.join(place, path)) if place else None
-            if place and target and not Path(target).is_relative_to(place):
+            if place and not (target := Path(os.path.realpath(os.path.join(place, path)))).is_relative_to(place):
                 raise UserError(
                     f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
                     "the links there, dataset.outside_root=true follows them"

@@ -106,7 +106,8 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
-    settings = _settings(dataset)
+    every = {name: value for name, value in dataset.settings().items() if name != "modalities"}  # all are examined
+    settings = repr((VERSION, every))
     report = CheckReport(
         dataset.name, dataset.task.name, str(dataset.root.absolute()), settings,
         by_hand=by_hand, skipped=skipped,
@@ -126,19 +127,14 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     return report, replace(manifest, by_check=tuple(report.left_out))
 
 
-def _settings(dataset: SegmentationDataset) -> str:
-    """All that an examination depends on besides the files; all modalities are examined, whichever are chosen."""
-    return repr((VERSION, {k: v for k, v in dataset.settings().items() if k != "modalities"}))
-
-
 def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, dict[str, str], dict[str, str]]:
     """The cohort before any file is opened, what a person has excluded from it, the files that belong to no case."""
     if dataset.manifest_path:
-        given = load_manifest(dataset.manifest_path)
+        given = load_manifest(dataset.manifest_path, dataset.name)
         return given, given.excluded_by_hand, {}
     place = folder / "manifest.json"
     place = place if place.is_file() else dataset.root / "manifest.json"
-    older = load_manifest(place) if place.is_file() else Manifest(dataset.name, ())
+    older = load_manifest(place, dataset.name) if place.is_file() else Manifest(dataset.name, ())
     by_hand, found = older.excluded_by_hand, dataset.find_cases()
     cases = found.cases
     if older.simulated:  # only its own manifest knows which subjects share an anatomy

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from monai.data import MetaTensor
-    from torch import Tensor
 
 
 class Volume(NamedTuple):
@@ -110,9 +111,6 @@ def prepare_case(
     Raises:
         UserError: volumes on different grids, or intensities that cannot be scaled.
     """
-    import torch
-    from monai.data import MetaTensor
-
     native, fitted = torch.from_numpy(label.voxels), fitting(preparation, spacing, label.affine)
     image, reference = fitted(
         _stack(channels, mask, label, preparation, case, hint),
@@ -129,10 +127,6 @@ def _stack(
     channels: Sequence[Volume], mask: Volume | None, grid: Volume, preparation: Preparation, case: str, hint: str = ""
 ) -> MetaTensor:
     """The channels (C, X, Y, Z) float32 on one grid, cut out by the mask, their intensities checked."""
-    import numpy as np
-    import torch
-    from monai.data import MetaTensor
-
     arrays = [_on_grid(channel, grid, case, hint).astype(np.float32) for channel in channels]
     if mask is not None:
         brain = _on_grid(mask, grid, case, hint) > 0
@@ -149,8 +143,6 @@ def _on_grid(volume: Volume, grid: Volume, case: str, hint: str) -> np.ndarray:
     Raises:
         UserError: another shape or affine.
     """
-    from tcurlora_seg.data.grid import same_grid, turn_to
-
     voxels, affine = turn_to(volume.voxels, volume.affine, grid.affine)
     pair = f"{volume.source} and {grid.source}"
     if voxels.shape != grid.voxels.shape or not same_grid(voxels.shape, grid.affine, affine, pair):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nibabel as nib
+import numpy as np
 
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.data.preparation import Preparation
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _TOLERANCE = 0.05
 
@@ -68,16 +68,12 @@ def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing |
 
 def training_spacing(sizes: Iterable[Sequence[float]]) -> TrainingSpacing:
     """Range of some voxel sizes, each along right, anterior and superior."""
-    import numpy as np
-
     rows = np.stack([np.asarray(size, dtype=np.float64) for size in sizes]).round(4)
     return TrainingSpacing(*(tuple(row.tolist()) for row in (rows.min(0), np.median(rows, axis=0), rows.max(0))))
 
 
 def ras_spacing(affine: np.ndarray) -> np.ndarray:
     """Voxel sizes in mm in the order of the axes after turning to RAS."""
-    import nibabel as nib
-
     order = nib.orientations.io_orientation(affine)[:, 0].astype(int)
     sizes = nib.affines.voxel_sizes(affine)
     result = sizes.copy()

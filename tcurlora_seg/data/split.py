@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tcurlora_seg.data.manifest import Manifest, Split, check_split
@@ -54,9 +53,9 @@ def draw_split(
     """
     listed = {case.id for case in manifest.cases}
     if scheme in manifest.splits:
-        sides = manifest.splits[scheme].sides.values()
-        listed &= {id for ids in sides for id in ids}
-        train, val, held_out = (_patients_of(manifest, ids) for ids in sides)
+        sides = [[id for id in ids if id not in manifest.excluded] for ids in manifest.splits[scheme].sides.values()]
+        listed = {id for ids in sides for id in ids}
+        train, val, held_out = (list(dict.fromkeys(manifest.case(id).patient for id in ids)) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
         train, val, held_out = _draw(order, scheme, fold, folds, shots, paper)
@@ -76,14 +75,12 @@ def draw_split(
     chosen = ({*patients} for patients in (train, val, held_out))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
-    return result if test is None else _limit(result, test)
-
-
-def _limit(split: Split, test: int) -> Split:
-    if not 1 <= test <= len(split.test):
-        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null")
-    first = set(sorted(split.test, key=lambda case: derive("scored", case))[:test])
-    return replace(split, test=tuple(case for case in split.test if case in first))
+    if test is None:
+        return result
+    if not 1 <= test <= len(result.test):
+        raise UserError(f"split.test={test}: expected 1 to {len(result.test)}, the number of test cases, or null")
+    scored = sorted(result.test, key=lambda case: derive("scored", case))[:test]
+    return replace(result, test=tuple(case for case in result.test if case in scored))
 
 
 def draw_by_name(
@@ -165,7 +162,3 @@ def _draw(
 
 def _count(size: float, patients: int) -> int:
     return round(size * patients) if size < 1 else int(size)
-
-
-def _patients_of(manifest: Manifest, ids: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(manifest.case(id).patient for id in ids if id not in manifest.excluded))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from nibabel.affines import voxel_sizes
+
 from tcurlora_seg.data.task import Task
 
 if TYPE_CHECKING:
@@ -24,9 +27,6 @@ def shrunken(case: PreparedCase, task: Task) -> list[str]:
         case: prepared.
         task: its structures.
     """
-    import numpy as np
-    from nibabel.affines import voxel_sizes
-
     ml = [float(np.prod(voxel_sizes(affine))) / 1000 for affine in (case.affine, case.label.affine.numpy())]
     lines = []
     for name, classes in task.structures.items():

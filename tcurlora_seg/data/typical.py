@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tcurlora_seg.data.grid import AXES
 from tcurlora_seg.data.structures import volume_text
 
 Facts = dict[str, float]
@@ -18,7 +19,6 @@ Ranges = Mapping[str, Sequence[float]]
 """Name -> least and largest."""
 UNKNOWN: Ranges = MappingProxyType({})
 
-_AXES = ("left-right", "back-front", "bottom-top")
 _QUANTILES = (1, 25, 50, 75, 99)
 _FACTOR = 1.25
 """How far a length, a volume of what an image shows or a share may lie outside of the training images' range."""
@@ -37,7 +37,7 @@ def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalitie
         modalities: names of the channels.
     """
     shows = (image != 0).any(axis=0)
-    facts = {f"length {axis}, mm": float(n * size) for axis, n, size in zip(_AXES, shows.shape, spacing, strict=True)}
+    facts = {f"length {axis}, mm": float(n * size) for axis, n, size in zip(AXES, shows.shape, spacing, strict=True)}
     facts["shown, ml"] = float(shows.sum() * np.prod(spacing) / 1000)
     facts["shown, share"] = float(shows.mean())
     for modality, channel in zip(modalities, image, strict=True):

@@ -110,7 +110,8 @@ def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     if labels.dtype.kind in "biu":
         return labels
     rounded = np.rint(labels)
-    apart = np.abs(labels - rounded)
+    with np.errstate(invalid="ignore"):  # infinite values are refused below
+        apart = np.abs(labels - rounded)
     strange = np.unique(labels[~(apart <= _ROUNDING)])
     if len(strange):
         shown = ", ".join(f"{value:.6g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")

@@ -293,6 +293,15 @@ def test_an_older_manifest_that_cannot_be_read_is_named(tmp_path: Path, lpba40: 
         check_folder(lpba40(root=str(tmp_path)), tmp_path)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_manifest_of_another_data_set_is_not_taken_over(root: Path, tmp_path: Path, given: bool) -> None:
+    other = replace(load_manifest(root / "manifest.json"), dataset="folder")
+    place = tmp_path / "given.json" if given else root / "manifest.json"
+    write_manifest(other, place)
+    with pytest.raises(UserError, match=rf"{place.name} is a manifest of folder, not of lpba40"):
+        prepare_data(config(root, dataset={"manifest": str(place) if given else None}))
+
+
 def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.CaptureFixture) -> None:
     from tcurlora_seg.data.check_report import CheckReport, print_report
 

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tcurlora_seg.data.datasets.root import DataRoot
 from tcurlora_seg.data.manifest import Case, Manifest
 from tcurlora_seg.data.notes import note
-from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.prepared import PreparedCase, Volume, prepare_case
-from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
 
@@ -21,6 +18,9 @@ if TYPE_CHECKING:
 
     from tcurlora_seg.data.augmentation import Augmentation
     from tcurlora_seg.data.augmentation.strong import StrongAugmentation
+    from tcurlora_seg.data.preparation import Preparation
+    from tcurlora_seg.data.prepared import PreparedCase
+    from tcurlora_seg.data.spacing import TrainingSpacing
 
 
 class SegmentationDataset(DataRoot):
@@ -150,6 +150,8 @@ class SegmentationDataset(DataRoot):
         Raises:
             UserError: unreadable files, other grids, unknown label values, empty images.
         """
+        from tcurlora_seg.data.prepared import Volume, prepare_case
+
         case = self.manifest().case(id)
         self._used_paths(case)
         raw, affine = self.read_label(case)

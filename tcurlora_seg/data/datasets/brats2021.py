@@ -83,7 +83,7 @@ class BraTS2021(SegmentationDataset):
     def _file(self, folder: Path, what: str) -> str | None:
         """A file, or what lies in a folder that some unzip programs named like the file."""
         for path in (folder / f"{folder.name}_{what}.nii.gz", folder / f"{folder.name}_{what}.nii"):
-            files = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+            files = sorted(path.glob("[!.]*.nii*")) if path.is_dir() else [path]  # not macOS's notes on another file
             if files and files[0].is_file():
                 return files[0].relative_to(self.root).as_posix()
         return None

@@ -114,7 +114,7 @@ class Decathlon(SegmentationDataset):
                 left_out[id] = f"dataset.json lists {missing[0]}, which is not there"
             else:
                 cases.append(Case(id, id, dict.fromkeys(self.all_modalities, image), label))
-        taken = {path for case in cases for path in case.paths}
+        taken = {image for image, _ in listed}
         skipped = {}
         for place, reason in (("imagesTs", "a test image, which has no label"), ("imagesTr", "not in dataset.json")):
             for path in sorted((self.root / place).glob("*")):

@@ -132,11 +132,10 @@ class EADCADNI(SegmentationDataset):
         Raises:
             UserError: another value, or sides in each other's place.
         """
-        import numpy as np
+        from tcurlora_seg.data.grid import is_reversed
 
         super().check_label(raw, affine, source)
-        ends = [np.argwhere(raw == side) @ affine[0, :3] for side in (_LEFT, _RIGHT)]
-        if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
+        if is_reversed(raw, affine, 0, _LEFT, _RIGHT):
             raise UserError(
                 f"{source}: the label of the left side lies to the right of the other one; a label and its image that "
                 "are mirrored to each other teach nothing, so leave out this case or find out which of them is wrong"

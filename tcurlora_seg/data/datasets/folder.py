@@ -79,7 +79,7 @@ class Folder(SegmentationDataset):
         if self._datalist is None:
             entries, skipped = join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
         else:
-            listed, skipped = read_list(self.root / self._datalist, self.modalities), {}
+            listed, skipped = read_list(self.root / Path(self._datalist).expanduser(), self.modalities), {}
             entries = self._named([self._inside(entry) for entry in listed])
         cases, left_out = [], {}
         sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}

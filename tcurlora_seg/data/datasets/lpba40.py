@@ -94,7 +94,8 @@ class LPBA40(SegmentationDataset):
     def find_cases(self) -> Found:
         images, other_images = self._files("skullstripped")
         labels, other_labels = self._files("structure.label")
-        if not images and not labels and self._native():
+        native = any(".native." in path.name for path in self._candidates("native_space"))
+        if native and not images and not labels:
             raise UserError(
                 f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
                 "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
@@ -126,16 +127,12 @@ class LPBA40(SegmentationDataset):
         Raises:
             UserError: another value, or left on the right, front at the back or top at the bottom.
         """
-        import numpy as np
+        from tcurlora_seg.data.grid import AXES, is_reversed
 
         super().check_label(raw, affine, source)
-        wrong = []
-        for axis, lower, upper in _LOWER_AND_UPPER:
-            ends = [np.argwhere(raw == label) @ affine[axis, :3] for label in (lower, upper)]
-            if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
-                wrong.append(axis)
+        wrong = [axis for axis, lower, upper in _LOWER_AND_UPPER if is_reversed(raw, affine, axis, lower, upper)]
         if wrong:
-            names = " and ".join(("left-right", "back-front", "bottom-top")[axis] for axis in wrong)
+            names = " and ".join(AXES[axis] for axis in wrong)
             turned = "".join(_OPPOSITE[code] if _AXIS[code] in wrong else code for code in self.analyze_axes)
             raise UserError(
                 f"{source}: the volume is reversed {names} by where its structures lie; if it is an Analyze file, "
@@ -152,9 +149,6 @@ class LPBA40(SegmentationDataset):
             if match and path.is_file() and found.setdefault(match[1], name) != name:
                 skipped[name] = f"another copy of {found[match[1]]}, which is used"
         return found, skipped
-
-    def _native(self) -> bool:
-        return any(".native." in path.name for path in self._candidates("native_space"))
 
     def _candidates(self, space: str = "delineation_space") -> list[Path]:
         """Files in the root, in LPBA40/delineation_space/S01 and in the folders between; `label/` of NIfTI copies."""

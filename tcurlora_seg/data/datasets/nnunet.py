@@ -105,12 +105,10 @@ class NNUNet(SegmentationDataset):
             suffixes = {modality: f"_{n:04d}" for n, modality in enumerate(self.all_modalities)}
             return join_folders(self.root, "imagesTr", "labelsTr", suffixes, "")
         try:
-            entries = [
-                Entry(
-                    dict(zip(self.all_modalities, map(_plain, case["images"]), strict=True)), _plain(case["label"]), id
-                )
-                for id, case in sorted(listed.items())
-            ]
+            entries = []
+            for id, case in sorted(listed.items()):
+                *images, label = (str(path).removeprefix("./") for path in (*case["images"], case["label"]))
+                entries.append(Entry(dict(zip(self.all_modalities, images, strict=True)), label, id))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: its 'dataset' lists a case without its images or label ({error})") from error
         return entries, {}
@@ -167,7 +165,3 @@ def _task(
         for region in regions
     }
     return Task(name, classes, structures, ignored=ignored)
-
-
-def _plain(path: Any) -> str:
-    return str(path).removeprefix("./")

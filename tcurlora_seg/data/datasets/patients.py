@@ -25,20 +25,16 @@ def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
     Raises:
         UserError: no regular expression.
     """
-    if pattern is None:
-        return _by_name
     try:
-        return partial(_by_pattern, re.compile(pattern))
+        return partial(_patient_of, None if pattern is None else re.compile(pattern))
     except re.error as error:
         raise UserError(f"dataset.patient={pattern} is not a regular expression: {error}") from error
 
 
-def _by_name(id: str) -> str:
-    found = _BIDS.match(id)
-    return found[0] if found else id
-
-
-def _by_pattern(pattern: re.Pattern[str], id: str) -> str | None:
+def _patient_of(pattern: re.Pattern[str] | None, id: str) -> str | None:
+    if pattern is None:
+        found = _BIDS.match(id)
+        return found[0] if found else id
     found = pattern.search(id)
     return found[1 if pattern.groups else 0] if found else None
 

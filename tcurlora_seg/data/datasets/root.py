@@ -49,7 +49,8 @@ class DataRoot(ABC):
             outside_root: whether links and absolute paths may lead out of the root.
         """
         self.root = Path(root).expanduser()
-        self.manifest_path, self.outside_root = manifest, outside_root
+        self.manifest_path = str(Path(manifest).expanduser()) if manifest else None
+        self.outside_root = outside_root
         self._manifest: Manifest | None = None
 
     @property
@@ -95,9 +96,7 @@ class DataRoot(ABC):
             self.check_root()
             path = self._manifest_file()
             if path is not None:
-                found = read_manifest(path, self.root, outside=self.outside_root)
-                if found.dataset != self.name:
-                    raise UserError(f"{path} is a manifest of {found.dataset}, not of {self.name}")
+                found = read_manifest(path, self.root, outside=self.outside_root, dataset=self.name)
             else:
                 found = self._found_manifest()
             self.adopt(found)

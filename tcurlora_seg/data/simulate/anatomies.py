@@ -28,7 +28,8 @@ def find_maps(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = sorted(path for ending in ("*.nii.gz", "*.nii", "*.mgz") for path in Path(folder).expanduser().glob(ending))
+    patterns = ("[!.]*.nii.gz", "[!.]*.nii", "[!.]*.mgz")
+    found = sorted(path for pattern in patterns for path in Path(folder).expanduser().glob(pattern))
     if not found:
         raise UserError(f"anatomies={folder}: expected a folder of label maps, .nii.gz, .nii or .mgz")
     return found

@@ -52,7 +52,7 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
     )
     values = values_at(anatomy.values, points, anatomy.zooms)
     shown = _field(options, axes, g) if small else _cut_off(axes, g)
-    contrast = draw_contrast(_present(anatomy.counts), g, t1_like=_chance(options.t1_like, g))
+    contrast = draw_contrast(torch.nonzero(anatomy.counts).flatten().tolist(), g, t1_like=_chance(options.t1_like, g))
     gamma = float(torch.exp(options.gamma * torch.randn((), generator=g)))
     air = uniform(g, 0.3, 0.75) if skull and _chance(0.5, g) else 0.0
     mask = _mask(values, skull, g) if not air else torch.tensor(True)
@@ -75,7 +75,7 @@ def draw_whole(options: Synthesis, values: Tensor, zooms: Sequence[float], g: Ge
         g: source of every draw.
     """
     axes = [torch.arange(n) * zoom for n, zoom in zip(values.shape, zooms, strict=True)]
-    present = _present(torch.bincount(values.flatten().int()))
+    present = torch.nonzero(torch.bincount(values.flatten().int())).flatten().tolist()
     contrast = draw_contrast(present, g, t1_like=_chance(options.t1_like, g))
     image = _scan(options, values, axes, contrast, float(torch.exp(options.gamma * torch.randn((), generator=g))), g)
     return 600 * image * _mask(values, _chance(options.with_skull, g), g)
@@ -101,10 +101,6 @@ def _field(options: Synthesis, axes: Sequence[Tensor], g: Generator) -> Tensor:
 
 def _chance(share: float, g: Generator) -> bool:
     return uniform(g, 0, 1) < share
-
-
-def _present(counts: Tensor) -> list[int]:
-    return torch.nonzero(counts).flatten().tolist()
 
 
 def _thickness(g: Generator) -> list[float]:
