@@ -4,8 +4,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/demo_lpba40
-# a library that is loaded on the way sets C's locale, in which Python would read text as ASCII
-export PYTHONUTF8 := 1
 
 DEVICE ?= cuda
 DATA ?= null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ def write_dicom(folder: Path, array: np.ndarray, leave_out: int | None = None, s
     """A series of axial slices, 2 x 1 mm in the plane and 3 mm apart, its first corner at LPS (-10, 20, 30)."""
     sitk = pytest.importorskip("SimpleITK")
     folder.mkdir(parents=True, exist_ok=True)
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for n in range(array.shape[2]):
@@ -27,3 +29,4 @@ def write_dicom(folder: Path, array: np.ndarray, leave_out: int | None = None, s
             plane.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{series}_{99 - n}.dcm"))
         writer.Execute(plane)
+    locale.setlocale(locale.LC_ALL, before)  # the writer sets C's, in which Python reads text as ASCII

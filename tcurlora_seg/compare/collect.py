@@ -12,6 +12,7 @@ import pandas as pd
 
 from tcurlora_seg.config.schema import flatten
 from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.data.split import SCHEMES
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.statistics import COLUMNS
 from tcurlora_seg.files import read_json
@@ -19,6 +20,7 @@ from tcurlora_seg.files import read_json
 _NEEDED = {
     "metrics.json": ("seed", "steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes"),
     "environment.json": ("command", "device", "git_commit", "python", "platform", "packages", "time_utc"),
+    "split.json": ("train",),
     "summary.json": ("dataset", "task", "simulated", "mean_dice"),
 }
 _TEXTS = ("case", "patient", "structure", "status")
@@ -31,9 +33,10 @@ class FinishedRun:
 
     Attributes:
         directory: the run directory.
-        config: its configuration as {dotted key: value}.
+        config: its configuration as {dotted key: value}; "planned" where the value follows from the training cases.
         metrics, environment, summary: the JSON files of these names.
         cases: the rows of `cases.csv`.
+        training_cases: their number.
         folder: the folder of the evaluation, with `cases.csv`.
     """
 
@@ -43,12 +46,14 @@ class FinishedRun:
     environment: dict[str, Any]
     summary: dict[str, Any]
     cases: pd.DataFrame
+    training_cases: int
     folder: Path
 
     @property
-    def repeat(self) -> tuple[int, int]:
-        """Seed of the training and seed of the split."""
-        return self.config["seed"], self.config["split.seed"]
+    def repeat(self) -> tuple[int, str]:
+        """Seed of the training, and draw of the training cases: the seed of the split, or the name of a list."""
+        scheme = self.config["split.scheme"]
+        return self.config["seed"], str(self.config["split.seed"] if scheme in (None, *SCHEMES) else scheme)
 
 
 def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list[str]]:
@@ -106,16 +111,18 @@ def read_run(directory: Path, split: str) -> FinishedRun:
         if lacking:
             raise UserError(f"{path} has no '{lacking[0]}': it is damaged or of another version; leave this run out")
     config = flatten(load_config(directory / "config.yaml"))
+    planned = read_json(directory / "plan.json") if (directory / "plan.json").exists() else {}
     lacking = [key for key in ("seed", "adapter.name", "adapter.rank", "split.seed", "split.fold") if key not in config]
     if lacking:
         raise UserError(f"{directory / 'config.yaml'} has no '{lacking[0]}': it is no configuration of a training run")
     return FinishedRun(
         directory=directory,
-        config=config,
+        config=config | dict.fromkeys(planned, "planned"),
         metrics=records["metrics.json"],
         environment=records["environment.json"],
         summary=records["summary.json"],
         cases=read_cases(folder / "cases.csv"),
+        training_cases=len(records["split.json"]["train"]),
         folder=folder,
     )
 
@@ -202,6 +209,8 @@ def method_settings(run: FinishedRun) -> dict[str, str]:
     }
     if Path(settings.get("pretrained", "")).parent.name == "bases":
         settings["pretrained"] = "random"  # stored once per seed
+    if run.config["split.scheme"] not in (None, *SCHEMES):
+        settings["split.scheme"] = f"a list of {run.training_cases} training cases"
     return settings
 
 

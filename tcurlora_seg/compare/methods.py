@@ -164,7 +164,7 @@ def _by_repeat(label: str, group: Sequence[FinishedRun]) -> pd.DataFrame:
         if rows["structure"].nunique() > 1:
             means = rows.groupby("case", sort=False, as_index=False)[headlines()].mean()
             rows = pd.concat([means.assign(structure=ALL, status="scored"), rows])
-        tables.append(rows.assign(repeat=str(run.repeat), draw=run.repeat[1]))
+        tables.append(rows.assign(repeat="seed {}, draw {}".format(*run.repeat), draw=run.repeat[1]))
     rows = pd.concat(tables, ignore_index=True)
     twice = rows[rows.duplicated(["repeat", "case", "structure"])]
     if len(twice):
@@ -222,7 +222,7 @@ def _shared_cases(tables: Mapping[str, pd.DataFrame], *, common: bool) -> set[st
 
 
 def _unit(unit: tuple[str, str]) -> str:
-    return f"{unit[0]} with (seed, split.seed) = {unit[1]}"
+    return f"{unit[0]} with {unit[1]}"
 
 
 def _require_one_reference(tables: Mapping[str, pd.DataFrame]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "split.test": None,
     "adapter.lr": None,
     "training.class_weights": None,
+    "training.token_loss": 0.0,
     "training.save_every": 1,
     "training.histograms": True,
     "inference.precision": "32-true",
@@ -32,25 +34,40 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
 
 
 def load_config(path: str | Path) -> DictConfig:
-    """Configuration from a YAML file that a run has written, brought up to this version.
+    """Configuration from a YAML file of a run.
 
     Raises:
-        UserError: the file is missing, not YAML, or has YAML's aliases: a run never writes them, and with them a few
-            lines can stand for billions.
+        UserError: it is missing; see also `parse_config`.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path} is not the configuration of a run: it has aliases (*name)")
-        loaded = OmegaConf.load(Path(path))
-    except UserError:
-        raise
+        return parse_config(Path(path).read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: is the folder a finished run?") from error
-    except Exception as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable configuration: {str(error).splitlines()[0]}") from error
+
+
+def parse_config(text: str, source: object) -> DictConfig:
+    """Configuration that a run has written, brought up to this version.
+
+    Args:
+        text: YAML.
+        source: its file, for messages.
+
+    Raises:
+        UserError: no YAML mapping, or YAML's aliases, which a run never writes and by which a few lines can stand for
+            billions.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{source} is not the configuration of a run: it has aliases (*name)")
+        loaded = OmegaConf.load(StringIO(text))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{source} is not a readable configuration: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path} is not a configuration: its top level is no mapping")
+        raise UserError(f"{source} is not a configuration: its top level is no mapping")
     for key, (old, new) in _MOVED.items():
         if OmegaConf.select(loaded, key, throw_on_missing=False) == old:
             OmegaConf.update(loaded, key, new)

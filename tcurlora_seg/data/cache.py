@@ -1,4 +1,4 @@
-"""Prepared training volumes, kept in memory, on disk, or prepared anew each time."""
+"""Cache of prepared training volumes: in memory, on disk, or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
-from tcurlora_seg.data.typical import Facts, image_facts, ranges, result_facts
+from tcurlora_seg.data.typical import image_facts, ranges, result_facts
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
@@ -28,7 +28,7 @@ Place = Literal["memory", "disk", "none"]
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of the training cases before the first step.
+    """Facts about the training cases before the first step.
 
     Attributes:
         shapes: of the prepared volumes, voxels.
@@ -47,12 +47,12 @@ class TrainingVolumes:
     """
 
     def __init__(self, dataset: SegmentationDataset, ids: Sequence[str], place: Place, folder: str | Path) -> None:
-        self._dataset, self._ids, self._folder = dataset, list(ids), Path(folder)
+        self.dataset, self.ids, self._folder = dataset, list(ids), Path(folder)
         self._volumes: list[dict[str, Any]] = []
         if place != "none":
             with ThreadPoolExecutor(2) as pool:
                 prepare = dataset.training_volume if place == "memory" else self._stored
-                self._volumes = list(pool.map(prepare, self._ids))
+                self._volumes = list(pool.map(prepare, self.ids))
             if not any(any(dataset.census(volume)[1][1:]) for volume in self._volumes):
                 raise UserError(
                     f"no training case has a voxel of dataset.task={dataset.task.name} after preparation: "
@@ -60,35 +60,36 @@ class TrainingVolumes:
                 )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return self._volumes[position] if self._volumes else self._dataset.training_volume(self._ids[position])
+        return self._volumes[position] if self._volumes else self.dataset.training_volume(self.ids[position])
 
     def survey(self) -> Survey:
         """Sizes of the volumes and of the classes in them; of the first 16, where none are kept."""
         volumes = self._volumes or [self[position] for position in range(min(len(self), 16))]
-        shapes, counts = zip(*map(self._dataset.census, volumes), strict=True)
+        shapes, counts = zip(*map(self.dataset.census, volumes), strict=True)
         return Survey(shapes, counts)
 
     def typical(self) -> dict[str, list[float]]:
-        """What images and structures are like, see `typical`, as up to `_ENOUGH` of the cases tell.
+        """Ranges of measures of the training images and their structures, see `typical`, over up to `_ENOUGH` cases.
 
         Nothing where images are synthesised.
         """
-        facts = [self._facts(position) for position in range(min(len(self), _ENOUGH)) if "image" in self[position]]
-        return ranges(facts) if facts else {}
-
-    def _facts(self, position: int) -> Facts:
-        volume, dataset, id = self[position], self._dataset, self._ids[position]
-        sizes = dataset.preparation.spacing or dataset.check_headers([id])[id][1]
-        facts = image_facts(volume["image"].numpy(), sizes, dataset.modalities)
-        return facts | result_facts(volume["label"][0].numpy(), sizes, dataset.task.structures)
+        dataset, facts = self.dataset, []
+        for position in range(min(len(self), _ENOUGH)):
+            volume = self[position]
+            if "image" not in volume:
+                return {}
+            image, label, sizes = volume["image"].numpy(), volume["label"][0].numpy(), volume["spacing"]
+            facts.append(image_facts(image, sizes, dataset.modalities))
+            facts[-1] |= result_facts(label, sizes, dataset.task.structures)
+        return ranges(facts)
 
     def _stored(self, id: str) -> dict[str, Any]:
-        path = stored_path(self._dataset, id, self._folder)
+        path = stored_path(self.dataset, id, self._folder)
         if not path.is_file():
-            volume = self._dataset.training_volume(id)
+            volume = self.dataset.training_volume(id)
             try:
                 with atomic_path(path) as temporary:
                     torch.save(volume, temporary)
@@ -101,7 +102,13 @@ class TrainingVolumes:
 
 
 def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Path:
-    """Where a prepared case lies on disk; the name changes with its files and with whatever they are read by."""
+    """File of a prepared case; its name changes with the case's files and with whatever they are read by.
+
+    Args:
+        dataset: of the case.
+        id: of the case.
+        folder: of the cache.
+    """
     root = dataset.root.absolute()
     files = fingerprint(dataset.manifest().case(id), root)
     parts = (_VERSION, str(root), files, dataset.settings())
@@ -111,12 +118,14 @@ def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Pa
 def choose_place(
     dataset: SegmentationDataset, ids: Sequence[str], mode: Mode, folder: str | Path, *, copies: int = 1
 ) -> tuple[Place, str]:
-    """Decide where the prepared cases are kept, and say so in a line that tells how much it takes.
+    """Choice of the place of the prepared cases, and a line that tells how much it takes.
 
     "auto" is "memory" where they fit into 80 % of what is free, otherwise "disk". The size is estimated from the
     headers, before cropping to the brain: it is the most that can be needed.
 
     Args:
+        dataset: of the cases.
+        ids: of the cases.
         mode: as in `data.cache`.
         folder: for those on disk.
         copies: processes of this machine that train, each of which keeps its own in memory.
@@ -135,7 +144,8 @@ def choose_place(
     if mode == "memory" or (mode == "auto" and fits):
         return "memory", f"keeping {volumes}: {memory}"
     missing = sum(size for id, size in sizes.items() if not stored_path(dataset, id, folder).is_file())
-    free_disk = _free_disk(Path(folder).absolute())
+    place = Path(folder).absolute()
+    free_disk = shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
     why = f": in memory they would take {memory}" if mode == "auto" else ""
     if missing > free_disk:
         raise UserError(
@@ -154,8 +164,3 @@ def _prepared_bytes(dataset: SegmentationDataset, shape: Sequence[int], zooms: S
 
 def _bytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _free_disk(folder: Path) -> int:
-    """Bytes left on the disk that `folder` lies or would lie on."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -1,4 +1,4 @@
-"""What a check of a data folder found: kept beside the manifest, so that only what changed is looked at again."""
+"""Report of a data folder's check, kept beside the manifest, so that only what changed is looked at again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CheckReport:
 
     @classmethod
     def read(cls, path: Path) -> CheckReport | None:
-        """The report of an earlier check; None where there is none that can be read."""
+        """Report of an earlier check; None where there is none that can be read."""
         try:
             raw: dict[str, Any] = read_json(path)
             if raw.pop("format") != FORMAT:
@@ -68,12 +68,23 @@ class CheckReport:
             return None
 
     def examined(self, id: str, files: Fingerprint, settings: str) -> Examination | None:
-        """What is known of a case whose files are still the same."""
+        """Earlier findings of a case; None where its files or the settings have changed.
+
+        Args:
+            id: of the case.
+            files: its files as they are now.
+            settings: as they are now.
+        """
         return self.cases.get(id) if self.settings == settings and self.files.get(id) == files else None
 
 
 def print_report(report: CheckReport, *, simulated: bool) -> None:
-    """Print the table: found, usable, left out and why, skipped and why."""
+    """Print the table: found, usable, left out and why, skipped and why.
+
+    Args:
+        report: of the check.
+        simulated: whether the cases are simulated.
+    """
     common = _common_folder(report)
     place = Path(report.root, common)
     table = Table(title=f"{report.dataset} / {report.task} in {place}", title_justify="left")
@@ -105,7 +116,7 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
 
 
 def _alike(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:
-    """Cases that are left out for one reason but for their own names in it, together where they are many."""
+    """Cases left out for one reason, but for their own names in it, in one row where they are many."""
     groups: dict[str, list[str]] = {}
     for id, why in left_out.items():
         groups.setdefault(why.replace(id, ""), []).append(id)

@@ -1,10 +1,11 @@
-"""Loaders for Lightning: a stream of random crops to train on, whole volumes to validate and test on."""
+"""Data module for Lightning: a stream of random crops to train on, whole volumes to validate and test on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -24,13 +25,13 @@ from tcurlora_seg.randomness import generator, single_threaded
 
 
 class SegmentationDataModule(LightningDataModule):
-    """Training batches {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and
-    test items are a `PreparedCase` each.
+    """Data module of a data set and its split.
 
-    The crop may be planned from the `volumes`, before a loader is asked for.
+    Training batches are {"image" (B, C, *crop) float32, "label" (B, 1, *crop) uint8, "case" (B,)}; validation and test
+    items are a `PreparedCase` each. The crop may be planned from the `volumes`, before a loader is asked for.
 
-    What a sample is depends on (seed, lap, case) alone, so neither on workers nor on devices, and which sample is next
-    on the steps of the optimiser: a resumed run sees exactly the samples that an uninterrupted one would have seen.
+    A sample depends on (seed, lap, case) alone, so neither on workers nor on devices. Which sample is next depends on
+    the steps of the optimiser: a resumed run sees exactly the samples of an uninterrupted one.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @property
     def typical(self) -> dict[str, list[float]]:
-        """What the training images are like; see `TrainingVolumes.typical`."""
+        """Typical values of the training images; see `TrainingVolumes.typical`."""
         assert self._volumes is not None, "setup('fit') comes first"
         return self._volumes.typical()
 
@@ -104,8 +105,7 @@ class SegmentationDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        ids = self.case_split.train
-        crops = RandomCrops(self.dataset, self._volumes, ids, self.augmentation, self.crop, self.seed)
+        crops = RandomCrops(self._volumes, self.augmentation, self.crop, self.seed)
         gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = (min(8, os.cpu_count() or 1) if gpu else 0) if self.num_workers is None else self.num_workers
         return DataLoader(
@@ -127,7 +127,13 @@ class SegmentationDataModule(LightningDataModule):
         return _loader(Subset(self._validation, cases[rank::world] or cases[:1])) if cases else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Whole volumes stay in main memory: the predictor takes a slab at a time."""
+        """The batch on the device; whole volumes stay in main memory, since the predictor takes a slab at a time.
+
+        Args:
+            batch: of training, or a `PreparedCase`.
+            device: of the network.
+            dataloader_idx: as Lightning gives it.
+        """
         whole = isinstance(batch, PreparedCase)
         return batch if whole else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
@@ -139,23 +145,15 @@ class RandomCrops(Dataset[dict[str, Any]]):
     """Training samples, indexed by `Sample`."""
 
     def __init__(
-        self,
-        dataset: SegmentationDataset,
-        volumes: TrainingVolumes,
-        ids: Sequence[str],
-        augmentation: Augmentation | StrongAugmentation,
-        crop: Sequence[int],
-        seed: int,
+        self, volumes: TrainingVolumes, augmentation: Augmentation | StrongAugmentation, crop: Sequence[int], seed: int
     ) -> None:
-        self.dataset, self.volumes, self.ids = dataset, volumes, ids
-        self.augmentation, self.crop, self.seed = augmentation, crop, seed
+        self.volumes, self.augmentation, self.crop, self.seed = volumes, augmentation, crop, seed
 
     def __getitem__(self, sample: Sample) -> dict[str, Any]:
-        id = self.ids[sample.case]
-        g = generator("sample", self.seed, sample.lap, id)
-        volume = self.volumes[sample.case]
+        id, volume = self.volumes.ids[sample.case], self.volumes[sample.case]
+        g, dataset = generator("sample", self.seed, sample.lap, id), self.volumes.dataset
         with single_threaded():
-            image, label = self.dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
+            image, label = dataset.sample(volume, crop=self.crop, augmentation=self.augmentation, g=g)
         return {"image": image, "label": label, "case": id}
 
 
@@ -170,17 +168,11 @@ class WholeVolumes(Dataset[PreparedCase]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> PreparedCase:
-        if index in self._kept:
-            return self._kept[index]
-        item = self.dataset.prepare(self.ids[index])
+        item = self._kept.get(index) or self.dataset.prepare(self.ids[index])
         if self.keep:
             self._kept[index] = item
         return item
 
 
 def _loader(volumes: Dataset[PreparedCase]) -> DataLoader[Any]:
-    return DataLoader(volumes, batch_size=1, collate_fn=_only)
-
-
-def _only(items: list[PreparedCase]) -> PreparedCase:
-    return items[0]
+    return DataLoader(volumes, batch_size=1, collate_fn=itemgetter(0))

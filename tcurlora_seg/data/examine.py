@@ -1,4 +1,4 @@
-"""Can a case be trained on? Asked of its voxels, not only of its headers."""
+"""Examination of a case: can it be trained on? By its voxels, not only by its headers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from nibabel.affines import voxel_sizes
+
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.grid import AXES
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.notes import listen, note
-from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.structures import shrunken
 from tcurlora_seg.data.task import IGNORED, without_ignored
 from tcurlora_seg.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from tcurlora_seg.data.prepared import PreparedCase
 
 VERSION = 2
 """Of the questions asked here; with another one every case is examined again."""
@@ -26,14 +29,14 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Examination:
-    """What a case's files hold.
+    """Findings on a case's files.
 
     Attributes:
-        problem: why the case cannot be used; None if it can. Then nothing else is known.
+        problem: why the case cannot be used; None if it can. With a problem the rest is empty.
         shape: of the files.
         spacing: voxel size in mm.
         target_ml: volume of the task's structures together.
-        notes: what is worth a word about files that are used all the same.
+        notes: remarks about files that are used all the same.
         images: path, with the modality where a file holds several -> hash of the prepared voxels.
         label: hash of the class indices.
     """
@@ -48,11 +51,15 @@ class Examination:
 
 
 def examine(dataset: SegmentationDataset, id: str) -> Examination:
-    """Prepare a case as training would, with every modality that it has, and look at what came out.
+    """Findings on one case, prepared as for training, with every modality that it has.
 
     `SegmentationDataset.prepare` finds what cannot be read, differs in shape or affine, holds unknown labels, NaN or
     nothing. Here follow an empty target, one that preparation makes vanish, heads of impossible size, a modality
-    stored twice.
+    stored twice. Nothing is raised.
+
+    Args:
+        dataset: of the case.
+        id: of the case.
     """
     case = dataset.manifest().case(id)
     whole = copy(dataset)
@@ -68,9 +75,6 @@ def examine(dataset: SegmentationDataset, id: str) -> Examination:
 
 
 def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Examination:
-    import numpy as np
-    from nibabel.affines import voxel_sizes
-
     paths = [case.images[modality] for modality in dataset.modalities]
     if len({*paths}) < len(paths):
         paths = [f"{path} ({modality})" for path, modality in zip(paths, dataset.modalities, strict=True)]
@@ -96,31 +100,28 @@ def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Exami
 
 def _check_extent(image: np.ndarray, sizes: np.ndarray, expected: tuple[float, float] | None, path: str) -> None:
     """Refuse a head that is too small or too large, as one is whose voxel size is not that of its header."""
-    import numpy as np
-
     if expected is None:
         return
     low, high = expected
     inside = (image != 0).any(axis=0)
+    if not inside.any():
+        raise UserError(f"{path}: scaling leaves nothing of it above 0; see dataset.preparation.limits")
     for axis, size in enumerate(sizes):
         ends = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         extent = float((ends[-1] - ends[0] + 1) * size)
         if not low <= extent <= high:
-            name = ("left-right", "back-front", "bottom-top")[axis]
             raise UserError(
-                f"{path}: what it shows is {extent:.0f} mm long {name}; a head has {low:.0f} to {high:.0f}: "
+                f"{path}: what it shows is {extent:.0f} mm long {AXES[axis]}; a head has {low:.0f} to {high:.0f}: "
                 "compare the voxel size in its header with the scanner's"
             )
 
 
 def _hash(array: np.ndarray) -> str:
-    import numpy as np
-
     return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
 
 
 def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
-    """Case id -> why it is left out, for cases with an image that another case has too.
+    """Reasons, by case, against cases with an image that another case has too.
 
     The first stays if all have the same label, too. Otherwise none does: nobody can tell whose image it is.
     """
@@ -141,9 +142,14 @@ def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
 
 
 def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) -> Iterator[tuple[str, Examination]]:
-    """Examine many cases in `workers` threads, each yielded as it is done; unpacking and arithmetic run side by side.
+    """Findings on many cases, each yielded as soon as it is there.
 
-    A process would import MONAI anew, which takes longer than many cases.
+    Threads unpack and compute side by side. A process would import MONAI anew, which takes longer than many cases.
+
+    Args:
+        dataset: of the cases.
+        ids: of the cases.
+        workers: number of threads.
     """
     pool = ThreadPoolExecutor(workers)
     try:

@@ -1,12 +1,13 @@
-"""Has anything changed that a case is read from?"""
+"""Fingerprints of the files that a case is read from: has anything changed?"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from tcurlora_seg.data.formats import ending, voxels_of
 from tcurlora_seg.data.manifest import Case
 
 Fingerprint = list[list[str | int]]
@@ -17,6 +18,10 @@ def fingerprint(case: Case, root: Path) -> Fingerprint:
 
     An Analyze pair is named by its header, but it is mostly the voxels that change: both are listed. So are the files
     of a DICOM series, which is named by its folder.
+
+    Args:
+        case: whose files.
+        root: of the data set.
     """
     return [[path, *_state(root / path)] for path in _files(case, root)]
 
@@ -24,9 +29,9 @@ def fingerprint(case: Case, root: Path) -> Fingerprint:
 def _files(case: Case, root: Path) -> Iterator[str]:
     for path in case.paths:
         yield path
-        if path.endswith(".hdr"):
-            pair = (path.removesuffix(".hdr") + ending for ending in (".img", ".img.gz"))
-            yield from (voxels for voxels in pair if (root / voxels).is_file())
+        voxels = voxels_of(root / path) if ending(path) == ".hdr" else None
+        if voxels:
+            yield PurePosixPath(path).with_name(voxels.name).as_posix()
         elif (root / path).is_dir():
             yield from sorted(f"{path}/{file.name}" for file in (root / path).iterdir())
 
@@ -40,15 +45,24 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def contents(cases: Iterable[Case], root: Path) -> dict[str, list[int | str]]:
-    """{path: [bytes, time of the last change in ns, digest]} of all files of some cases."""
+    """{path: [bytes, time of the last change in ns, digest]} of all files of some cases.
+
+    Args:
+        cases: whose files.
+        root: of the data set.
+    """
     states = {path: _state(root / path) for case in cases for path in _files(case, root)}
     return {path: [*state, _digest(root / path, *state)] for path, state in states.items()}
 
 
 def changed(noted: Mapping[str, list[int | str]], root: Path) -> list[str]:
-    """The paths whose files hold something else than was noted by `contents`, or are gone.
+    """Paths of files that are gone, or hold something else than `contents` noted.
 
     A file of the same size and time is not read again; one that was copied or touched is.
+
+    Args:
+        noted: by `contents`.
+        root: of the data set.
     """
     found = []
     for path, (size, time, digest) in noted.items():

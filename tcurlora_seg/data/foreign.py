@@ -1,7 +1,8 @@
-"""Images that nibabel cannot read: NRRD, MetaImage and DICOM series, by SimpleITK."""
+"""Images by SimpleITK that nibabel cannot read: NRRD, MetaImage and DICOM series."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from tcurlora_seg.errors import UserError
 
 _HEADER = 10_000  # bytes, in which a header names a file of voxels if they are not in its own
+_LOCAL = re.compile(rb"\nelementdatafile\s*=\s*local")  # MetaImage's word for its own file
 _POSITION = "0020|0032"  # of a DICOM slice, in mm
 
 
@@ -45,7 +47,7 @@ def open_foreign(path: Path) -> nib.Nifti1Image:
     with path.open("rb") as opened:
         beginning = opened.read(_HEADER).lower()
     elsewhere = b"\ndata file:" in beginning or b"\ndatafile:" in beginning
-    if elsewhere or (path.suffix.lower() == ".mha" and b"elementdatafile = local" not in beginning):
+    if elsewhere or (path.suffix.lower() == ".mha" and not _LOCAL.search(beginning)):
         raise UserError(f"{path}: its voxels lie in another file; save it as one file")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -1,4 +1,4 @@
-"""Which files are images, by their names: nothing is opened but to tell a DICOM file."""
+"""Image formats by the files' names; nothing is opened but to tell a DICOM file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ SHOWN = f"{', '.join(ENDINGS)}, or a folder of DICOM files"
 
 
 def ending(path: str | PurePath) -> str:
-    """The ending of an image's name, in small letters whatever the name has; nothing where it is no image."""
+    """Ending of an image's name in small letters, whatever the name has; nothing where it is no image."""
     name = PurePath(path).name.lower()
     return next((known for known in ENDINGS if name.endswith(known)), "")
 
 
 def stem(path: str | PurePath) -> str:
-    """The name of an image without folder and ending."""
+    """Name of an image without folder and ending."""
     name = PurePath(path).name
     return name[: len(name) - len(ending(path))]
+
+
+def voxels_of(header: Path) -> Path | None:
+    """File of the voxels of a pair, such as Analyze's, by its header's; None where there is none."""
+    found = (header.with_suffix(suffix) for suffix in (".img", ".img.gz", ".IMG"))
+    return next((path for path in found if path.is_file()), None)
 
 
 def is_series(path: Path) -> bool:

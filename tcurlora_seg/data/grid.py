@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie: affines from voxel indices to RAS millimetres."""
+"""Voxel grids: affines from voxel indices to RAS millimetres."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
 
+AXES = ("left-right", "back-front", "bottom-top")
+"""The axes of the body, in RAS order."""
 VOXEL_MM = (0.01, 20.0)
 """Sizes outside this are a mistake of units or of a header, whatever was scanned."""
 SAME_GRID = 0.05
@@ -20,6 +22,7 @@ def check_affine(affine: np.ndarray, source: object, unit: str = "mm") -> None:
     """Check that an affine to RAS mm is that of a volume: asked of whatever is trained on, scored or predicted.
 
     Args:
+        affine: (4, 4).
         source: the file, for messages.
         unit: of length in its header.
 
@@ -44,6 +47,9 @@ def same_grid(shape: Sequence[int], affine: np.ndarray, other: np.ndarray, names
     """Whether two volumes of one shape lie on one grid: no corner is more than `SAME_GRID` voxels apart.
 
     Args:
+        shape: of both.
+        affine: of the first.
+        other: affine of the second.
         names: of the two files, for the note on headers that do not agree to the last digit.
     """
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in shape), 1]
@@ -55,9 +61,14 @@ def same_grid(shape: Sequence[int], affine: np.ndarray, other: np.ndarray, names
 
 
 def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with axes in the order and direction of the affine `other`, and their affine then.
+    """The same voxels with axes in the order and direction of another affine's, and their affine then.
 
     MINC stores z first and NIfTI x first; no voxel is interpolated.
+
+    Args:
+        volume: (X, Y, Z).
+        affine: of the volume.
+        other: affine whose axes it takes.
     """
     orientation = nib.io_orientation
     change = nib.orientations.ornt_transform(orientation(affine), orientation(other))
@@ -65,8 +76,28 @@ def turn_to(volume: np.ndarray, affine: np.ndarray, other: np.ndarray) -> tuple[
     return turned, affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
 
 
+def is_reversed(labels: np.ndarray, affine: np.ndarray, axis: int, lower: int, upper: int) -> bool:
+    """Whether two structures lie in each other's place along an axis; not where one is missing.
+
+    Args:
+        labels: (X, Y, Z).
+        affine: to RAS mm.
+        axis: 0 left-right, 1 back-front, 2 bottom-top.
+        lower: value of the structure that lies left, behind or below.
+        upper: value of the other one.
+    """
+    ends = [np.argwhere(labels == value) @ affine[axis, :3] for value in (lower, upper)]
+    return all(len(end) for end in ends) and bool(ends[0].mean() >= ends[1].mean())
+
+
 def centred_affine(shape: Sequence[int], zooms: Sequence[float], axes: str) -> np.ndarray:
-    """The affine of a volume whose axes run towards `axes` (such as "LAS") and whose centre is the origin."""
+    """Affine of a volume whose centre is the origin.
+
+    Args:
+        shape: of the volume.
+        zooms: voxel size, mm.
+        axes: where the volume's axes run to, such as "LAS".
+    """
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(axes)):

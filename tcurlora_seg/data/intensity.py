@@ -1,4 +1,4 @@
-"""Intensities: which voxels of an image show something, and scaling by these.
+"""Intensities: the background of an image, and scaling of the rest.
 
 A bundle carries a copy of this file, so it needs nothing but MONAI.
 """
@@ -21,7 +21,7 @@ CONSTANT = 0.1
 
 @dataclass(frozen=True)
 class Background:
-    """What of a channel shows nothing.
+    """Background of a channel.
 
     Attributes:
         value: of the voxels that show nothing; None where every voxel shows something.
@@ -39,12 +39,13 @@ class Background:
 
 
 def find_background(channel: Tensor, choice: str = "auto") -> Background:
-    """The background of a channel (X, Y, Z) as stored.
+    """Background of a channel (X, Y, Z) as stored.
 
     It is 0 and below; but where an image has been scaled to both sides of 0, as by a z-score or in Hounsfield units,
     its most frequent value if a tenth of the voxels have it, or none.
 
     Args:
+        channel: as stored.
         choice: "auto"; "zero" takes 0 and below whatever the image is like.
     """
     if choice == "zero":
@@ -58,7 +59,12 @@ def find_background(channel: Tensor, choice: str = "auto") -> Background:
 
 
 def note_backgrounds(image: MetaTensor, choice: str = "auto") -> MetaTensor:
-    """Note the background of each channel (C, X, Y, Z) in the image itself, before it is cropped or resampled."""
+    """The image with the background of each channel in its meta data, to be noted before it is cropped or resampled.
+
+    Args:
+        image: (C, X, Y, Z).
+        choice: see `find_background`.
+    """
     image.meta["backgrounds"] = [find_background(channel, choice) for channel in _plain(image)]
     return image
 
@@ -70,7 +76,13 @@ def inside(image: MetaTensor) -> Tensor:
 
 
 def scale(image: MetaTensor, intensity: str, limits: Sequence[float] | None) -> MetaTensor:
-    """The image with scaled intensities, see `Preparation`; it keeps its affine and the memory of what was done."""
+    """The image with scaled intensities; it keeps its affine and the record of what was done to it.
+
+    Args:
+        image: (C, X, Y, Z) with noted backgrounds.
+        intensity: see `Preparation`.
+        limits: see `Preparation`.
+    """
     channels = []
     for channel, shows in zip(_plain(image).float(), inside(image), strict=True):
         shows = torch.ones_like(shows) if intensity == "zscore_image" else shows

@@ -1,4 +1,4 @@
-"""Cases that every user of a data set finds wrong, though their files look sound."""
+"""Known defects: cases that every user of a data set finds wrong, though their files look sound."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from tcurlora_seg.files import read_json
 
 
 def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
-    """Case id -> what is wrong with it and in which file, from `known_defects.json`, for those of `cases` listed there.
+    """Defects by case, each with its file, from `known_defects.json`.
 
     They are left out of cases that are looked for on disk. A manifest that lists one all the same is obeyed: whoever
     has mended a label may use it.
+
+    Args:
+        dataset: its name.
+        cases: those to look up.
     """
     listed = defect_list().get(dataset, {})
     return {case.id: f"{case.label_paths[0]}: {listed[case.id]}" for case in cases if case.id in listed}
@@ -22,5 +26,5 @@ def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
 
 @cache
 def defect_list() -> Mapping[str, Mapping[str, str]]:
-    """Data set -> case id -> what is wrong with it."""
+    """Data set -> case id -> its defect."""
     return read_json(shipped("data_manifests") / "known_defects.json")

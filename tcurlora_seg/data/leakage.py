@@ -1,4 +1,4 @@
-"""Patients that a pre-trained network has seen under another name are no test of it.
+"""Leakage: patients that a pre-trained network has seen under another name are no test of it.
 
 447 scans of UPENN-GBM are also in BraTS2021. The Cancer Imaging Archive (10.7937/jc8x-9874) has the crosswalk between
 the two, BraTS2021_MappingToTCIA.xlsx. The Decathlon's brain tumours are those of BraTS 2016 and 2017, which have
@@ -96,7 +96,7 @@ def read_crosswalk(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: no such file, unreadable, or without two such columns.
     """
-    tables = list(_tables(Path(path)))
+    tables = list(_tables(Path(path).expanduser()))
     for table in tables:
         patients = _column(table, _PATIENT)
         for form in _BRATS:

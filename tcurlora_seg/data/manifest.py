@@ -1,11 +1,12 @@
-"""The list of a cohort's cases and splits: one JSON file, checked on reading; data_manifests/README.md has its schema.
+"""Manifest: the list of a cohort's cases and splits in one JSON file, checked on reading.
 
-It is read while a configuration is checked, so nothing heavy is imported here.
+data_manifests/README.md has its schema. It is read while a configuration is checked, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -52,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids to train on, to choose by and to score."""
+    """Split: case ids to train on, to choose by and to score."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -65,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A cohort.
+    """Cases and splits of a cohort.
 
     Attributes:
         dataset: name of the data set.
@@ -96,7 +97,7 @@ class Manifest:
 
     @property
     def excluded_by_hand(self) -> dict[str, str]:
-        """What a person has left out."""
+        """Cases that a person has left out, and why."""
         return {id: why for id, why in self.excluded.items() if id not in self.by_check}
 
     @cached_property
@@ -105,9 +106,14 @@ class Manifest:
 
 
 def manifest_folder(dataset: str, root: Path) -> Path:
-    """Where `prepare_data.py` writes the manifest of a data root unless told otherwise.
+    """Folder where `prepare_data.py` writes the manifest of a data root unless told otherwise.
 
-    Below the working folder, so that it steers nobody else's runs on shared data; a simulated cohort keeps its own.
+    It lies below the working folder, so that it steers nobody else's runs on shared data. A simulated cohort keeps its
+    own in its root.
+
+    Args:
+        dataset: its name.
+        root: the data root.
     """
     if (root / SIMULATED).is_file():
         return root
@@ -116,37 +122,56 @@ def manifest_folder(dataset: str, root: Path) -> Path:
 
 
 def manifest_path(dataset: str, root: Path) -> Path | None:
-    """The manifest of a data root: of this working folder, or in the root; None where there is none."""
+    """Manifest of a data root: of this working folder, or in the root; None where there is none.
+
+    Args:
+        dataset: its name.
+        root: the data root.
+    """
     places = (manifest_folder(dataset, root) / "manifest.json", root / "manifest.json")
     return next((path for path in places if path.is_file()), None)
 
 
-def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False) -> Manifest:
-    """Read and check a manifest whose files lie under `root`, or anywhere if `outside` says so.
+def read_manifest(path: str | Path, root: str | Path, *, outside: bool = False, dataset: str | None = None) -> Manifest:
+    """A manifest, checked together with its files.
+
+    Args:
+        path: of the manifest.
+        root: of the files.
+        outside: whether they may lie outside the root.
+        dataset: whose manifest it must be; None for any.
 
     Raises:
-        UserError: not a manifest; a duplicate id, or one that cannot name files; a path outside the root; a file that
-            is not there; a split with an unknown case or with a patient on two sides.
+        UserError: not a manifest, or one of another data set; a duplicate id, or one that cannot name files; a path
+            outside the root; a file that is not there; a split with an unknown case or with a patient on two sides.
     """
-    manifest = load_manifest(path)
-    check(manifest, path, outside=outside)
-    check_files(manifest.cases, root, path)
-    if not outside:
-        check_inside(manifest.cases, root, path)
+    manifest = load_manifest(path, dataset)
+    check(manifest, path, root=root, outside=outside)
+    for case in manifest.cases:
+        for file in case.paths:
+            if not (Path(root) / file).exists():
+                raise UserError(
+                    f"{path}: {file} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
+                    "or write the manifest again with scripts/prepare_data.py"
+                )
     return manifest
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest without checking what it says.
+def load_manifest(path: str | Path, dataset: str | None = None) -> Manifest:
+    """A manifest whose content is not checked.
+
+    Args:
+        path: of the manifest.
+        dataset: whose manifest it must be; None for any.
 
     Raises:
-        UserError: not a manifest.
+        UserError: not a manifest, or one of another data set.
     """
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"{path} is not a manifest of format {FORMAT} (data_manifests/README.md describes it)")
     try:
-        return Manifest(
+        manifest = Manifest(
             dataset=str(raw["dataset"]),
             cases=tuple(map(_case, raw["cases"])),
             splits={
@@ -162,6 +187,9 @@ def load_manifest(path: str | Path) -> Manifest:
             f"{path}: a field is missing or of the wrong kind ({type(error).__name__}: {error}); "
             "data_manifests/README.md describes them"
         ) from error
+    if dataset not in (None, manifest.dataset):
+        raise UserError(f"{path} is a manifest of {manifest.dataset}, not of {dataset}")
+    return manifest
 
 
 def _case(raw: Any) -> Case:
@@ -181,15 +209,27 @@ def _text(value: Any) -> str:
 
 
 def write_manifest(manifest: Manifest, path: str | Path, *, outside: bool = False) -> None:
-    """Check the manifest and write it as JSON; `outside` as in `read_manifest`."""
+    """Write a manifest as JSON, after a check.
+
+    Args:
+        manifest: to write.
+        path: of the file.
+        outside: whether its paths may leave the root.
+
+    Raises:
+        UserError: as `check`, or the file cannot be written.
+    """
     check(manifest, path, outside=outside)
     write_json(path, {"format": FORMAT, **asdict(manifest)})
 
 
-def check(manifest: Manifest, name: str | Path, *, outside: bool = False) -> None:
-    """Check what can be checked without the files; `name` is what an error calls the manifest.
+def check(manifest: Manifest, name: str | Path, *, root: str | Path | None = None, outside: bool = False) -> None:
+    """Check of a manifest without opening a file.
 
     Args:
+        manifest: to check.
+        name: of the manifest in messages.
+        root: of the files, to see that no link leads out of it; None does not look at them.
         outside: whether paths may lead out of the root.
 
     Raises:
@@ -198,21 +238,33 @@ def check(manifest: Manifest, name: str | Path, *, outside: bool = False) -> Non
     twice = [id for id, n in Counter(case.id for case in manifest.cases).items() if n > 1]
     if twice:
         raise UserError(f"{name}: the case {twice[0]} is listed twice; give every case an id of its own")
+    place = os.path.realpath(root) if root else None  # unlike Path.resolve it is at ease with links in a circle
     for case in manifest.cases:
         if not case.id or case.id.startswith(".") or {*"/\\\0"} & {*case.id}:
             raise UserError(f"{name}: the case id {case.id!r} is no name for a file: label maps are written under it")
         for path in () if outside else case.paths:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or {*"\\\0"} & {*path}:
                 raise UserError(
                     f"{name}: the path {path} of case {case.id} leaves the root; paths are relative to it, unless "
                     "dataset.outside_root=true allows others"
+                )
+            if place and not (target := Path(os.path.realpath(os.path.join(place, path)))).is_relative_to(place):
+                raise UserError(
+                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
+                    "the links there, dataset.outside_root=true follows them"
                 )
     for split_name, split in manifest.splits.items():
         check_split(split, manifest.cases, f"{name}, split '{split_name}'", passed_over=manifest.excluded)
 
 
 def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed_over: Collection[str] = ()) -> None:
-    """Check that a split names known cases, or such as are `passed_over`, and keeps every patient on one side.
+    """Check that a split names known cases and keeps every patient on one side.
+
+    Args:
+        split: to check.
+        cases: of the cohort.
+        name: of the split in messages.
+        passed_over: ids that it may name besides.
 
     Raises:
         UserError: it does not.
@@ -229,36 +281,4 @@ def check_split(split: Split, cases: Iterable[Case], name: str | Path, *, passed
                 raise UserError(
                     f"{name}: patient {patients[id]} is both in {where[patients[id]]} and in {side}; "
                     "scores on seen patients mean nothing, so a patient belongs on one side"
-                )
-
-
-def check_files(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file is there.
-
-    Raises:
-        UserError: the first that is not.
-    """
-    for case in cases:
-        for path in case.paths:
-            if not (Path(root) / path).exists():
-                raise UserError(
-                    f"{name}: {path} of case {case.id} is not under {root}; if the files have moved, set dataset.root "
-                    "or write the manifest again with scripts/prepare_data.py"
-                )
-
-
-def check_inside(cases: Iterable[Case], root: str | Path, name: str | Path) -> None:
-    """Check that every file lies under the root when links are followed.
-
-    Raises:
-        UserError: the first that does not.
-    """
-    place = Path(root).resolve()
-    for case in cases:
-        for path in case.paths:
-            target = (Path(root) / path).resolve()
-            if not target.is_relative_to(place):
-                raise UserError(
-                    f"{name}: {path} of case {case.id} is a link to {target}, which is not under {root}: if you trust "
-                    "the links there, dataset.outside_root=true follows them"
                 )

@@ -1,4 +1,4 @@
-"""What is worth a word about a file that is used all the same."""
+"""Remarks about files that are used all the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _said: set[str] = set()
 
 
 def note(topic: str, text: str) -> None:
-    """Hand a remark to whoever listens; where nobody does, log the first one of its topic, since others are alike."""
+    """Hand a remark to the listener; without one, log the first of its topic, since others are alike.
+
+    Args:
+        topic: what it is about.
+        text: the remark.
+    """
     heard = _heard.get()
     if heard is None:
         if topic not in _said:
@@ -25,7 +30,7 @@ def note(topic: str, text: str) -> None:
 
 @contextmanager
 def listen() -> Iterator[list[str]]:
-    """Collect the remarks of one case in a list."""
+    """Context manager that collects the remarks of one case in a list."""
     heard: list[str] = []
     token = _heard.set(heard)
     try:

@@ -1,7 +1,8 @@
-"""The deterministic part: from a file's voxels to what the network sees, and back."""
+"""Preparation, the deterministic part: from a file's voxels to the network's input, and back."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """Turn to RAS, resample, crop to the brain, scale the intensities.
+    """Turning to RAS, cropping to the brain, resampling, and scaling of the intensities.
 
     Scaling, per channel: "zscore", (x − mean) / std over the voxels above 0, the background left at 0 (the paper's);
     "zscore_image", the same over all voxels (nnU-Net's); "window", `limits` = [low, high] to [0, 1] with what lies
@@ -30,6 +31,9 @@ class Preparation:
         intensity: see above.
         limits: the window, or the two percentiles.
         background: "auto" as above; "zero" takes 0 and below for the background whatever the image is like.
+
+    Raises:
+        UserError: arguments that do not fit.
     """
 
     spacing: list[float] | None = None
@@ -39,18 +43,34 @@ class Preparation:
     background: Literal["auto", "zero"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.intensity not in ("zscore", "zscore_image", "window", "percentiles"):
+            raise UserError(
+                f"preparation.intensity={self.intensity}: choose zscore, zscore_image, window or percentiles"
+            )
         if (self.limits is None) != self.intensity.startswith("zscore") or (self.limits and len(self.limits) != 2):
             raise UserError(
                 f"preparation.limits={self.limits} with preparation.intensity={self.intensity}: expected [low, high] "
                 "for window and percentiles, null for zscore"
             )
+        least, most = (0.0, 100.0) if self.intensity == "percentiles" else (-math.inf, math.inf)
+        if self.limits and not least <= self.limits[0] < self.limits[1] <= most:
+            within = " from 0 to 100" if self.intensity == "percentiles" else ""
+            raise UserError(f"preparation.limits={self.limits}: expected [low, high]{within}, low below high")
         if self.background not in ("auto", "zero"):
             raise UserError(f"preparation.background={self.background}: choose auto or zero")
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise UserError(f"preparation.spacing={self.spacing}: expected three sizes in mm, or null")
 
     def __call__(self, image: MetaTensor, label: MetaTensor | None = None) -> tuple[MetaTensor, MetaTensor | None]:
-        """Prepare an image (C, X, Y, Z), every channel checked, and its label (1, X, Y, Z) where there is one."""
+        """The prepared image and label, each with the way back to its file's grid.
+
+        Args:
+            image: (C, X, Y, Z), every channel checked.
+            label: (1, X, Y, Z), or None.
+
+        Returns:
+            image float32; label uint8, or None.
+        """
         import torch
         from monai.transforms.utils import reset_ops_id
 
@@ -63,9 +83,10 @@ class Preparation:
         return scaled, None if label is None else case["label"].round().to(torch.uint8)
 
     def check(self, channel: Tensor, source: str) -> None:
-        """Check that the intensities (X, Y, Z) of one channel can be scaled.
+        """Check that the intensities of one channel can be scaled.
 
         Args:
+            channel: (X, Y, Z) as stored.
             source: the file, for messages.
 
         Raises:
@@ -86,11 +107,12 @@ class Preparation:
             note("negative", f"{source}: {negative:.0%} of its voxels are below 0; {found} is taken for the background")
 
     def invert(self, prediction: Tensor, image: MetaTensor, *, nearest: bool) -> Tensor:
-        """Bring (K, X, Y, Z) values on the prepared grid back to the grid of the file.
+        """Values brought back from the prepared grid to the grid of the file.
 
         Args:
-            prediction: label maps (`nearest`) or probabilities.
+            prediction: (K, X, Y, Z) label maps or probabilities.
             image: the prepared image, which remembers what was done to it.
+            nearest: whether they are label maps.
         """
         from monai.data import MetaTensor
         from monai.transforms.utils import convert_applied_interp_mode

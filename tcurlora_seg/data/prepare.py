@@ -1,4 +1,4 @@
-"""What `scripts/prepare_data.py` does: check a data folder and write its manifest, or simulate a cohort into it."""
+"""Check of a data folder, its manifest, or a cohort simulated into it: the work of `scripts/prepare_data.py`."""
 
 from __future__ import annotations
 
@@ -82,11 +82,16 @@ def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
 
 
 def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1) -> tuple[CheckReport, Manifest]:
-    """Examine every case, voxel by voxel, and write `folder`/check_report.json.
+    """Report of a folder's check, voxel by voxel, written as `folder`/check_report.json.
 
     The cases are those of `dataset.manifest` where that is given, otherwise those that lie on disk but for the known
     defects. An older manifest's splits, but for those that came with the files, what a person has excluded in it and
     what it says of a simulation are kept. Cases whose files are the same as at an earlier check are not examined again.
+
+    Args:
+        dataset: to check.
+        folder: of report and manifest.
+        workers: threads that examine cases.
 
     Returns:
         The report, and the manifest of the usable cases, not yet written; it has no cases where none is usable.
@@ -101,7 +106,8 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     if cohort.cases or not cohort.excluded:
         dataset.adopt(cohort)
         cohort = dataset.manifest()
-    settings = _settings(dataset)
+    every = {name: value for name, value in dataset.settings().items() if name != "modalities"}  # all are examined
+    settings = repr((VERSION, every))
     report = CheckReport(
         dataset.name, dataset.task.name, str(dataset.root.absolute()), settings,
         by_hand=by_hand, skipped=skipped,
@@ -121,27 +127,21 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     return report, replace(manifest, by_check=tuple(report.left_out))
 
 
-def _settings(dataset: SegmentationDataset) -> str:
-    """All that an examination depends on besides the files; all modalities are examined, whichever are chosen."""
-    return repr((VERSION, {k: v for k, v in dataset.settings().items() if k != "modalities"}))
-
-
 def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, dict[str, str], dict[str, str]]:
     """The cohort before any file is opened, what a person has excluded from it, the files that belong to no case."""
     if dataset.manifest_path:
-        given = load_manifest(dataset.manifest_path)
+        given = load_manifest(dataset.manifest_path, dataset.name)
         return given, given.excluded_by_hand, {}
     place = folder / "manifest.json"
     place = place if place.is_file() else dataset.root / "manifest.json"
-    older = load_manifest(place) if place.is_file() else Manifest(dataset.name, ())
-    by_hand = older.excluded_by_hand
-    found = dataset.find_cases()
+    older = load_manifest(place, dataset.name) if place.is_file() else Manifest(dataset.name, ())
+    by_hand, found = older.excluded_by_hand, dataset.find_cases()
+    cases = found.cases
     if older.simulated:  # only its own manifest knows which subjects share an anatomy
         patients = {case.id: case.patient for case in older.cases}
-        found = replace(found, cases=tuple(replace(c, patient=patients.get(c.id, c.patient)) for c in found.cases))
-    found = found.without({**known_defects(dataset.name, found.cases), **by_hand})
+        cases = tuple(replace(case, patient=patients.get(case.id, case.patient)) for case in cases)
     splits = {**older.splits, **found.splits}  # lists that come with the files may have been edited since
-    there = {*(case.id for case in found.cases), *found.left_out, *by_hand}
+    there = {*(case.id for case in cases), *found.left_out, *by_hand}
     gone = {
         id: f"its files are gone; the split '{name}' names it"
         for name, split in splits.items()
@@ -149,8 +149,8 @@ def _candidates(dataset: SegmentationDataset, folder: Path) -> tuple[Manifest, d
         for id in ids
         if id not in there
     }
-    excluded = {**gone, **found.left_out, **by_hand}
-    return replace(older, cases=found.cases, splits=splits, excluded=excluded), by_hand, dict(found.skipped)
+    cohort = replace(older, cases=cases, splits=splits, excluded={**gone, **found.left_out, **by_hand})
+    return cohort.without({**known_defects(dataset.name, cases), **by_hand}), by_hand, dict(found.skipped)
 
 
 def _examine_rest(

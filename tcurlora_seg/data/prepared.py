@@ -1,18 +1,19 @@
-"""A prepared case: what the network sees of an image and its label, and the way back to the file's grid."""
+"""A prepared case: the network's input, its label, and the way back to the file's grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from monai.data import MetaTensor
-    from torch import Tensor
 
 
 class Volume(NamedTuple):
@@ -30,13 +31,13 @@ class Volume(NamedTuple):
 
 
 class PreparedImage:
-    """A prepared image. Not a dataclass, since Lightning copies those field by field.
+    """Prepared image. Not a dataclass, since Lightning copies those field by field.
 
     Args:
         case: id of the case, or the image's name.
         image: (C, X, Y, Z) float32; it remembers how to go back to the file's grid.
         affine: (4, 4) float64, from the file's voxels to RAS mm.
-        preparation: what was done to the image; it knows the way back.
+        preparation: of the image; it knows the way back.
     """
 
     def __init__(self, *, case: str, image: MetaTensor, affine: np.ndarray, preparation: Preparation) -> None:
@@ -44,7 +45,7 @@ class PreparedImage:
 
 
 class PreparedCase(PreparedImage):
-    """A prepared image with its label.
+    """Prepared image with its label.
 
     Args:
         patient: id of the patient.
@@ -66,7 +67,7 @@ def prepare_image(
     case: str,
     mask: Volume | None = None,
 ) -> PreparedImage:
-    """Prepare the channels of an image, which share the grid of the first.
+    """Prepared image of channels that share the grid of the first.
 
     Args:
         channels: in the order of the network's channels.
@@ -95,7 +96,7 @@ def prepare_case(
     mask: Volume | None = None,
     hint: str = "",
 ) -> PreparedCase:
-    """Prepare an image and its label, on whose grid it lies; see `prepare_image`.
+    """Prepared image with its label, on whose grid it lies; see `prepare_image`.
 
     Args:
         channels: in the order of the network's channels.
@@ -105,14 +106,11 @@ def prepare_case(
         case: id of the case.
         patient: id of the patient.
         mask: brain mask.
-        hint: what to say besides when the grids differ.
+        hint: to be added where the grids differ.
 
     Raises:
         UserError: volumes on different grids, or intensities that cannot be scaled.
     """
-    import torch
-    from monai.data import MetaTensor
-
     native, fitted = torch.from_numpy(label.voxels), fitting(preparation, spacing, label.affine)
     image, reference = fitted(
         _stack(channels, mask, label, preparation, case, hint),
@@ -129,10 +127,6 @@ def _stack(
     channels: Sequence[Volume], mask: Volume | None, grid: Volume, preparation: Preparation, case: str, hint: str = ""
 ) -> MetaTensor:
     """The channels (C, X, Y, Z) float32 on one grid, cut out by the mask, their intensities checked."""
-    import numpy as np
-    import torch
-    from monai.data import MetaTensor
-
     arrays = [_on_grid(channel, grid, case, hint).astype(np.float32) for channel in channels]
     if mask is not None:
         brain = _on_grid(mask, grid, case, hint) > 0
@@ -149,8 +143,6 @@ def _on_grid(volume: Volume, grid: Volume, case: str, hint: str) -> np.ndarray:
     Raises:
         UserError: another shape or affine.
     """
-    from tcurlora_seg.data.grid import same_grid, turn_to
-
     voxels, affine = turn_to(volume.voxels, volume.affine, grid.affine)
     pair = f"{volume.source} and {grid.source}"
     if voxels.shape != grid.voxels.shape or not same_grid(voxels.shape, grid.affine, affine, pair):

@@ -1,4 +1,4 @@
-"""The stream of training samples: sample k is a pure function of (seed, k), so a stream can begin anywhere."""
+"""Sample stream for training: sample k is a pure function of (seed, k), so a stream can begin anywhere."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Sample(NamedTuple):
 
 
 class SampleStream(Sampler[Sample]):
-    """An endless stream that goes through all cases in a new order in every lap, cut into epochs of equal length.
+    """Endless stream that goes through all cases in a new order in every lap, cut into epochs of equal length.
 
-    Iterating gives what is left of the epoch that `position` lies in. With several devices device `rank` takes every
+    Iterating gives the rest of the epoch that `position` lies in. With several devices device `rank` takes every
     `world`-th sample.
     """
 
     def __init__(
         self, *, cases: int, length: int, seed: int, position: Callable[[], int], rank: int = 0, world: int = 1
     ) -> None:
-        """A stream over `cases` cases.
+        """A stream over a number of cases.
 
         Args:
             cases: how many there are.

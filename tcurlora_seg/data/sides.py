@@ -1,4 +1,4 @@
-"""Left and right among the classes of a task: which change places in a mirror, which are of one side only."""
+"""Left and right among the classes of a task: pairs that change places in a mirror, classes of one side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _ASEG = dict(zip((*_LEFT, *_RIGHT), (*_RIGHT, *_LEFT), strict=True))
 def find_sides(
     classes: Mapping[str, Sequence[int]], others: Collection[int] = ()
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Find pairs by names (left_kidney and right_kidney, lh.x and rh.x, HippocampusL and HippocampusR), and by values
+    """Pairs of classes, left and right, and classes of one side.
+
+    Pairs are found by names (left_kidney and right_kidney, lh.x and rh.x, HippocampusL and HippocampusR), and by values
     where all of them are FreeSurfer's (17 and 53).
 
     Args:

@@ -1,16 +1,16 @@
-"""Which voxel sizes a network was trained on, and whether a new image has one of them."""
+"""Voxel sizes of the training images, and whether a new image has one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nibabel as nib
+import numpy as np
 
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.data.preparation import Preparation
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _TOLERANCE = 0.05
 
@@ -25,7 +25,7 @@ class TrainingSpacing:
 
     @property
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The least and the largest size along each axis that counts as one of the training images'."""
+        """Least and largest size along each axis that counts as one of the training images'."""
         return tuple(s * (1 - _TOLERANCE) for s in self.smallest), tuple(s * (1 + _TOLERANCE) for s in self.largest)
 
     def covers(self, spacing: Sequence[float]) -> bool:
@@ -33,7 +33,7 @@ class TrainingSpacing:
         return self.fit(spacing) == list(spacing)
 
     def fit(self, spacing: Sequence[float]) -> list[float]:
-        """The voxel size to resample to: the median along each axis where the size is not covered."""
+        """Voxel size to resample to: the median along each axis where the size is not covered."""
         axes = zip(spacing, *self.limits, self.median, strict=True)
         return [size if low <= size <= high else middle for size, low, high, middle in axes]
 
@@ -42,8 +42,9 @@ class TrainingSpacing:
 
 
 def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: np.ndarray) -> Preparation:
-    """The preparation for an image: where it leaves the grid alone, and the image's voxel size along an axis is not
-    among those of the training images, it resamples that axis to their median.
+    """Preparation for an image, which resamples it where its voxel size is unlike those of the training images.
+
+    Along such an axis it resamples to their median; not where the preparation resamples anyway.
 
     Args:
         preparation: of the training images.
@@ -61,22 +62,18 @@ def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: n
 
 
 def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:
-    """What `as_dict` wrote; None for a model file that says nothing."""
+    """Spacing as `as_dict` wrote it; None for a model file without it."""
     return None if raw is None else TrainingSpacing(*(tuple(raw[k]) for k in ("smallest", "median", "largest")))
 
 
 def training_spacing(sizes: Iterable[Sequence[float]]) -> TrainingSpacing:
-    """The range of some voxel sizes, each along right, anterior and superior."""
-    import numpy as np
-
+    """Range of some voxel sizes, each along right, anterior and superior."""
     rows = np.stack([np.asarray(size, dtype=np.float64) for size in sizes]).round(4)
     return TrainingSpacing(*(tuple(row.tolist()) for row in (rows.min(0), np.median(rows, axis=0), rows.max(0))))
 
 
 def ras_spacing(affine: np.ndarray) -> np.ndarray:
     """Voxel sizes in mm in the order of the axes after turning to RAS."""
-    import nibabel as nib
-
     order = nib.orientations.io_orientation(affine)[:, 0].astype(int)
     sizes = nib.affines.voxel_sizes(affine)
     result = sizes.copy()

@@ -1,9 +1,8 @@
-"""Who is trained on and who is scored: draws by patient, each a pure function of (manifest, scheme, seed)."""
+"""Splits into train, val and test: draws by patient, each a pure function of (manifest, scheme, seed)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tcurlora_seg.data.manifest import Manifest, Split, check_split
@@ -27,7 +26,7 @@ def draw_split(
     test: int | None = None,
     paper: tuple[float, float] | None = (5, 0),
 ) -> Split:
-    """Divide the cases among train, val and test.
+    """Split of the cases into train, val and test.
 
     Patients are ordered by a hash of (seed, patient), so that the draw depends neither on their order nor on how many
     there are, and a smaller number of shots is a part of a larger one.
@@ -36,8 +35,12 @@ def draw_split(
         manifest: the cohort.
         scheme: "paper", the proportions of the paper (its lists were never published); "holdout", 80 % to train on and
             20 % to test on; "kfold", fold `fold` of `folds` is the test set; "shots", `shots` patients to train on, all
-            others the test set; or the name of a
-            split that is written in the manifest, whose excluded cases are passed over.
+            others the test set; or the name of a split that is written in the manifest, whose excluded cases are
+            passed over.
+        fold: number of the test fold, from 0 on.
+        folds: number of folds.
+        shots: number of training patients.
+        seed: of the order.
         validation: patients moved from train to val; the test set does not depend on it.
         leave_out: which one of the training patients, counted from 0, is the validation set instead. One run for each
             of them chooses a rank or a number of steps without a look at the test cases.
@@ -50,9 +53,9 @@ def draw_split(
     """
     listed = {case.id for case in manifest.cases}
     if scheme in manifest.splits:
-        sides = manifest.splits[scheme].sides.values()
-        listed &= {id for ids in sides for id in ids}
-        train, val, held_out = (_patients_of(manifest, ids) for ids in sides)
+        sides = [[id for id in ids if id not in manifest.excluded] for ids in manifest.splits[scheme].sides.values()]
+        listed = {id for ids in sides for id in ids}
+        train, val, held_out = (list(dict.fromkeys(manifest.case(id).patient for id in ids)) for ids in sides)
     else:
         order = sorted({case.patient for case in manifest.cases}, key=lambda p: derive("split", seed, p))
         train, val, held_out = _draw(order, scheme, fold, folds, shots, paper)
@@ -72,14 +75,12 @@ def draw_split(
     chosen = ({*patients} for patients in (train, val, held_out))
     result = Split(*(tuple(c.id for c in manifest.cases if c.patient in side and c.id in listed) for side in chosen))
     check_split(result, manifest.cases, f"split.scheme={scheme}")
-    return result if test is None else _limit(result, test)
-
-
-def _limit(split: Split, test: int) -> Split:
-    if not 1 <= test <= len(split.test):
-        raise UserError(f"split.test={test}: expected 1 to {len(split.test)}, the number of test cases, or null")
-    first = set(sorted(split.test, key=lambda case: derive("scored", case))[:test])
-    return replace(split, test=tuple(case for case in split.test if case in first))
+    if test is None:
+        return result
+    if not 1 <= test <= len(result.test):
+        raise UserError(f"split.test={test}: expected 1 to {len(result.test)}, the number of test cases, or null")
+    scored = sorted(result.test, key=lambda case: derive("scored", case))[:test]
+    return replace(result, test=tuple(case for case in result.test if case in scored))
 
 
 def draw_by_name(
@@ -94,11 +95,13 @@ def draw_by_name(
     validation: int = 0,
     paper: tuple[float, float] | None = (5, 0),
 ) -> dict[str, Split]:
-    """Draw a split to be written into the manifest; with "kfold" one for every fold unless `fold` is given.
+    """Splits to be written into the manifest, by name; of "kfold" one for every fold unless `fold` is given.
 
     Args:
+        manifest: the cohort.
         scheme: "paper", "holdout", "kfold" or "shots", see `draw_split`; None draws nothing.
-        name: what to call it (folds add their number); None makes one of the scheme and its numbers.
+        name: of the split (folds add their number); None makes one of the scheme and its numbers.
+        fold, folds, shots, seed, validation, paper: see `draw_split`.
 
     Raises:
         UserError: as `draw_split`; a name that stands for a draw, or that the manifest has for other lists.
@@ -159,7 +162,3 @@ def _draw(
 
 def _count(size: float, patients: int) -> int:
     return round(size * patients) if size < 1 else int(size)
-
-
-def _patients_of(manifest: Manifest, ids: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(manifest.case(id).patient for id in ids if id not in manifest.excluded))

@@ -1,8 +1,11 @@
-"""How large the structures of a case are, and what preparation leaves of them."""
+"""Volumes of the structures of a case, and the loss by preparation."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
+from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.task import Task
 
@@ -18,10 +21,12 @@ def volume_text(ml: float) -> str:
 
 
 def shrunken(case: PreparedCase, task: Task) -> list[str]:
-    """What to say of structures that preparation makes vanish or lose over half of their volume."""
-    import numpy as np
-    from nibabel.affines import voxel_sizes
+    """Lines on structures that preparation makes vanish or lose over half of their volume.
 
+    Args:
+        case: prepared.
+        task: its structures.
+    """
     ml = [float(np.prod(voxel_sizes(affine))) / 1000 for affine in (case.affine, case.label.affine.numpy())]
     lines = []
     for name, classes in task.structures.items():

@@ -1,4 +1,4 @@
-"""What is to be segmented: which raw label values make which class, and which structures are scored."""
+"""Segmentation task: which raw label values make which class, and which structures are scored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Task:
         ignored: raw label values of voxels that nobody has labelled.
 
     Raises:
-        UserError: more classes than a byte holds, or a value that no label map can hold.
+        UserError: no class, more of them than a byte holds, or a value that no label map can hold.
     """
 
     name: str
@@ -42,6 +42,8 @@ class Task:
     ignored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.classes:
+            raise UserError(f"{self.name}: there is no class but the background")
         if len(self.classes) >= IGNORED:
             raise UserError(f"{self.name}: {len(self.classes)} classes; at most {IGNORED - 1} can be told apart")
         largest = max((value for merged in self.classes.values() for value in merged), default=0)
@@ -88,7 +90,7 @@ class Task:
         return tuple(axis for axis in axes if axis != 0 or not self.one_sided)
 
     def describe_sides(self) -> str:
-        """What a mirror does to the classes, in one line; nothing where it does nothing."""
+        """Effect of a mirror on the classes, in one line; nothing where it has none."""
         if self.one_sided:
             return f"not mirrored left-right, since {', '.join(self.one_sided)} is of one side (dataset.mirror_pairs)"
         if not self.mirror_pairs:
@@ -110,8 +112,36 @@ class Task:
         return np.where(known[place] == raw, indices[place], np.uint8(0))
 
 
+def given_classes(
+    classes: Mapping[str, int | Sequence[int]], mirror_pairs: Sequence[Sequence[str]] | None
+) -> dict[str, list[int]]:
+    """The classes of a user's `dataset.classes`, checked: name -> raw label values.
+
+    Args:
+        classes: name -> one value, or those merged into it.
+        mirror_pairs: the user's `dataset.mirror_pairs`.
+
+    Raises:
+        UserError: values that are not above 0 or belong to two classes; a pair that names anything else.
+    """
+    merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in classes.items()}
+    values = [value for listed in merged.values() for value in listed]
+    positive = all(isinstance(value, int) and value > 0 for value in values)
+    if not merged or not all(merged.values()) or len(values) != len(set(values)) or not positive:
+        raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
+    for pair in mirror_pairs or ():
+        if len(pair) != 2 or not set(pair) <= merged.keys():
+            raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
+    return merged
+
+
 def without_ignored(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both label maps with background where the reference is `IGNORED`, so that no score counts it."""
+    """Both label maps with background where the reference is `IGNORED`, so that no score counts it.
+
+    Args:
+        prediction: class indices.
+        reference: class indices of the same shape.
+    """
     import numpy as np
 
     ignored = reference == IGNORED

@@ -1,4 +1,4 @@
-"""What training images look like as the network sees them, to say what is unusual in another image or in its result."""
+"""Typical values of training images as the network sees them, to find what is unusual in another image or result."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tcurlora_seg.data.grid import AXES
 from tcurlora_seg.data.structures import volume_text
 
 Facts = dict[str, float]
@@ -18,7 +19,6 @@ Ranges = Mapping[str, Sequence[float]]
 """Name -> least and largest."""
 UNKNOWN: Ranges = MappingProxyType({})
 
-_AXES = ("left-right", "back-front", "bottom-top")
 _QUANTILES = (1, 25, 50, 75, 99)
 _FACTOR = 1.25
 """How far a length, a volume of what an image shows or a share may lie outside of the training images' range."""
@@ -29,15 +29,15 @@ _INTENSITY = 0.25
 
 
 def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalities: Sequence[str]) -> Facts:
-    """Measure a prepared image (C, X, Y, Z): field of view, volume and share of what shows something, intensities.
+    """Measures of a prepared image: field of view, volume and share of what shows something, intensities.
 
     Args:
-        image: with background at 0.
+        image: (C, X, Y, Z) with background at 0.
         spacing: voxel size in mm.
         modalities: names of the channels.
     """
     shows = (image != 0).any(axis=0)
-    facts = {f"length {axis}, mm": float(n * size) for axis, n, size in zip(_AXES, shows.shape, spacing, strict=True)}
+    facts = {f"length {axis}, mm": float(n * size) for axis, n, size in zip(AXES, shows.shape, spacing, strict=True)}
     facts["shown, ml"] = float(shows.sum() * np.prod(spacing) / 1000)
     facts["shown, share"] = float(shows.mean())
     for modality, channel in zip(modalities, image, strict=True):
@@ -49,7 +49,13 @@ def image_facts(image: NDArray[np.floating], spacing: Sequence[float], modalitie
 def result_facts(
     labels: NDArray[np.integer], spacing: Sequence[float], structures: Mapping[str, Sequence[int]]
 ) -> Facts:
-    """Measure a label map (X, Y, Z): volume and number of pieces (26 neighbours) of each structure."""
+    """Measures of a label map: volume and number of pieces (26 neighbours) of each structure.
+
+    Args:
+        labels: (X, Y, Z) class indices.
+        spacing: voxel size in mm.
+        structures: name -> class indices.
+    """
     facts: Facts = {}
     for name, classes in structures.items():
         mask = np.isin(labels, list(classes))
@@ -60,13 +66,13 @@ def result_facts(
 
 
 def ranges(facts: Iterable[Facts]) -> dict[str, list[float]]:
-    """The least and the largest of every number over some cases."""
+    """Least and largest of every measure over some cases."""
     cases = list(facts)
     return {name: [f(case[name] for case in cases) for f in (min, max)] for name in (cases[0] if cases else ())}
 
 
 def unusual(facts: Facts, seen: Ranges) -> list[str]:
-    """What of a case lies outside of what the training cases show, a line each; nothing where nobody has measured.
+    """Lines on the measures of a case that lie outside of the training cases' ranges; none where nobody has measured.
 
     Args:
         facts: of `image_facts` or `result_facts`.
@@ -74,7 +80,7 @@ def unusual(facts: Facts, seen: Ranges) -> list[str]:
     """
     lines = []
     for name, value in facts.items():
-        if name not in seen:
+        if name not in seen or "/" in name:
             continue
         low, high = seen[name]
         if name.endswith("%"):
@@ -83,18 +89,21 @@ def unusual(facts: Facts, seen: Ranges) -> list[str]:
             if not low - margin <= value <= high + margin:
                 span = f"{low:.2f} to {high:.2f}"
                 lines.append(f"{name} of its intensities lie below {value:.2f}, of training images {span}")
-        elif name == "shown, ml" and not low / _FACTOR <= value <= high * _FACTOR:
-            more = ": is a skull left in, or another part of the body?" if value > high else ""
-            span = f"{volume_text(low)} to {volume_text(high)}"
-            lines.append(f"it shows {volume_text(value)}, training images {span}{more}")
-        elif name == "shown, share" and not low / _FACTOR <= value <= high * _FACTOR:
-            lines.append(f"{value:.0%} of it is above background, of training images {low:.0%} to {high:.0%}")
-        elif name.startswith("length") and not low / _FACTOR <= value <= high * _FACTOR:
-            axis = name.removeprefix("length ").removesuffix(", mm")
-            lines.append(f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm")
+        elif not low / _FACTOR <= value <= high * _FACTOR:
+            lines.append(_unusual_size(name, value, low, high))
     for structure in dict.fromkeys(name.rpartition("/")[0] for name in facts if "/" in name):
         lines += _unusual_structure(structure, facts, seen)
     return lines
+
+
+def _unusual_size(name: str, value: float, low: float, high: float) -> str:
+    if name == "shown, ml":
+        more = ": is a skull left in, or another part of the body?" if value > high else ""
+        return f"it shows {volume_text(value)}, training images {volume_text(low)} to {volume_text(high)}{more}"
+    if name == "shown, share":
+        return f"{value:.0%} of it is above background, of training images {low:.0%} to {high:.0%}"
+    axis = name.removeprefix("length ").removesuffix(", mm")
+    return f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm"
 
 
 def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
@@ -102,8 +111,7 @@ def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
         return []
     (low, high), (fewest, most) = seen[f"{name}/ml"], seen[f"{name}/pieces"]
     volume, pieces = facts[f"{name}/ml"], facts[f"{name}/pieces"]
-    sound = low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR
-    if sound:
+    if low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR:
         return []
     found = f"{name} in {pieces:.0f} piece{'' if pieces == 1 else 's'}, {volume_text(volume)}"
     count = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
@@ -111,7 +119,7 @@ def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
 
 
 def read_ranges(raw: Any) -> dict[str, list[float]]:
-    """What `ranges` gave, as a model file notes it; nothing for one that says nothing.
+    """Ranges as a model file notes them; nothing for a file without them.
 
     Raises:
         TypeError, ValueError: something else.

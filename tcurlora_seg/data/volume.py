@@ -1,6 +1,6 @@
-"""Reading volumes from disk: the formats of `formats`, in millimetres.
+"""Volumes from disk: the formats of `formats`, in millimetres.
 
-Any bytes may come under these names. The header is checked before a voxel is read, so that what it promises costs no
+Any bytes may come under these names. The header is checked before a voxel is read, so that its promises cost no
 memory, and whatever the parsers raise becomes one line.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 
 from tcurlora_seg.data.foreign import open_foreign
-from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series
+from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series, voxels_of
 from tcurlora_seg.data.grid import centred_affine, check_affine
 from tcurlora_seg.data.notes import note
 from tcurlora_seg.errors import UserError
@@ -33,10 +33,14 @@ _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
 
 
 def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The voxels as stored, without trailing axes of one, and the affine to RAS millimetres.
+    """Voxels as stored, without trailing axes of one, and the affine to RAS millimetres.
 
-    Analyze has no orientation in its header: its axes are taken to run towards `analyze_axes`, and the centre of the
-    volume is the origin. nibabel opens .hdr + .img.gz once both are named; by the name of one it does not.
+    Analyze has no orientation in its header: the centre of the volume is taken for the origin. nibabel opens
+    .hdr + .img.gz once both are named; by the name of one it does not.
+
+    Args:
+        path: of the file.
+        analyze_axes: where the axes of Analyze files run to.
 
     Raises:
         UserError: the file is missing, truncated or no image; or its header says what no volume can be: see
@@ -49,7 +53,7 @@ def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
 
 
 def open_volume(path: str | Path) -> Any:
-    """The nibabel image with its voxels read, so that a damaged file is found here.
+    """nibabel image with its voxels read, so that a damaged file is found here.
 
     Raises:
         UserError: as `read_volume`.
@@ -60,7 +64,11 @@ def open_volume(path: str | Path) -> Any:
 
 
 def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine; see `read_volume`.
+    """Volumes (X, Y, Z, K) of a file, K = 1 where it holds one, and their affine.
+
+    Args:
+        path: of the file.
+        analyze_axes: see `read_volume`.
 
     Raises:
         UserError: as `read_volume`.
@@ -69,7 +77,7 @@ def read_series(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray
 
 
 def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
-    """The volumes (X, Y, Z, K) of a nibabel image and their affine, as `read_series` gives those of a file.
+    """Volumes (X, Y, Z, K) of a nibabel image and their affine; `read_series` of an image that is open.
 
     Args:
         image: the image.
@@ -86,11 +94,15 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
         array = array[..., None]
     if array.ndim != 4:
         raise UserError(f"{source} has the shape {array.shape}; expected three axes, or four with the channels last")
-    return array, affine_of(image, source, analyze_axes)
+    return array, _affine_of(image, source, analyze_axes)
 
 
 def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     """Labels as whole numbers; a scale factor in a header may leave them up to 0.001 away.
+
+    Args:
+        labels: as stored.
+        source: the file, for messages.
 
     Raises:
         UserError: a value that is none.
@@ -98,7 +110,8 @@ def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     if labels.dtype.kind in "biu":
         return labels
     rounded = np.rint(labels)
-    apart = np.abs(labels - rounded)
+    with np.errstate(invalid="ignore"):  # infinite values are refused below
+        apart = np.abs(labels - rounded)
     strange = np.unique(labels[~(apart <= _ROUNDING)])
     if len(strange):
         shown = ", ".join(f"{value:.6g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
@@ -108,7 +121,7 @@ def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     return rounded.astype(np.int64)
 
 
-def affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:
+def _affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndarray:
     """The affine from an image's voxels to RAS mm, float64: converted where its header has other units.
 
     Raises:
@@ -133,7 +146,7 @@ def _unit(image: Any) -> tuple[str, float]:
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """(shape, voxel size in mm) without reading the voxels, by the axes of the body: right, front, top.
+    """Shape and voxel size in mm by the axes of the body (right, front, top), without reading the voxels.
 
     Analyze, which does not say where its axes run, has them in the file's order.
 
@@ -204,7 +217,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _pair(path: Path) -> Any:
-    voxels = next((v for ending in (".img", ".img.gz", ".IMG") if (v := path.with_suffix(ending)).is_file()), None)
+    voxels = voxels_of(path)
     if voxels is None:
         raise FileNotFoundError("its .img or .img.gz is missing")
     parts = {"header": FileHolder(str(path)), "image": FileHolder(str(voxels))}
@@ -245,4 +258,4 @@ def _check_header(image: Any, path: Path) -> None:
         if not all(0 < size < math.inf for size in sizes):
             shown = " x ".join(f"{size:g}" for size in sizes)
             raise UserError(f"{path}: its header gives voxels of {shown} mm; expected sizes above 0: mend the header")
-    affine_of(image, path)
+    _affine_of(image, path)

@@ -1,4 +1,4 @@
-"""Scoring a run on volumes it has not seen."""
+"""Evaluation of a run on held-out volumes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task, without_ignored
 from tcurlora_seg.data.typical import UNKNOWN, Ranges, image_facts, result_facts, unusual
-from tcurlora_seg.evaluation.metrics import score_structures
-from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, save_figure, slices_of
+from tcurlora_seg.evaluation.metrics import Score, score_structures
+from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, slices_of
 from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
-from tcurlora_seg.inference.run import load_run
+from tcurlora_seg.inference.run import clearing_for, load_run
 from tcurlora_seg.inference.windows import Predictor
 
 
@@ -33,36 +33,35 @@ def evaluate_run(
     *,
     checkpoint: str,
     split: str = "test",
-    root: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    precision: str | None = None,
-    min_component_ml: float | Mapping[str, float] | None = None,
-    largest_pieces: int | Mapping[str, int] | None = None,
     surface_tolerance_mm: float = 1.0,
     pictures: int = 3,
     output: str | None = None,
-    trust: Sequence[str] = (),
+    **options: Any,
 ) -> dict[str, Any]:
-    """Score a run on one of its splits; what `scripts/evaluate.py` calls. Returns the summary.
+    """Scores of a run on one of its splits, printed and written; what `scripts/evaluate.py` calls.
+
+    Args:
+        checkpoint: the run directory.
+        split: train, val or test, as the run drew them.
+        surface_tolerance_mm: see `score`.
+        pictures: see `evaluate`.
+        output: folder for the files; None for `evaluation/<split>` in the run directory.
+        options: `device`, `root`, `overlap`, `mirror` and so on, see `load_run`.
+
+    Returns:
+        The summary.
 
     Raises:
-        UserError: see `load_run`.
+        UserError: see `load_run` and `drawn_cases`.
     """
-    run = load_run(
-        checkpoint, device=device, root=root, pretrained=pretrained, overlap=overlap, mirror=mirror,
-        precision=precision, trust=trust,
-    )  # fmt: skip
+    run = load_run(checkpoint, **options)
+    cases, metrics = run.cases(split), read_json(run.directory / "metrics.json")
     folder = Path(output) if output else run.directory / "evaluation" / split
-    metrics = read_json(run.directory / "metrics.json")
     summary, rows = evaluate(
-        run.predictor(), run.dataset, run.cases(split), folder,
-        spacing=run.spacing, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
-        typical=run.typical, clearing=run.clearing(min_component_ml, largest_pieces),
+        run.predictor(), run.dataset, cases, folder,
+        spacing=run.spacing, typical=run.typical, clearing=clearing_for(run.config),
         surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
-        pictures=pictures,
+        pictures=pictures, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
     )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {folder}")
@@ -76,34 +75,32 @@ def evaluate(
     folder: Path,
     *,
     spacing: TrainingSpacing | None,
-    adapter: str,
-    trainable_parameters: int,
     typical: Ranges = UNKNOWN,
     clearing: Clearing = NOTHING,
     surface_tolerance_mm: float = 1.0,
     limited: int | None = None,
     pictures: int = 3,
+    **facts: Any,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Predict and score cases in their files' own grid, in mm.
+    """Predictions and scores of cases on their files' own grid, in mm.
 
     Several processes share the cases; the first of them writes the table.
 
-    Writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and, of some cases,
+    It writes `cases.csv`, `summary.json`, `predictions/<case>.nii.gz` (class indices) and, of some cases,
     `overlays/<case>.png`.
 
     Args:
-        predictor: of the network to be scored.
+        predictor: inference of the network.
         dataset: where the cases are.
         cases: their ids.
         folder: for the files.
         spacing: voxel sizes of the training images, see `fitting`.
-        adapter: its name, for the summary.
-        trainable_parameters: for the summary.
-        typical: of the training images; what a case has outside of them is said.
-        clearing: which pieces of a structure stay.
+        typical: ranges over the training images, see `unusual`.
+        clearing: rules for pieces.
         surface_tolerance_mm: see `score`.
-        limited: `split.test`, if the cases are only a part of the split.
-        pictures: how many cases to draw, evenly from the worst to the best by mean Dice.
+        limited: `split.test`, where the cases are only a part of the split.
+        pictures: number of overlays, evenly from the worst to the best case by mean Dice.
+        facts: further entries of the summary, such as `adapter`.
 
     Returns:
         The summary and the rows of `cases.csv`.
@@ -119,45 +116,67 @@ def evaluate(
             *without_ignored(found.native, item.native_label.numpy()), dataset.task.structures,
             voxel_sizes(item.affine), surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
-        facts = image_facts(item.image.numpy(), voxel_sizes(item.image.affine.numpy()), dataset.modalities)
-        facts |= result_facts(found.native, voxel_sizes(item.affine), dataset.task.structures)
-        remarks += [{"case": case, "unusual": line} for line in unusual(facts, typical)]
-        for name, result in scores.items():
-            record = {"case": case, "patient": item.patient, "structure": name, **asdict(result), "seconds": seconds}
-            records.append(record)
+        records += case_rows(case, item.patient, scores, seconds)
+        sizes = voxel_sizes(item.image.affine.numpy())
+        seen = image_facts(item.image.numpy(), sizes, dataset.modalities)
+        seen |= result_facts(found.native, voxel_sizes(item.affine), dataset.task.structures)
+        remarks += [{"case": case, "unusual": line} for line in unusual(seen, typical)]
         with atomic_path(folder / "predictions" / f"{case}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found.native, item.affine), temporary)
-        image, label, sizes = item.image[0].numpy(), item.label[0].numpy(), voxel_sizes(item.image.affine.numpy())
         if pictures:
-            shown, label = without_ignored(found.prepared, label)
-            kept[case] = slices_of(image, label, shown, sizes)
+            shown, label = without_ignored(found.prepared, item.label[0].numpy())
+            kept[case] = slices_of(item.image[0].numpy(), label, shown, sizes)
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
     _draw(rows, kept, folder / "overlays", dataset.task, pictures)
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
-    summary = {
-        "dataset": dataset.name,
-        "task": dataset.task.name,
-        "label_map": {str(index): list(values) for index, values in dataset.task.classes.items()},
-        "simulated": dataset.manifest().simulated,
-        "adapter": adapter,
-        "trainable_parameters": trainable_parameters,
-        "overlap": predictor.overlap,
-        "mirror_axes": list(predictor.mirror_axes),
-        **rules,
-        "surface_tolerance_mm": surface_tolerance_mm,
-        "limited": None if limited is None else f"the first {limited} test cases by hash (split.test)",
-        "unusual": gather(remarks),
-        **summarise(rows),
-    }
+    summary = write_scores(
+        folder, dataset, rows, **facts,
+        label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
+        overlap=predictor.overlap, mirror_axes=list(predictor.mirror_axes), **rules,
+        surface_tolerance_mm=surface_tolerance_mm,
+        limited=None if limited is None else f"the first {limited} test cases by hash (split.test)",
+        unusual=gather(remarks),
+    )  # fmt: skip
+    return summary, rows
+
+
+def case_rows(case: str, patient: str, scores: Mapping[str, Score], seconds: float) -> list[dict[str, Any]]:
+    """Rows of `cases.csv` for one case.
+
+    Args:
+        case: its id.
+        patient: id of its patient.
+        scores: by structure.
+        seconds: of its segmentation.
+    """
+    return [{"case": case, "patient": patient, "structure": name, **asdict(score), "seconds": seconds}
+            for name, score in scores.items()]  # fmt: skip
+
+
+def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame, **facts: Any) -> dict[str, Any]:
+    """Write `cases.csv` and `summary.json`, from the first process alone.
+
+    Args:
+        folder: for the files.
+        dataset: of the cases.
+        rows: of `cases.csv`.
+        facts: further entries of the summary.
+
+    Returns:
+        The summary.
+    """
+    simulated = dataset.manifest().simulated
+    named = {"dataset": dataset.name, "task": dataset.task.name, "simulated": simulated}
+    summary = {**named, **facts, **summarise(rows)}
     if is_first():
         with atomic_path(folder / "cases.csv") as temporary:
             rows.to_csv(temporary, index=False)
         write_json(folder / "summary.json", summary)
-    return summary, rows
+    return summary
 
 
 def told(cases: Sequence[str]) -> Iterator[str]:
-    """The cases one by one; every 20 seconds a line says how many are done and what time the others will take."""
+    """Iterator over cases that prints progress and remaining time every 20 seconds."""
     begun = said = time.monotonic()
     for done, case in enumerate(cases):
         now = time.monotonic()
@@ -168,17 +187,23 @@ def told(cases: Sequence[str]) -> Iterator[str]:
 
 
 def spread_out(rows: pd.DataFrame, count: int) -> list[str]:
-    """`count` cases by mean Dice, evenly from the worst to the best: of three the worst, the median and the best."""
+    """Ids of cases spread evenly by mean Dice: for a count of three the worst, the median and the best.
+
+    Args:
+        rows: of `cases.csv`.
+        count: number of cases, or fewer where there are not as many.
+    """
     dice = rows.groupby("case")["dice"].mean().dropna().sort_values(kind="stable")
-    places = np.linspace(0, len(dice) - 1, min(count, len(dice))).round().astype(int)
+    places = np.linspace(0, len(dice) - 1, max(0, min(count, len(dice)))).round().astype(int)
     return [str(case) for case in dice.index[places]]
 
 
 def _draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Task, count: int) -> None:
-    """Write the pictures of those chosen cases that this process has scored."""
+    """Write the overlays of the chosen cases that this process has scored."""
     for case in spread_out(rows, count):
         if case in kept:
             own = rows[rows["case"] == case].set_index("structure")["dice"]
             dice = {name: None if pd.isna(value) else float(value) for name, value in own.items()}
             figure = overlay_figure(kept[case], title=str(case), structures=task.structures, dice=dice)
-            save_figure(figure, folder / f"{case}.png")
+            with atomic_path(folder / f"{case}.png") as temporary:
+                figure.savefig(temporary, dpi=100)

@@ -1,26 +1,25 @@
-"""Scoring label maps that another program has made, on the cases of a run: they are measured as the run's own are."""
+"""Evaluation of another program's label maps on the cases of a run, by the same measures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.task import without_ignored
-from tcurlora_seg.data.volume import read_volume
+from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import told
+from tcurlora_seg.evaluation.evaluate import case_rows, told, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.report import print_summary
-from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
-from tcurlora_seg.files import atomic_path, read_json, write_json
-from tcurlora_seg.inference.stored import stored_dataset
+from tcurlora_seg.evaluation.statistics import COLUMNS
+from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 
 
 def score_folder(
@@ -33,51 +32,48 @@ def score_folder(
     surface_tolerance_mm: float = 1.0,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score `predictions/<case>.nii.gz`, which hold the data set's own label values; returns the summary.
+    """Scores of `predictions/<case>.nii.gz`, which hold the data set's own label values.
 
     Args:
         checkpoint: a run directory, for the data set and the cases.
         predictions: the folder of label maps.
         output: folder for `cases.csv` and `summary.json`.
-        split: which cases: train, val or test, as the run drew them.
-        root: data folder, if it is no longer where the run had it.
+        split: train, val or test, as the run drew them.
+        root: data folder, if it has moved since.
         surface_tolerance_mm: see `score`.
         trust: see `check_trusted`.
 
+    Returns:
+        The summary.
+
     Raises:
-        UserError: a case without a label map, or one on another grid than its reference.
+        UserError: a case without a label map, or one on another grid than its reference or with other label values.
     """
-    config = load_config(Path(checkpoint) / "config.yaml")
-    dataset = stored_dataset(config, Path(checkpoint) / "config.yaml", root, trust)
-    cases = read_json(Path(checkpoint) / "split.json")[split]
+    run = Path(checkpoint)
+    dataset = stored_dataset(load_config(run / "config.yaml"), run / "config.yaml", root, trust)
     records = []
-    for id in told(cases):
+    for id in told(drawn_cases(run, dataset, split)):
         case = dataset.manifest().case(id)
         raw, affine = dataset.read_label(case)
         path = Path(predictions) / f"{id}.nii.gz"
-        stored, other = read_volume(path)
-        found, other = turn_to(stored, other, affine)
+        found, other = turn_to(*read_volume(path), affine)
         if found.shape != raw.shape or not same_grid(raw.shape, affine, other, f"{path} and its reference"):
             raise UserError(f"{path} is not on the grid of its reference: {found.shape} voxels, expected {raw.shape}")
-        pair = without_ignored(dataset.task.class_indices(found), dataset.task.class_indices(raw))
-        sizes = voxel_sizes(affine)
-        scores = score_structures(*pair, dataset.task.structures, sizes, surface_tolerance_mm=surface_tolerance_mm)
-        records += [{"case": id, "patient": case.patient, "structure": name, **asdict(result), "seconds": float("nan")}
-                    for name, result in scores.items()]  # fmt: skip
+        found = whole_numbers(found, path)
+        strange = set(np.unique(found).tolist()) - set(dataset.known_labels)
+        if strange:
+            raise UserError(f"{path} holds {min(strange)}, which is no label value of {dataset.name}: give its own "
+                            "values, not class indices")  # fmt: skip
+        scores = score_structures(
+            *without_ignored(dataset.task.class_indices(found), dataset.task.class_indices(raw)),
+            dataset.task.structures, voxel_sizes(affine), surface_tolerance_mm=surface_tolerance_mm,
+        )  # fmt: skip
+        records += case_rows(id, case.patient, scores, seconds=float("nan"))
     rows = pd.DataFrame(records, columns=list(COLUMNS))
-    summary = {
-        "dataset": dataset.name,
-        "task": dataset.task.name,
-        "simulated": dataset.manifest().simulated,
-        "adapter": Path(predictions).name,
-        "predictions": predictions,
-        "surface_tolerance_mm": surface_tolerance_mm,
-        "unusual": [],
-        **summarise(rows),
-    }
-    with atomic_path(Path(output) / "cases.csv") as temporary:
-        rows.to_csv(temporary, index=False)
-    write_json(Path(output) / "summary.json", summary)
+    summary = write_scores(
+        Path(output), dataset, rows, adapter=Path(predictions).name, predictions=predictions,
+        surface_tolerance_mm=surface_tolerance_mm, unusual=[],
+    )  # fmt: skip
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary

@@ -1,4 +1,4 @@
-"""How well does one predicted structure agree with its reference? Empty masks have a written policy.
+"""Agreement of a predicted structure with its reference, and a policy for empty masks.
 
 | reference | prediction | status      | Dice, surface Dice | distances                              |
 |-----------|------------|-------------|--------------------|----------------------------------------|
@@ -24,7 +24,7 @@ POLICY = {
     "false_alarm": "present in the prediction alone: Dice and surface Dice 0, no distance",
     "absent": "in neither: left out of every mean and counted",
 }
-"""The table above in words, by status; `summary.json` repeats them."""
+"""The table above in words, by status, for `summary.json`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def score_structures(
     *,
     surface_tolerance_mm: float = 1.0,
 ) -> dict[str, Score]:
-    """Compare two label maps of the same grid, structure by structure.
+    """Scores of each structure, from two label maps on one grid.
 
     Args:
         prediction: class indices (X, Y, Z), 0 for background.
@@ -82,7 +82,7 @@ def score_structures(
 
 
 def _around(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """The smallest box around boxes, one voxel where there are none: what lies outside changes no figure."""
+    """Bounding box of boxes, one voxel where there are none; voxels outside change no figure."""
     found = [box for box in boxes if box is not None]
     if not found:
         return (slice(0, 1),) * 3
@@ -96,7 +96,7 @@ def score(
     *,
     surface_tolerance_mm: float = 1.0,
 ) -> Score:
-    """Compare two masks of the same grid.
+    """Scores of two masks on one grid.
 
     Args:
         prediction: (X, Y, Z).
@@ -134,9 +134,14 @@ def score(
 def surface_distances(
     a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distances in mm from each surface voxel of `a` to the surface of `b`, and back; both masks not empty.
+    """Distances in mm from each surface voxel of `a` to the surface of `b`, and back.
 
-    A surface voxel is a voxel of the mask with a face neighbour outside it; outside the volume counts as outside.
+    A surface voxel is a voxel of the mask with a face neighbour outside of it or of the volume.
+
+    Args:
+        a: a mask (X, Y, Z), not empty.
+        b: another one, not empty.
+        spacing: voxel size along each axis in mm.
     """
     box = ndimage.find_objects((a | b).astype(np.uint8))[0]
     surfaces = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (a, b)]
@@ -149,6 +154,11 @@ def surface_distances(
 
 
 def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float | None:
-    """Dice alone, for validation during training: None where both masks are empty."""
+    """Dice of two masks; None where both are empty.
+
+    Args:
+        prediction: (X, Y, Z).
+        reference: (X, Y, Z).
+    """
     total = int(prediction.sum()) + int(reference.sum())
     return 2 * int((prediction & reference).sum()) / total if total else None

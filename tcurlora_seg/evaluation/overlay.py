@@ -1,10 +1,9 @@
-"""Pictures that show image, reference and prediction together, in three planes."""
+"""Overlays: image, reference and prediction in three planes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from tcurlora_seg.files import atomic_path
-
 COLOURS = ("#56b4e9", "#e69f00", "#2fd6a3", "#f0e442", "#ff8fc7", "#ff6a3d", "#b9a3ff")
 """One a class, in turn: Okabe and Ito's, told apart by colour-blind eyes, the dark ones lightened for black."""
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
@@ -26,11 +23,11 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class Slices:
-    """The three slices of a case that its picture shows: little enough to keep until it is known which cases matter.
+    """Slices of a case in three planes, small enough to keep until it is known which cases to draw.
 
     Attributes:
         planes: name, axis, index and aspect of each, with its image, reference and prediction.
-        limits: intensities that are shown black and white.
+        limits: intensities of black and white.
     """
 
     planes: list[tuple[str, int, int, float, list[NDArray[Any]]]]
@@ -43,10 +40,10 @@ def slices_of(
     prediction: NDArray[np.integer],
     spacing: Sequence[float],
 ) -> Slices:
-    """The slices with most of the reference, or of the prediction where there is none.
+    """Slices with most of the reference, or of the prediction where the reference is empty.
 
     Args:
-        image: (X, Y, Z) in RAS order, so that left of the picture is the subject's left.
+        image: (X, Y, Z) in RAS order; the left of the picture is the subject's left.
         reference: class indices (X, Y, Z).
         prediction: class indices (X, Y, Z).
         spacing: voxel size in mm, for the aspect.
@@ -67,13 +64,13 @@ def slices_of(
 def overlay_figure(
     slices: Slices, *, title: str, structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | None]
 ) -> Figure:
-    """Draw slices with the outlines of every class: the reference solid, the prediction dashed, in one colour.
+    """Figure of slices with the outlines of every class: the reference solid, the prediction dashed, in one colour.
 
     Args:
         slices: of a case.
         title: the line above the picture.
         structures: scored structure -> class indices whose union it is, for the legend.
-        dice: of the structures; of more than ten the legend names the worst.
+        dice: by structure; of more than ten the legend names the worst.
     """
     figure = Figure(figsize=(12, 4.8), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
@@ -97,7 +94,7 @@ def _colour(value: int) -> str:
 
 
 def _name_sides(axes: Axes, horizontal: Sequence[str], vertical: Sequence[str]) -> None:
-    """Write at each edge which side of the subject it is."""
+    """Name the subject's sides at the edges."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.03), (0.5, 0.97))
     for (x, y), letter in zip(places, (*horizontal, *vertical), strict=True):
         text = axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=10, ha="center", va="center")
@@ -105,7 +102,7 @@ def _name_sides(axes: Axes, horizontal: Sequence[str], vertical: Sequence[str]) 
 
 
 def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | None]) -> list[Line2D]:
-    """A line a structure with its Dice, white for a union of classes, and what solid and dashed mean."""
+    """Entries of the structures with their Dice, white for a union of classes, and of the line styles."""
     named = list(structures)
     if len(named) > _MOST_NAMED:
         scores = {name: 2.0 if (score := dice.get(name)) is None else score for name in named}
@@ -120,14 +117,8 @@ def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | 
     return lines
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
-
-
 def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels (height, width, 3) of a figure, as TensorBoard takes them."""
+    """Pixels (height, width, 3) of a figure, for TensorBoard."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""The table in the terminal at the end of a run or of an evaluation."""
+"""Table of scores in the terminal, after a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SIMULATED = "simulated cohort: one anatomy with simulated variation; these score
 
 
 def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
-    """Print the scores per case, the means, and what the training cost.
+    """Print the scores per case, the means, and the costs of the training.
 
     Args:
-        cases: the rows of `cases.csv`.
-        summary: what `summary.json` holds.
-        metrics: what `metrics.json` holds, for a run just trained.
+        cases: rows of `cases.csv`.
+        summary: contents of `summary.json`.
+        metrics: contents of `metrics.json`, for a run just trained.
     """
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     table = Table(title=f"{summary['dataset']} / {summary['task']} / {summary['adapter']}", title_justify="left")
     for heading in ("case", "structure", "status"):
         table.add_column(heading)
@@ -47,20 +47,19 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
             f"trained {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,} parameters "
             f"({share:.2f} %) in {metrics['train_seconds']:.0f} s, {metrics['steps']} steps of "
             f"{metrics['step_seconds']:.2f} s, peak memory {metrics['peak_memory_bytes'] / 2**30:.1f} GiB, "
-            f"model file {metrics['file_bytes'] / 1e6:.2f} MB",
-            highlight=False,
+            f"model file {metrics['file_bytes'] / 1e6:.2f} MB"
         )
         if metrics["not_predicted"]:
             lost = ", ".join(metrics["not_predicted"])
             console.print(f"{lost}: in the training labels, but not predicted at the end of training", style="red")
     if summary.get("limited"):
-        console.print(f"scored: {summary['limited']}", style="yellow", highlight=False)
+        console.print(f"scored: {summary['limited']}", style="yellow")
     for remark in summary["unusual"][:5]:
-        console.print(f"{remark['case']}: {remark['unusual']}", style="yellow", highlight=False)
+        console.print(f"{remark['case']}: {remark['unusual']}", style="yellow")
     if more := len(summary["unusual"][5:]):
-        console.print(f"{more} more remarks are in summary.json", style="yellow", highlight=False)
+        console.print(f"{more} more remarks are in summary.json", style="yellow")
     if summary["simulated"]:
-        console.print(SIMULATED, style="yellow", highlight=False)
+        console.print(SIMULATED, style="yellow")
 
 
 def _number(value: float | None, digits: int) -> str:

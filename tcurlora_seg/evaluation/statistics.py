@@ -1,4 +1,4 @@
-"""From scores per case to the summary of a run: means and spreads that say how many cases they stand on."""
+"""Summary of scores per case: means and spreads, with their number of cases."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tcurlora_seg.evaluation.metrics import POLICY
 
 @dataclass(frozen=True)
 class Measure:
-    """How a field of `Score` is shown.
+    """Display of a field of `Score`.
 
     Attributes:
         title: its heading.
         digits: decimals.
-        better: "higher", "lower", or None if it is no score.
-        headline: the comparison's table, tests and charts show it.
+        better: "higher", "lower", or None for a field that is no score.
+        headline: whether a comparison's table, tests and charts show it.
     """
 
     title: str
@@ -38,12 +38,12 @@ MEASURES = {
     "sensitivity": Measure("sensitivity", 3, "higher"),
     "precision": Measure("precision", 3, "higher"),
 }
-"""A new metric is a field of `Score` and a line here: tables, tests and the page of a comparison follow."""
+"""A new metric is a field of `Score` and a line here; tables, tests and the page of a comparison follow."""
 COLUMNS = ("case", "patient", "structure", "status", *MEASURES, "seconds")
 
 
 def summarise(cases: pd.DataFrame) -> dict[str, Any]:
-    """Reduce the rows of `cases.csv` per structure.
+    """Summary of the rows of `cases.csv` per structure.
 
     Returns:
         {"cases": n, "structures": {name: {measure: {"mean", "std", "n", "missed"}}}, "mean_dice": mean over structures,

@@ -1,7 +1,7 @@
-"""A run as a MONAI bundle: a folder that `python -m monai.bundle run` executes with MONAI alone.
+"""MONAI bundles: folders that `python -m monai.bundle run` executes without this package.
 
-The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` are written once more here, as MONAI's own
-transforms in JSON, with a copy of `intensity`; the tests hold the label maps of both together.
+The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` is repeated here as MONAI's transforms in
+JSON, with a copy of `intensity`. Tests compare the label maps of both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.data import intensity
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
-from tcurlora_seg.inference.run import Run, predictor_for
+from tcurlora_seg.inference.run import Run, clearing_for, predictor_for
 from tcurlora_seg.inference.segmenter import label_dtype, label_values
 from tcurlora_seg.models.backbone import window_of
 
@@ -30,22 +30,22 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 
 
 def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: str) -> None:
-    """Write the bundle; it appears whole or not at all.
+    """Write a bundle; it appears whole or not at all.
 
     Args:
-        run: what is exported.
+        run: the run to export.
         folder: a new folder; its name is the bundle's.
         state: the merged weights.
         network: dotted path of MONAI's class.
 
     Raises:
-        UserError: a network that MONAI does not have; a run that clears away small pieces, which MONAI's transforms
-            cannot do by structure.
+        UserError: a network that MONAI lacks; a run with rules for pieces, which MONAI's transforms cannot apply by
+            structure.
     """
     kind = network.rpartition(".")[2]
     if not network.startswith("monai."):
         raise UserError(f"format=bundle: MONAI has no {kind}; take format=state_dict")
-    for key, rule in run.clearing()._asdict().items():
+    for key, rule in clearing_for(run.config)._asdict().items():
         if rule is not None:
             raise UserError(
                 f"{run.directory} has inference.{key}={rule}, which a bundle cannot do: take format=state_dict, or "
@@ -68,10 +68,10 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
 
 
 def inference_config(run: Run, kind: str) -> dict[str, Any]:
-    """`configs/inference.json`: what happens between a file and its label map.
+    """Contents of `configs/inference.json`: the steps from a file to its label map.
 
     Args:
-        run: what is exported.
+        run: the run to export.
         kind: name of MONAI's class.
     """
     preparation, predictor = run.dataset.preparation, predictor_for(run.network, run.config, run.dataset)
@@ -118,7 +118,7 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
 
 
 def _files(run: Run) -> str:
-    """Every image of the folder, or the input itself; a case is a file a channel, by their names, or else one file."""
+    """Expression for the input files: one a channel, by their names, or else one a case."""
     first, *others = run.dataset.modalities
     whole = "(sorted(glob.glob(@input + '/*.nii*')) if os.path.isdir(@input) else [@input])"
     if not others:
@@ -152,7 +152,7 @@ def _preprocessing(run: Run) -> list[dict[str, Any]]:
 
 
 def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes: int) -> list[list[list[int]]]:
-    """Per mirrored copy the axes of (batch, channel, X, Y, Z) and the order of the classes afterwards."""
+    """Axes of (batch, channel, X, Y, Z) and order of the classes, for each mirrored copy."""
     result = []
     for chosen in chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)):
         order = list(range(classes))
@@ -163,7 +163,12 @@ def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes:
 
 
 def bundle_metadata(run: Run, kind: str) -> dict[str, Any]:
-    """`configs/metadata.json` with the fields that MONAI's bundle specification asks for."""
+    """Contents of `configs/metadata.json`, with the fields of MONAI's bundle specification.
+
+    Args:
+        run: the run to export.
+        kind: name of MONAI's class.
+    """
     task, modalities = run.dataset.task, run.dataset.modalities
     names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
     tomography = "ct" in modalities
@@ -224,7 +229,7 @@ It needs MONAI with nibabel, einops, fire and pytorch-ignite. Research use only.
 
 
 def _license() -> Path:
-    """The licence of this package: in the checkout, or among an installed wheel's files."""
+    """Licence file of this package, in the checkout or in an installed wheel."""
     checkout = PACKAGE.parent / "LICENSE"
     if checkout.is_file():
         return checkout

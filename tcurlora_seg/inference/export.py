@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.files import atomic_path, write_json
+from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.bundle import write_bundle
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.backbone import backbone_of, window_of
-from tcurlora_seg.models.checkpoint import origin
 
 _ENDINGS = {"state_dict": (".safetensors", ".pt"), "torchscript": (".ts", ".pt"), "bundle": ("",)}
 
@@ -25,24 +25,17 @@ def export_run(
     output: str,
     format: Literal["state_dict", "bundle", "torchscript"] = "state_dict",
     dtype: Literal["float32", "float16"] = "float32",
-    pretrained: str | None = None,
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    trust: Sequence[str] = (),
+    **options: Any,
 ) -> None:
-    """Write the merged network.
+    """Write the merged network of a run; `scripts/export.py` calls it.
 
     Args:
         checkpoint: the run directory.
-        output: a new file, or the new folder of a bundle.
-        format: `state_dict`, which the plain class (MONAI's UNETR) loads strictly when built with the arguments in
-            the JSON beside it; `bundle`, a folder that `python -m monai.bundle run` executes; `torchscript`, the
-            network traced for its one window size.
+        output: a new file, or a bundle's new folder.
+        format: `state_dict`, with a JSON of the arguments of the plain class (MONAI's UNETR) that loads it strictly;
+            `bundle`, a folder for `python -m monai.bundle run`; `torchscript`, traced for one window size.
         dtype: of a state dict; float16 halves the file and rounds the weights.
-        pretrained: base weights, if they are no longer where the run had them.
-        overlap: of a bundle's windows; None for the run's own.
-        mirror: whether a bundle averages over mirrored copies; None for the run's own.
-        trust: packages of one's own that the run's configuration may name, see `check_trusted`.
+        options: `pretrained`, `trust`, and of a bundle `overlap` and `mirror`, see `load_run`.
 
     Raises:
         UserError: the file exists or has another ending; see also `load_run`.
@@ -57,8 +50,11 @@ def export_run(
         raise UserError(f"output={path}: a name that ends in {' or '.join(_ENDINGS[format])} is needed")
     if dtype != "float32" and format != "state_dict":
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
-    run = load_run(checkpoint, device="cpu", pretrained=pretrained, overlap=overlap, mirror=mirror, trust=trust)
+    run = load_run(checkpoint, device="cpu", **options)
     state, exported = run.network.state_dict(), backbone_of(run.network).exported
+    described, arguments = path.with_suffix(".json"), {exported: run.arguments}
+    if format != "bundle" and described.exists() and read_json(described) != arguments:
+        raise UserError(f"{described} exists and describes something else: choose another name")
     if format == "bundle":
         write_bundle(run, path, state, exported)
         size = path / "models" / "model.pt"
@@ -69,10 +65,19 @@ def export_run(
                 with torch.inference_mode():
                     torch.jit.trace(run.network, window, check_trace=False).save(str(temporary))
             elif path.suffix == ".pt":
-                torch.save({name: t.to(getattr(torch, dtype)) for name, t in state.items()}, temporary)
+                torch.save(cast(state, getattr(torch, dtype)), temporary)
             else:
-                save_file({name: t.to(getattr(torch, dtype)).contiguous() for name, t in state.items()}, temporary,
-                          metadata=origin(run.directory / "model.safetensors"))  # fmt: skip
-        write_json(path.with_suffix(".json"), {exported: run.arguments})
+                save_file(cast(state, getattr(torch, dtype)), temporary, metadata=run.notes)
+        write_json(described, arguments)
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")
+
+
+def cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """State dict with its floating-point tensors in another type; indices stay whole numbers.
+
+    Args:
+        state: tensors by name.
+        dtype: the type.
+    """
+    return {name: (t.to(dtype) if t.is_floating_point() else t).contiguous() for name, t in state.items()}

@@ -1,4 +1,4 @@
-"""Which images a user means: one file, a folder, or a manifest; and what their label maps will be called."""
+"""Images to segment, from a file, a folder or a manifest, and the names of their label maps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Input:
 
     Attributes:
         name: of the case, for messages.
-        files: modality -> path; a modality that is not there is missing. Those with the same path are the volumes of
-            that one file, in this order.
+        files: modality -> path, of those that are there. Modalities with the same path are volumes of one file, in
+            this order.
         target: file name of the label map.
-        mask: brain mask of images that still have their skull, or None.
+        mask: brain mask of images with their skull, or None.
     """
 
     name: str
@@ -44,15 +44,19 @@ def check_prediction(config: DictConfig) -> None:
 
 
 def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) -> list[Input]:
-    """The images under `path`, in the order of their names.
+    """Images under a path, in the order of their names.
 
     With one modality: an image file, or every image of a folder. With several, and with one where a folder has no
-    images of its own: `<case>_<modality>.nii.gz`, in the folder or in a folder a case. With several and no such names
-    each file holds all of them, as it does where a single one is given. In every case a manifest, whose paths are
-    relative to `root` or to where it lies.
+    images of its own: `<case>_<modality>.nii.gz`, in the folder or in a folder a case. Without such names, and where
+    a single file is given, each file holds all modalities.
+
+    Args:
+        path: an image, a folder, or a manifest.json.
+        modalities: of the network.
+        root: base of a manifest's paths; None for its folder.
 
     Raises:
-        UserError: nothing there, or two label maps of one name.
+        UserError: nothing there, two files for one image, or two label maps of one name.
     """
     check_input(path)
     if path.is_dir() and not is_series(path):
@@ -71,10 +75,10 @@ def find_inputs(path: Path, modalities: Sequence[str], root: str | None = None) 
 
 
 def check_input(path: Path) -> None:
-    """Check that there may be something to segment: asked before anything heavy is imported.
+    """Check that a path holds an image, before anything heavy is imported.
 
     Raises:
-        UserError: nothing there, a file of another kind, or a folder that holds no image however it is laid out.
+        UserError: nothing there, a file of another kind, or a folder without an image.
     """
     if not path.exists():
         raise UserError(f"input={path} does not exist: give an image, a folder of images, or a manifest.json")
@@ -104,14 +108,16 @@ def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
 
 
 def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = None) -> Iterator[Input]:
-    """Group `<case>_<modality>.nii.gz` by case; in a case's own folder the part before the modality may be anything."""
+    """Group `<case>_<modality>.nii.gz` by case; in the folder of a case any text may precede the modality."""
     cases: dict[str, dict[str, Path]] = {}
     for path in paths:
         own = stem(path)
         for modality in modalities:
             if own.lower() == modality.lower() or own.lower().endswith(f"_{modality.lower()}"):
                 name = case or own[: -len(modality)].rstrip("_") or own
-                cases.setdefault(name, {})[modality] = path
+                first = cases.setdefault(name, {}).setdefault(modality, path)
+                if first != path:
+                    raise UserError(f"{first} and {path} would both be the {modality} image of {name}; move one away")
     for name, files in sorted(cases.items()):
         yield Input(name, files, f"{name}.nii.gz")
 
@@ -136,7 +142,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _target(path: Path) -> str:
-    """The image's own name; what is no NIfTI comes back as NIfTI."""
+    """The image's own name, as NIfTI."""
     return f"{stem(path)}{'.nii' if ending(path) == '.nii' else '.nii.gz'}"
 
 

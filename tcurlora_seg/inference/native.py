@@ -1,4 +1,4 @@
-"""From the prepared grid back to the file's own: label maps and probabilities."""
+"""Label maps and probabilities on the file's grid."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tcurlora_seg.inference.windows import Predictor, labels, probabilities
 
 
 class Segmentation(NamedTuple):
-    """What networks found in one case.
+    """Segmentation of one case.
 
     Attributes:
-        native: class indices (X, Y, Z) on the file's grid, small pieces removed.
-        prepared: class indices (X, Y, Z) on the prepared grid, small pieces and all.
+        native: class indices (X, Y, Z) on the file's grid, without the pieces that `clearing` removes.
+        prepared: class indices (X, Y, Z) on the prepared grid, with all pieces.
         probabilities: (K, X, Y, Z) float32 on the prepared grid, or None.
     """
 
@@ -41,17 +41,17 @@ def segment(
     *,
     keep: bool = False,
 ) -> Segmentation:
-    """Segment a prepared case.
+    """Segmentation of a prepared case.
 
-    Where the preparation resamples, probabilities are brought back before the largest is taken, which keeps edges
-    smooth; where it only turns and crops, the label map itself is, and probabilities are never held whole.
+    Where the preparation resamples, probabilities are resampled back before the largest is taken, which keeps edges
+    smooth. Where it only turns and crops, the label map is turned back, and probabilities are never held whole.
 
     Args:
-        predictors: their probabilities are averaged.
+        predictors: an ensemble; their probabilities are averaged.
         case: the case.
-        task: what its classes make up.
-        clearing: which pieces stay.
-        keep: whether the probabilities are wanted, too.
+        task: the meaning of its classes.
+        clearing: rules for pieces.
+        keep: whether to return the probabilities, too.
     """
     image, preparation = case.image, case.preparation
     if preparation.spacing is None and not keep:
@@ -69,7 +69,7 @@ def segment(
 
 
 def _most_probable(found: Tensor, image: MetaTensor, preparation: Preparation) -> Tensor:
-    """The class of the largest probability on the file's grid, a class at a time, since all may not fit in memory."""
+    """Most probable class on the file's grid, a class at a time, since all may not fit in memory."""
     largest = preparation.invert(found[:1], image, nearest=False)[0]
     winner = torch.zeros(largest.shape, dtype=torch.uint8)
     for index in range(1, len(found)):
@@ -80,7 +80,13 @@ def _most_probable(found: Tensor, image: MetaTensor, preparation: Preparation) -
 
 
 def native_probabilities(found: Tensor, image: MetaTensor, preparation: Preparation) -> NDArray[np.float32]:
-    """Probabilities (X, Y, Z, K) on the file's grid; what was cropped away is background."""
+    """Probabilities (X, Y, Z, K) on the file's grid; the cropped margin is background.
+
+    Args:
+        found: (K, X, Y, Z) on the prepared grid.
+        image: the prepared image.
+        preparation: that of the image.
+    """
     result: NDArray[np.float32] | None = None
     for index in range(1, len(found)):
         values = preparation.invert(found[index : index + 1], image, nearest=False)[0].numpy()

@@ -1,4 +1,4 @@
-"""Clearing away pieces of a structure that are too small or too many."""
+"""Removal of connected components (pieces) of a structure that are too small or too many."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ _log = logging.getLogger(__name__)
 
 
 class Clearing(NamedTuple):
-    """Which pieces of a structure stay.
+    """Rules for pieces.
+
+    Each is a number for every structure that is no part of a larger one, or a number by structure; None removes
+    nothing.
 
     Attributes:
         min_component_ml: least volume of a piece.
-        largest_pieces: how many of the largest stay: 2 of a structure that both sides have.
-
-    Each is a number for every structure that is no part of a larger one, or one by structure; None clears nothing.
+        largest_pieces: number of the largest pieces that stay: 2 for a structure on both sides.
     """
 
     min_component_ml: Any = None
     largest_pieces: Any = None
 
     def by_structure(self, task: Task) -> dict[str, dict[str, float]]:
-        """Both rules with a number for each structure that they are for; {} for None.
+        """Both rules as numbers by structure; {} for None.
 
         Raises:
-            UserError: no such number, or a structure that the task does not have.
+            UserError: an impossible number, or a structure that the task lacks.
         """
         return {key: _numbers(task, key, rule) for key, rule in self._asdict().items()}
 
@@ -61,16 +62,16 @@ def _numbers(task: Task, key: str, rule: Any) -> dict[str, float]:
 def clear_pieces(
     segmentation: NDArray[np.uint8], task: Task, spacing: Sequence[float], clearing: Clearing, source: str
 ) -> NDArray[np.uint8]:
-    """A copy without the pieces that are too small or too many, which become background.
+    """Copy of a label map in which removed pieces are background.
 
     A piece is a set of voxels connected by faces, edges or corners (26 neighbours).
 
     Args:
         segmentation: class indices (X, Y, Z).
-        task: what its classes make up.
+        task: the meaning of the classes.
         spacing: voxel size along each axis in mm.
-        clearing: what stays.
-        source: the case, for the warning when all of a structure goes.
+        clearing: the rules.
+        source: the case, for the warning where all of a structure goes.
 
     Raises:
         UserError: see `Clearing`.

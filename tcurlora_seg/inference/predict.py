@@ -1,11 +1,13 @@
-"""Many files in, as many label maps out: what `scripts/predict.py` calls."""
+"""Prediction for files: label maps in a folder, with a table."""
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from tcurlora_seg.data.volume import open_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.inputs import Input, find_inputs
-from tcurlora_seg.inference.records import Records
 from tcurlora_seg.inference.run import load_run, segmenter
 from tcurlora_seg.inference.segmenter import Segmenter, describe_labels, volumes
 from tcurlora_seg.inference.watch import watched
 from tcurlora_seg.memory import keep_freed_memory
+
+TABLE = "predictions.csv"
+_FIRST, _LAST = ("image", "seconds", "voxel_mm", "orientation"), ("notes", "warnings")
 
 
 def predict_files(
@@ -32,54 +36,39 @@ def predict_files(
     input: str,
     output: str,
     root: str | None = None,
-    pretrained: str | None = None,
-    device: str = "auto",
-    overlap: float | None = None,
-    mirror: bool | None = None,
-    precision: str | None = None,
-    min_component_ml: float | Mapping[str, float] | None = None,
-    largest_pieces: int | Mapping[str, int] | None = None,
     probabilities: bool = False,
     strict: bool = False,
     overwrite: bool = False,
-    trust: Sequence[str] = (),
+    **options: Any,
 ) -> None:
-    """Segment images and write `<output>/<name of the image>`, `labels.json`, `predictions.csv` and, on request,
-    `probabilities/`.
+    """Segment images and write label maps, `labels.json`, `predictions.csv` and `probabilities/`.
 
-    An image that cannot be segmented is reported and the others are done.
+    `scripts/predict.py` calls it. An image that cannot be segmented is reported, and the others are done.
 
     Args:
         checkpoint: a run directory, or several whose probabilities are averaged.
         input: an image, a folder or a manifest, see `find_inputs`.
         output: a folder.
-        root: where a manifest's paths begin, if not where it lies.
-        pretrained: base weights, if they are no longer where the runs had them.
-        device: auto, cpu, cuda, ...
-        overlap: of neighbouring windows; None for the run's own.
-        mirror: whether to average over mirrored copies; None for the run's own.
-        precision: see `Predictor`; None for the run's own.
-        min_component_ml: see `Clearing`; None for the run's own.
-        largest_pieces: see `Clearing`; None for the run's own.
-        probabilities: write those of every class, too.
-        strict: refuse images and results that are unlike those of the training.
-        overwrite: replace what is there; otherwise an image whose label map is there is skipped.
-        trust: packages of one's own that the runs' configurations may name, see `check_trusted`.
+        root: base of a manifest's paths; None for its folder.
+        probabilities: whether to write those of every class, too.
+        strict: refuse images and results unlike those of the training.
+        overwrite: replace label maps; otherwise an image with a label map is skipped.
+        options: `device`, `pretrained`, `overlap`, `mirror` and so on, see `load_run`.
 
     Raises:
         UserError: nothing to segment, folders that cannot be used, or at least one image failed.
     """
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
-    settings: dict[str, Any] = {"overlap": overlap, "mirror": mirror, "precision": precision, "trust": trust}
-    runs = [load_run(directory, device=device, pretrained=pretrained, **settings) for directory in directories]
-    network = replace(segmenter(runs), clearing=runs[0].clearing(min_component_ml, largest_pieces))
+    runs = [load_run(directory, **options) for directory in directories]
+    network = segmenter(runs)
     if next(runs[0].network.parameters()).device.type == "cpu":
         keep_freed_memory()
     network.clearing.by_structure(network.task)  # a mistake in it is told before the first image is computed
     folder = Path(output)
     found = find_inputs(Path(input), network.modalities, root)
     _check_output(folder, found, network, overwrite)
-    records, failed, skipped = Records(folder), [], 0
+    table = _read_table(folder / TABLE)
+    failed, skipped = [], 0
     for number, item in enumerate(found, start=1):
         heading, target = f"[{number}/{len(found)}] {item.name}", folder / item.target
         if target.exists() and not overwrite:
@@ -89,7 +78,8 @@ def predict_files(
         try:
             with watched(network.predictors, heading):
                 row = _segment(network, item, folder, probabilities, strict)
-            records.add(item.target, row)
+            table[item.target] = {"image": item.target, **row}
+            _write_table(folder / TABLE, table)
             print(f"{heading}: {_line(row, network)}", flush=True)
         except Exception as error:  # one bad file among many, or one too large, ends none of the others
             print(f"error: {heading}: {explain(error)}", file=sys.stderr, flush=True)
@@ -99,7 +89,27 @@ def predict_files(
         raise UserError(f"{len(failed)} of {len(found)} image(s) could not be segmented: {', '.join(failed)}")
 
 
-def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool, strict: bool) -> dict[str, object]:
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of earlier predictions, by image."""
+    if not path.exists():
+        return {}
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        return {row["image"]: row for row in rows}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: move it away, or choose another output") from error
+
+
+def _write_table(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
+    found = dict.fromkeys(key for row in rows.values() for key in row)
+    columns = [*_FIRST, *(key for key in found if key not in (*_FIRST, *_LAST)), *_LAST]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
+
+
+def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool, strict: bool) -> dict[str, str]:
     """Segment one image, write the files, and give its row of the table."""
     started = time.perf_counter()
     for modality in network.modalities:
@@ -123,17 +133,18 @@ def _segment(network: Segmenter, item: Input, folder: Path, probabilities: bool,
     }
 
 
-def _line(row: Mapping[str, Any], network: Segmenter) -> str:
-    """How long an image took, what was found in it and what is worth a word."""
-    names = list(network.task.structures) if len(network.task.structures) <= 4 else []
-    volumes = "".join(f", {name} {volume_text(float(row[f'{name}_ml']))}" for name in names)
+def _line(row: Mapping[str, str], network: Segmenter) -> str:
+    """Lines on one image: time, volumes of up to twenty structures, notes and warnings."""
+    names = list(network.task.structures) if len(network.task.structures) <= 20 else []
+    sizes = {name: float(row[f"{name}/ml".replace("/", "_")]) for name in names}
+    said = ", ".join([f"{row['seconds']} s", *(f"{name} {volume_text(size)}" for name, size in sizes.items())])
     words = [f"note: {row['notes']}"] if row["notes"] else []
     words += [f"warning: {row['warnings']}"] if row["warnings"] else []
-    return "\n    ".join([f"{row['seconds']} s{volumes}", *words])
+    return "\n    ".join([*textwrap.wrap(said, 100), *words])
 
 
 def _channels(network: Segmenter, item: Input) -> dict[str, SpatialImage]:
-    """The images of a case by modality.
+    """Images of a case by modality.
 
     Raises:
         UserError: a file that cannot be read, or with more or fewer volumes than modalities.
@@ -157,10 +168,10 @@ def _save(image: SpatialImage, path: Path) -> None:
 
 
 def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, overwrite: bool) -> None:
-    """Refuse to write over the images or among another task's label maps; say what the values will mean.
+    """Check the output folder and write `labels.json`.
 
     Raises:
-        UserError: it would.
+        UserError: it holds the images, or label maps of another task.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder} is a file: give a folder; a label map takes the name of its image")

@@ -1,18 +1,20 @@
-"""A finished run: loading it again, and segmenting images with it."""
+"""Finished runs: loading, and segmentation with one or an ensemble of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from nibabel.spatialimages import SpatialImage
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from tcurlora_seg.config.stored import load_config
+from tcurlora_seg.config.stored import load_config, parse_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
@@ -22,29 +24,31 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
-from tcurlora_seg.inference.stored import stored_dataset
+from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
-from tcurlora_seg.models.checkpoint import load_model, trained_on
+from tcurlora_seg.models.checkpoint import export_notes, load_model, read_metadata, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
-from tcurlora_seg.models.pretrained import load_pretrained
+from tcurlora_seg.models.pretrained import BUILTIN, load_pretrained
 from tcurlora_seg.models.speed import speed_up
 
 _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
            "seed")  # fmt: skip
+_EXPORTED = ("window", "dataset", "model", "adapter", "inference", "seed")
+"""What of a run's configuration goes with its exported weights."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, ready to predict.
+    """Finished run, ready to predict.
 
     Attributes:
-        directory: where it lies.
-        config: its resolved configuration, with what was overridden on loading.
-        dataset: its data set, which knows task and preparation.
-        network: the merged network, a plain network in evaluation mode.
-        spacing: the voxel sizes of its training images; None where an older model file says nothing.
-        typical: what its training images are like; nothing where an older model file says nothing.
+        directory: of the run; of exported weights, their file.
+        config: its resolved configuration, with the values overridden on loading.
+        dataset: its data set, with task and preparation.
+        network: the merged network, a plain one in evaluation mode.
+        spacing: voxel sizes of its training images; None in older model files.
+        typical: ranges over its training images, see `unusual`; empty in older model files.
     """
 
     directory: Path
@@ -58,60 +62,54 @@ class Run:
         data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"
         return f"Run({self.directory}: {self.config.adapter.name}, {data})"
 
-    def clearing(self, min_component_ml: Any = None, largest_pieces: Any = None) -> Clearing:
-        """Which pieces of a structure stay: as given, else the run's own rules."""
-        given = {"min_component_ml": min_component_ml, "largest_pieces": largest_pieces}
-        own = self.config.inference
-        return Clearing(**{key: own[key] if value is None else value for key, value in given.items()})
-
     @property
     def simulated(self) -> bool:
-        """Whether it was trained on a simulated cohort, as the run itself noted it."""
-        scores = read_json(self.directory / "metrics.json")["scores"]
+        """Whether it was trained on a simulated cohort, by its own notes."""
+        scores = None if self.directory.is_file() else read_json(self.directory / "metrics.json")["scores"]
         if scores is not None:
             return scores["simulated"] is not None
-        return self.dataset.name not in trained_on(str(self.directory / "model.safetensors"))
+        return self.dataset.name not in trained_on(str(self.model_file))
 
     def cases(self, split: str) -> list[str]:
-        """The case ids that the run drew as `train`, `val` or `test`.
+        """The case ids that the run drew as `train`, `val` or `test`; see `drawn_cases`.
 
         Raises:
-            UserError: no such split, or a case that has left the data set since.
+            UserError: exported weights, no such split, or a case that has left the data set since.
         """
-        path = self.directory / "split.json"
-        drawn = read_json(path)
-        if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
-            raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
-        if split not in drawn:
-            raise UserError(f"split={split}: choose train, val or test")
-        if not drawn[split]:
-            raise UserError(f"split={split}: {self.directory} drew no such cases")
-        manifest = self.dataset.manifest()
-        known = {case.id for case in manifest.cases}
-        gone = [case for case in drawn[split] if case not in known]
-        if gone:
-            reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
-            raise UserError(
-                f"split={split}: the case {gone[0]} of {self.directory} is no longer in {self.dataset.root}{reason}; "
-                "put it back, or the manifest that lists it, or train again"
-            )
-        return list(drawn[split])
+        if self.directory.is_file():
+            raise UserError(f"{self.directory} holds exported weights, which know no split: give the run directory")
+        return drawn_cases(self.directory, self.dataset, split)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Safetensors metadata of its exported weights, by which `load_run` takes their file for a run."""
+        config = OmegaConf.masked_copy(self.config, [*_EXPORTED])
+        config.data = {"augmentation": {"mirror_axes": self.config.data.augmentation.mirror_axes}}
+        config.dataset.update({"root": "data", "manifest": None})
+        known = inspect.signature(get_object(config.model._target_)).parameters
+        sizes = {key: value for key, value in self.arguments.items() if key in known}
+        config.model.update({key: value for key, value in sizes.items() if key not in self.dataset.channels})
+        return export_notes(self.model_file, OmegaConf.to_yaml(config, resolve=True))
+
+    @property
+    def model_file(self) -> Path:
+        return self.directory if self.directory.is_file() else self.directory / "model.safetensors"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the plain class is built with to take the weights of `network`; see `Backbone.exported`."""
+        """Constructor arguments of the plain class that takes the weights of `network`; see `Backbone.exported`."""
         built = builder_arguments(self.config.model, window_of(self.config), **self.dataset.channels)
         return backbone_of(self.network).arguments(self.network, built)
 
     def predictor(self) -> Predictor:
-        """Whole-volume inference as the configuration asks for it; the network computes by faster ways from now on."""
+        """Whole-volume inference by the configuration; the network uses faster kernels from now on."""
         predictor = predictor_for(self.network, self.config, self.dataset)
         speed_up(self.network, half=predictor.resolved == "bf16-mixed")
         return predictor
 
     def predict(self, image: Channels) -> SpatialImage:
-        """The label map of an image, in the image's own grid; see `Segmenter.predict`."""
-        return segmenter([self]).predict(image)
+        """Label map of an image, on the image's own grid; see `Segmenter.predict`."""
+        return segmenter(self).predict(image)
 
 
 def load_run(
@@ -123,55 +121,84 @@ def load_run(
     overlap: float | None = None,
     mirror: bool | None = None,
     precision: str | None = None,
+    min_component_ml: float | Mapping[str, float] | None = None,
+    largest_pieces: int | Mapping[str, int] | None = None,
     trust: Sequence[str] = (),
     merged: bool = True,
 ) -> Run:
-    """Rebuild a run's network from its base, its model file and its configuration, and merge the adapters.
+    """Finished run with its network, rebuilt from base, model file and configuration, the adapters merged.
 
     Args:
-        directory: the run directory.
+        directory: the run directory; or a .safetensors file of exported weights, or `builtin` for the packaged ones.
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
         overlap: of neighbouring windows, 0 to below 1; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
         precision: see `Predictor`; None for the run's own.
+        min_component_ml: see `Clearing`; None for the run's own.
+        largest_pieces: see `Clearing`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
         merged: False leaves the adapters beside the base, as `save_peft` takes them.
 
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
     """
-    directory = Path(directory)
-    config = load_config(directory / "config.yaml")
+    place = BUILTIN if str(directory) == "builtin" else Path(directory)
+    exported = place.suffix == ".safetensors"
+    source = place if exported else place / "config.yaml"
+    config = _exported_config(place) if exported else load_config(source)
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
-        raise UserError(f"{directory / 'config.yaml'} is not the configuration of a run: it has no {lacking[0]}")
-    check_trusted(config, directory / "config.yaml", trust=trust)
+        raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
+    check_trusted(config, source, trust=trust)
     if pretrained is not None:
         config.pretrained = pretrained
-    for key, value in (("overlap", overlap), ("mirror", mirror), ("precision", precision)):
-        if value is not None:
-            config.inference[key] = value
-    dataset = stored_dataset(config, directory / "config.yaml", root, trust)
+    given = {"overlap": overlap, "mirror": mirror, "precision": precision, "min_component_ml": min_component_ml,
+             "largest_pieces": largest_pieces}  # fmt: skip
+    config.inference.update({key: value for key, value in given.items() if value is not None})
+    dataset = stored_dataset(config, source, root, trust)
     network = build_network(config.model, window_of(config), **dataset.channels)
-    load_pretrained(network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate)
-    adapt_from_config(network, config.adapter, seed=config.seed)
-    notes = load_model(network, directory / "model.safetensors")
+    report = load_pretrained(
+        network, config.pretrained, missing=config.pretrained_missing, inflate=config.pretrained_inflate
+    )
+    if exported:
+        if report.fresh:
+            raise UserError(f"{place} lacks weights of the network that it describes: {', '.join(report.fresh[:3])}")
+        notes = read_metadata(place)
+    else:
+        adapt_from_config(network, config.adapter, seed=config.seed)
+        notes = load_model(network, place / "model.safetensors")
     try:
         spacing, typical = read_spacing(notes.get("spacing")), read_ranges(notes.get("typical"))
     except (KeyError, TypeError, ValueError) as error:
         what = "its notes on the training images, spacing and typical, are none"
-        raise UserError(f"{directory / 'model.safetensors'}: {what} ({error})") from error
+        raise UserError(f"{source}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
-    return Run(directory, config, dataset, network, spacing, typical)
+    return Run(place, config, dataset, network, spacing, typical)
+
+
+def _exported_config(path: Path) -> DictConfig:
+    """The configuration in a file of exported weights, which are their own base.
+
+    Raises:
+        UserError: no such file, or one that holds weights alone.
+    """
+    text = read_metadata(path).get("config")
+    if not isinstance(text, str):
+        raise UserError(
+            f"{path} holds weights alone, and nothing on what they segment: give a run directory, or weights that "
+            "scripts/export.py has written as .safetensors"
+        )
+    alone = {"pretrained": str(path), "pretrained_missing": None, "pretrained_inflate": False}
+    return OmegaConf.merge(parse_config(text, path), alone)  # type: ignore[return-value]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes a GPU where there is one.
+    """Device of that name; `auto` takes a GPU where there is one.
 
     Raises:
-        UserError: there is no such device.
+        UserError: no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -184,7 +211,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationDataset) -> Predictor:
-    """Whole-volume inference as the configuration asks for it."""
+    """Whole-volume inference by a run's configuration.
+
+    Args:
+        network: the network, merged or not.
+        config: of the run.
+        dataset: for classes and mirror axes.
+    """
     return Predictor(
         network,
         window=window_of(config),
@@ -197,18 +230,26 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
     )
 
 
-def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
-    """What segments with one run, or with an ensemble of several: folds or seeds of the same task.
+def clearing_for(config: DictConfig) -> Clearing:
+    """Rules for pieces by a run's configuration."""
+    return Clearing(*(config.inference[key] for key in Clearing._fields))
 
-    Classes are matched by the structures and the label values that they stand for, whatever their order.
+
+def segmenter(runs: Run | str | Path | Sequence[Run | str | Path]) -> Segmenter:
+    """Segmenter of a run, or of an ensemble: folds or seeds of one task.
+
+    Classes are matched by structures and label values, whatever their order.
 
     Args:
-        runs: runs, or the directories of some.
+        runs: a run or its directory, or several.
 
     Raises:
-        UserError: runs that differ in the meaning of their classes, image channels, preparation or training spacing.
+        UserError: no run, or runs of different classes, image channels, preparation or training spacing.
     """
-    loaded = [run if isinstance(run, Run) else load_run(run) for run in runs]
+    given = [runs] if isinstance(runs, Run | str | Path) else runs
+    loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
+    if not loaded:
+        raise UserError("no run is given: one is needed, or several to average")
     first = loaded[0]
     for other in loaded[1:]:
         for what, get in _MUST_AGREE.items():
@@ -227,13 +268,13 @@ def segmenter(runs: Sequence[Run | str | Path]) -> Segmenter:
         preparation=first.dataset.preparation,
         spacing=first.spacing,
         analyze_axes=first.dataset.analyze_axes,
-        clearing=first.clearing(),
+        clearing=clearing_for(first.config),
         typical=_widest([run.typical for run in loaded]),
     )
 
 
 def _in_order(run: Run, task: Task) -> Predictor:
-    """A run's predictor, its classes in the order of those of `task`."""
+    """Predictor of a run, with its classes in the order of `task`."""
     own = {frozenset(raw): index for index, raw in run.dataset.task.classes.items()}
     predictor = run.predictor()
     predictor.order = (0, *(own[frozenset(task.classes[index])] for index in sorted(task.classes)))
@@ -241,13 +282,13 @@ def _in_order(run: Run, task: Task) -> Predictor:
 
 
 def _widest(seen: Sequence[Ranges]) -> Ranges:
-    """Ranges over the training images of all runs; of what all of them have noted."""
+    """Ranges over the training images of all runs, of the facts that all of them note."""
     names = [name for name in seen[0] if all(name in other for other in seen)]
     return {name: [min(s[name][0] for s in seen), max(s[name][1] for s in seen)] for name in names}
 
 
 def _meaning(run: Run) -> dict[str, list[list[int]]]:
-    """The structures of a run, each with the label values of its classes."""
+    """Label values of the classes of each structure."""
     task = run.dataset.task
     return {name: sorted(sorted(task.classes[i]) for i in own) for name, own in sorted(task.structures.items())}
 
@@ -260,11 +301,11 @@ _MUST_AGREE = {
 }
 
 
-def predict(runs: Sequence[Run | str | Path], image: Channels) -> SpatialImage:
-    """The label map of an image from the mean of several runs' probabilities: folds or seeds of one task.
+def predict(runs: Run | str | Path | Sequence[Run | str | Path], image: Channels) -> SpatialImage:
+    """Label map of an image by a run, or by the mean probabilities of an ensemble: folds or seeds of one task.
 
     Args:
-        runs: runs, or the directories of some.
+        runs: a run or its directory, or several.
         image: see `Segmenter.predict`.
 
     Raises:

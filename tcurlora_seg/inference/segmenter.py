@@ -1,4 +1,4 @@
-"""One nibabel image in, its label map out, in the image's own grid and with its header."""
+"""Segmentation of a nibabel image: a label map on its grid, with its header."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from tcurlora_seg.inference.windows import Predictor
 
 Image = SpatialImage | str | Path
 Channels = Image | Sequence[Image] | Mapping[str, Image]
-"""An image or the path of one, whose fourth axis holds the channels where there are several; or one a channel, in their
-order or by their names."""
+"""An image or its path, with several channels on the fourth axis; or an image a channel, in order or by modality."""
 
 
 class Prediction(NamedTuple):
-    """A label map and what can be said of it.
+    """Label map with its facts.
 
     Attributes:
         label: (X, Y, Z), with the values of `label_values`.
         probabilities: (X, Y, Z, K) float32, background first; None unless asked for.
         facts: see `result_facts`.
-        spacing: voxel size in mm that the network saw, along right, front and top.
+        spacing: voxel size of the network's input in mm, along right, front and top.
         orientation: of the image's own axes, such as RAS.
-        unusual: what of the image or the result is unlike those of the training, a line each.
+        unusual: remarks on image and result, see `data.typical.unusual`.
     """
 
     label: SpatialImage
@@ -52,17 +51,17 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenter:
-    """One network or an ensemble, with everything that lies between an image and its label map.
+    """Network or ensemble, with all steps from an image to its label map.
 
     Attributes:
         predictors: their probabilities are averaged.
         task: the meaning of the classes.
         modalities: image channels, in order.
-        preparation: what is done to an image.
+        preparation: preprocessing of an image.
         spacing: voxel sizes of the training images, see `fitting`.
         analyze_axes: see `read_volume`.
-        clearing: which pieces of a structure stay.
-        typical: of the training images, to hold others against; see `typical`.
+        clearing: rules for pieces.
+        typical: ranges over the training images, see `unusual`.
     """
 
     predictors: Sequence[Predictor]
@@ -75,7 +74,7 @@ class Segmenter:
     typical: Ranges = field(default_factory=dict)
 
     def predict(self, image: Channels, source: str = "the image") -> SpatialImage:
-        """The label map (X, Y, Z) of an image, with the values of `label_values`.
+        """Label map (X, Y, Z) of an image, with the values of `label_values`.
 
         Grid, affine and header codes are the image's, trailing axes of one are dropped; Analyze comes back as NIfTI.
 
@@ -97,14 +96,14 @@ class Segmenter:
         probabilities: bool = False,
         strict: bool = False,
     ) -> Prediction:
-        """As `predict`, with all that can be said of the result.
+        """Label map with its facts; see `predict`.
 
         Args:
             image: see `predict`.
             source: see `predict`.
-            mask: what is 0 in it, as a skull may be, is cut out of the channels, as in training.
-            probabilities: whether they are wanted, too.
-            strict: refuse what is unlike the training images, or what was found in them.
+            mask: brain mask; channels are set to 0 where it is 0, as in training.
+            probabilities: whether to return them, too.
+            strict: refuse an image or a result that is `unusual`.
 
         Raises:
             UserError: see `predict`; with `strict` something unusual.
@@ -165,7 +164,7 @@ def _refuse(remarks: Sequence[str], source: str, strict: bool) -> None:
 
 
 def volumes(image: SpatialImage) -> list[SpatialImage]:
-    """The volumes (X, Y, Z) of an image, in their order: several where its file holds channels on a fourth axis."""
+    """Volumes (X, Y, Z) of an image: one, or the channels on its fourth axis."""
     array = np.asanyarray(image.dataobj)
     if array.ndim <= 3:
         return [image]
@@ -174,20 +173,20 @@ def volumes(image: SpatialImage) -> list[SpatialImage]:
 
 
 def label_values(task: Task) -> dict[int, int]:
-    """Class index -> value in a label map: the data set's own, or the index where a class merges several of them."""
+    """Class index -> value in a label map: the data set's own; the indices where any class merges several values."""
     if all(len(raw) == 1 for raw in task.classes.values()):
         return {index: raw[0] for index, raw in task.classes.items()}
     return {index: index for index in task.classes}
 
 
 def label_dtype(values: Mapping[int, int]) -> type[np.integer]:
-    """The smallest of uint8, uint16 and int32, which all readers of NIfTI know, that holds the values."""
+    """Smallest type for the values, of uint8, uint16 and int32, which all readers of NIfTI know."""
     largest = max(values.values())
     return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
 
 
 def describe_labels(task: Task) -> dict[str, Any]:
-    """What the values of a label map mean, for the `labels.json` beside it."""
+    """Contents of `labels.json`: the meaning of the values of a label map."""
     values = label_values(task)
     meanings = {str(values[c]): {"class": c, "labels_of_the_data_set": list(raw)} for c, raw in task.classes.items()}
     return {
@@ -198,9 +197,15 @@ def describe_labels(task: Task) -> dict[str, Any]:
 
 
 def image_like(image: SpatialImage, data: NDArray, affine: NDArray, *, intent: str = "none") -> SpatialImage:
-    """Data with the affine, the units and the q- and s-form codes of a NIfTI image, and its class; else NIfTI-1.
+    """Image of `data` with the class, affine, units and q- and s-form codes of a NIfTI image; otherwise NIfTI-1.
 
-    Scaling, display range, descriptions and extensions stay behind: they belong to the image's intensities.
+    Scaling, display range, descriptions and extensions are left out: they belong to the image's intensities.
+
+    Args:
+        image: the image to follow.
+        data: (X, Y, Z) or (X, Y, Z, K).
+        affine: used where `image` is no NIfTI.
+        intent: NIfTI intent code.
     """
     kind = type(image) if isinstance(image, nib.Nifti1Image) else nib.Nifti1Image
     header = kind.header_class()

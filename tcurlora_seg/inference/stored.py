@@ -1,25 +1,28 @@
-"""The data set of a finished run, built from the configuration in its directory. Nothing heavy is imported."""
+"""Data set and cases of a finished run, by the files in its directory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json
 
 
 def stored_dataset(
     config: DictConfig, source: object, root: str | None = None, trust: Sequence[str] = ()
 ) -> SegmentationDataset:
-    """Build the data set without fetching anything: whoever uses a run did not ask for its training images.
+    """Data set of a run. Nothing is downloaded: a run is used without its training images.
 
     Args:
-        config: of the run; where the data lie is changed in it.
+        config: of the run; `dataset.root` and `dataset.download` are changed.
         source: its file, for messages.
-        root: data folder, if it is no longer where the run had it.
+        root: data folder, if it has moved since.
         trust: see `check_trusted`.
 
     Raises:
@@ -31,3 +34,34 @@ def stored_dataset(
     if "download" in config.dataset:
         config.dataset.download = False
     return instantiate(config.dataset)
+
+
+def drawn_cases(directory: Path, dataset: SegmentationDataset, split: str) -> list[str]:
+    """Case ids of a run's split.
+
+    Args:
+        directory: of the run.
+        dataset: of the run.
+        split: train, val or test.
+
+    Raises:
+        UserError: no such cases, or one that has left the data set since.
+    """
+    path = directory / "split.json"
+    drawn = read_json(path)
+    if not isinstance(drawn, dict) or not all(isinstance(ids, list) for ids in drawn.values()):
+        raise UserError(f"{path} is not what a run writes: lists of cases under train, val and test")
+    if split not in drawn:
+        raise UserError(f"split={split}: choose train, val or test")
+    if not drawn[split]:
+        raise UserError(f"split={split}: {directory} drew no such cases")
+    manifest = dataset.manifest()
+    known = {case.id for case in manifest.cases}
+    gone = [case for case in drawn[split] if case not in known]
+    if gone:
+        reason = f" ({manifest.excluded[gone[0]]})" if gone[0] in manifest.excluded else ""
+        raise UserError(
+            f"split={split}: the case {gone[0]} of {directory} is no longer in {dataset.root}{reason}; "
+            "put it back, or the manifest that lists it, or train again"
+        )
+    return drawn[split]

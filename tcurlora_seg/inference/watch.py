@@ -1,4 +1,4 @@
-"""Progress within a volume, whose windows may take minutes."""
+"""Progress within a volume, since its windows may take minutes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _EVERY = 30.0  # seconds between two lines, where there is no terminal for a bar
 
 @contextmanager
 def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
-    """Show how far the predictors are with each volume that they are given: a bar, or a line now and then.
+    """Context manager for the progress of the predictors on each volume: a bar, or a line now and then.
 
     Args:
         predictors: of one segmentation.
-        heading: what the bar or the line begins with.
+        heading: begins the bar or the line.
     """
     columns = TextColumn("{task.description}", markup=False), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:

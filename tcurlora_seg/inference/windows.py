@@ -1,4 +1,4 @@
-"""From a prepared volume to class probabilities or a label map, by sliding windows, slab by slab."""
+"""Sliding-window inference: class probabilities or a label map of a prepared volume, slab by slab."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _SLAB_BYTES = 2**30
 
 
 def unwatched(progress: object) -> None:
-    """What a predictor calls while nobody watches."""
+    """Callback of a predictor while nobody watches."""
 
 
 class Predictor:
-    """Class probabilities of whole volumes.
+    """Sliding-window inference of one network.
 
-    Windows overlap and are blended with a Gaussian weight, so that no seam is seen; a volume smaller than the window
-    is padded and cropped back. The softmax is taken once, after blending the logits.
+    Overlapping windows are blended with a Gaussian weight, so that no seam is seen. A volume smaller than the window
+    is padded and cropped back. The softmax comes once, after blending the logits.
 
     Args:
         network: maps (batch, channels, *window) to logits (batch, classes, *window).
         window: side lengths of the window in voxels.
-        classes: of the network's output; with the slab's size they decide how much is held at once.
-        overlap: share of the window by which neighbours overlap.
+        classes: number of output channels, by which slabs are sized.
+        overlap: share of the window by which neighbours overlap, 0 to below 1.
         batch_size: windows per forward pass.
-        mirror_axes: spatial axes along which mirrored copies are averaged, in all combinations; empty for none.
-        mirror_pairs: pairs of classes that change places when axis 0 (left-right in RAS) is mirrored.
+        mirror_axes: spatial axes of the mirrored copies that are averaged, in all combinations; empty for none.
+        mirror_pairs: pairs of classes that swap when axis 0 (left-right in RAS) is mirrored.
         precision: `32-true`, `bf16-mixed`, or `auto`, which is bf16-mixed on a GPU that computes in it and 32-true
             elsewhere. Logits are blended in float32.
 
     Attributes:
-        order: class of the network's output for each class of the result, where another network's order is followed.
-        tick: called with the number of windows after each forward pass.
-        begin: called with the shape (X, Y, Z) of a volume before its first window.
+        order: the network's class for each class of the result; None for its own order.
+        tick: called after each forward pass with its number of windows.
+        begin: called before the first window of a volume with its shape (X, Y, Z).
 
     Raises:
-        UserError: an unknown precision.
+        UserError: an unknown precision, or an overlap or batch size that cannot be.
     """
 
     def __init__(
@@ -61,6 +61,10 @@ class Predictor:
     ) -> None:
         if precision not in ("auto", "32-true", "bf16-mixed"):
             raise UserError(f"precision={precision}: choose auto, 32-true or bf16-mixed")
+        if not 0 <= overlap < 1:
+            raise UserError(f"inference.overlap={overlap}: 0 to below 1 is needed")
+        if batch_size < 1:
+            raise UserError(f"inference.batch_size={batch_size}: at least 1 window is needed")
         self.precision = precision
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
@@ -71,21 +75,24 @@ class Predictor:
 
     @property
     def resolved(self) -> str:
-        """What the precision stands for on the network's device."""
+        """Precision, with `auto` resolved for the network's device."""
         device = next(self.network.parameters()).device
         if self.precision == "auto" and device.type != "cuda":
             return "32-true"
         return resolve_precision(self.precision, device)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Map a prepared image (channels, X, Y, Z) to probabilities (classes, X, Y, Z), float32 in main memory."""
+        """Probabilities (classes, X, Y, Z) of a prepared image (channels, X, Y, Z), float32 in main memory."""
         return probabilities([self], image)
 
     @torch.inference_mode()
     def rows(self, image: Tensor, first: int, last: int) -> Tensor:
-        """The probabilities of rows `first` to `last` of axis 0 alone, on the network's device.
+        """Probabilities of some rows of axis 0, on the network's device, from the same windows as for the whole volume.
 
-        They are what the whole volume gives there: the same windows are blended.
+        Args:
+            image: (channels, X, Y, Z).
+            first: the first row.
+            last: the row after the last one.
         """
         image = torch.as_tensor(image).as_subclass(Tensor).to(next(self.network.parameters()))
         was_training = self.network.training
@@ -116,7 +123,7 @@ class Predictor:
             total[own] += mirrored[other].flip([d - 1 for d in dims])
 
     def _logits(self, image: Tensor, first: int, last: int) -> Tensor:
-        """Blended logits (classes, last - first, Y, Z) of the part of the volume whose windows touch those rows."""
+        """Blended logits (classes, last - first, Y, Z) of rows `first` to `last`."""
         start, stop = self._reach(image.shape[1], first, last)
         part = image[None, :, start:stop]
 
@@ -132,25 +139,30 @@ class Predictor:
         return torch.as_tensor(logits)[0, :, first - start : last - start].float()
 
     def _reach(self, size: int, first: int, last: int) -> tuple[int, int]:
-        """The rows of a volume of `size` rows that the windows cover which touch rows `first` to `last`."""
+        """Rows, of `size`, of all windows that touch rows `first` to `last`."""
         starts = self._starts(size, self.window[0])
         touching = [start for start in starts if start < last and start + self.window[0] > first]
         return touching[0], min(touching[-1] + self.window[0], size)
 
     def _starts(self, size: int, side: int) -> list[int]:
-        """Where windows begin along an axis; one that is no longer than the window has one."""
+        """First voxels of the windows along an axis of `size` voxels."""
         if size <= side:
             return [0]
         step = max(1, int(side * (1 - self.overlap)))
         return [places[0].start for places in dense_patch_slices((size,), (side,), (step,))]
 
     def _windows(self, shape: Sequence[int]) -> int:
-        """How many windows a volume (X, Y, Z) takes."""
+        """Number of windows of a volume (X, Y, Z)."""
         return math.prod(len(self._starts(size, side)) for size, side in zip(shape, self.window, strict=True))
 
 
 def count_windows(predictors: Sequence[Predictor], shape: Sequence[int]) -> int:
-    """How many windows a volume (X, Y, Z) takes: what the ticks of all predictors add up to."""
+    """Number of windows of a volume for all predictors: the sum of their ticks.
+
+    Args:
+        predictors: an ensemble.
+        shape: (X, Y, Z).
+    """
     total = 0
     for predictor in predictors:
         copies = 2 ** len(predictor.mirror_axes)
@@ -164,7 +176,12 @@ def count_windows(predictors: Sequence[Predictor], shape: Sequence[int]) -> int:
 
 
 def probabilities(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
-    """The mean of several networks' probabilities (classes, X, Y, Z), float32 in main memory."""
+    """Mean probabilities (classes, X, Y, Z) of an ensemble, float32 in main memory.
+
+    Args:
+        predictors: the ensemble.
+        image: (channels, X, Y, Z).
+    """
     result: Tensor | None = None
     for rows, values in _slabs(predictors, image):
         if result is None:
@@ -175,7 +192,12 @@ def probabilities(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
 
 
 def labels(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
-    """The most probable class of every voxel, uint8 (X, Y, Z); no more than a slab's probabilities are ever held."""
+    """Most probable class of every voxel by an ensemble, uint8 (X, Y, Z). It holds one slab's probabilities at a time.
+
+    Args:
+        predictors: the ensemble.
+        image: (channels, X, Y, Z).
+    """
     result = torch.empty(tuple(image.shape[1:]), dtype=torch.uint8)
     for rows, values in _slabs(predictors, image):
         result[rows] = values.max(dim=0).indices.to(torch.uint8).cpu()  # `argmax` takes ten times as long on a CPU
@@ -183,7 +205,7 @@ def labels(predictors: Sequence[Predictor], image: Tensor) -> Tensor:
 
 
 def _slabs(predictors: Sequence[Predictor], image: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Go through the volume along axis 0, in one slab where its probabilities fit; give rows and their mean.
+    """Slabs along axis 0 with their mean probabilities; one slab where those of the whole volume fit.
 
     A slab is no thinner than the window, since the windows on its edges are computed for both sides.
     """
@@ -198,7 +220,7 @@ def _slabs(predictors: Sequence[Predictor], image: Tensor) -> Iterator[tuple[sli
 
 
 def _rows(predictors: Sequence[Predictor], shape: Sequence[int]) -> list[slice]:
-    """The slabs of a volume (X, Y, Z)."""
+    """Rows of the slabs of a volume (X, Y, Z)."""
     row_bytes = 4 * predictors[0].classes * shape[1] * shape[2]
     thickness = max(_SLAB_BYTES // row_bytes, *(predictor.window[0] for predictor in predictors))
     return [slice(first, min(first + thickness, shape[0])) for first in range(0, shape[0], thickness)]

@@ -54,6 +54,8 @@ class Backbone:
         groups: words of `trainable` -> globs over parameters. `decoder` trains beside every adapter.
         encoder: globs over the parameters that a pre-trained encoder must hold. A file without decoder tensors counts
             as an encoder: other missing parameters start afresh, and its other tensors are ignored.
+        transformer: module that takes the image and whose `blocks` give (batch, patches, width), for patches of
+            `multiple` voxels a side in the order of the axes; None where there is none.
         window_argument: the builder's argument for the window; None for a network of any window.
         multiple: common divisor of the sides of a window; an automatic window has at least twice its size.
         exported: dotted path of the class that loads the exported weights.
@@ -65,6 +67,7 @@ class Backbone:
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     encoder: ClassVar[tuple[str, ...]] = ("**",)
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    transformer: ClassVar[str | None] = None
     window_argument: ClassVar[str | None] = None
     multiple: ClassVar[int] = 16
     exported: ClassVar[str] = ""

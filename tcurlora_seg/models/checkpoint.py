@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tcurlora_seg.data.leakage import UNKNOWN
+from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
-from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.pretrained import BUILTIN, LoadReport
 from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
 
@@ -115,16 +116,39 @@ def trained_on(source: str) -> list[str]:
     """
     if source in ("builtin", "random"):
         return []
+    return list(_notes_of(source).get("trained_on", [UNKNOWN]))
+
+
+def base_spacing(source: str) -> TrainingSpacing | None:
+    """Voxel sizes that a base network was trained on; None where its file does not name them.
+
+    Args:
+        source: as in `pretrained=`.
+    """
+    try:
+        return read_spacing(_notes_of(str(BUILTIN) if source == "builtin" else source).get("spacing"))
+    except (KeyError, TypeError):
+        return None
+
+
+def _notes_of(source: str) -> dict[str, Any]:
     try:
         with safe_open(source, framework="pt") as file:
-            return list(json.loads((file.metadata() or {})[_KEY])["trained_on"])
+            return dict(json.loads((file.metadata() or {})[_KEY]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return [UNKNOWN]
+        return {}
 
 
-def origin(path: str | Path) -> dict[str, str]:
-    """Safetensors metadata for weights exported from the model file `path`; `trained_on` reads it."""
-    return {_KEY: json.dumps({"trained_on": trained_on(str(path))})}
+def export_notes(path: str | Path, config: str) -> dict[str, str]:
+    """Safetensors metadata that lets exported weights be used like a run, and continued from.
+
+    Args:
+        path: the run's model file.
+        config: the run's configuration, YAML.
+    """
+    notes = read_metadata(path)
+    kept = {key: notes[key] for key in ("spacing", "typical") if key in notes}
+    return {_KEY: json.dumps({"format": FORMAT, "trained_on": trained_on(str(path)), **kept, "config": config})}
 
 
 def _base(model: Any) -> LoadReport:

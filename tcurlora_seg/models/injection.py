@@ -110,6 +110,8 @@ def adapt(
         raise UserError(f"rank={rank!r} is not what was expected: a whole number")
     config = read_adapter(method)
     for key, value in {**overrides, **({} if rank is None else {"rank": rank})}.items():
+        if key == "lr":
+            raise UserError("lr=... has no effect in a loop of your own: give the learning rate to its optimizer")
         node = config if key in config else config.method
         if node is None or key not in node or key.startswith("_"):
             raise UserError(f"adapter '{method}' has no key '{key}': see configs/adapter/{method}.yaml")

@@ -98,6 +98,7 @@ class UNETRBackbone(Backbone):
         "layernorms": ("vit.blocks.*.norm*.*", "vit.norm.*"),
     }
     encoder = ("vit.blocks.**", "vit.norm.*")
+    transformer = "vit"
     window_argument = "img_size"
     exported = "monai.networks.nets.UNETR"
 

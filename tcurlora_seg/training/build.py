@@ -1,4 +1,4 @@
-"""The parts of a training run, from its configuration: base, Lightning module, data, trainer."""
+"""Parts of a training run from its configuration: base, Lightning module, data module, trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import lightning
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from tcurlora_seg.config.target import backbone_of_target
@@ -25,15 +25,23 @@ from tcurlora_seg.models.pretrained import LoadReport, load_pretrained, save_bas
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.plan import plan_spacing, plan_training
+from tcurlora_seg.training.plan import Plan, open_keys, plan_spacing, plan_training
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
-"""Keys of `training` that make callbacks and not the module."""
+"""Keys of `training` that belong to callbacks, not to the module."""
 
 
 def load_base(network: nn.Module, config: DictConfig) -> LoadReport:
-    """Load the pre-trained weights; random ones are stored first, so that the run's file has a base to refer to."""
+    """Load the pre-trained weights. Random ones are stored first, so that the model file has a base to refer to.
+
+    Args:
+        network: what the weights are loaded into.
+        config: of the run; `pretrained=random` becomes the path of the stored weights.
+
+    Raises:
+        UserError: see `load_pretrained`.
+    """
     if config.pretrained == "random":
         config.pretrained = str(save_base(network, Path(config.outputs) / "bases"))
     options = {"missing": config.pretrained_missing, "inflate": config.pretrained_inflate}
@@ -41,6 +49,16 @@ def load_base(network: nn.Module, config: DictConfig) -> LoadReport:
 
 
 def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.Module) -> SegmentationModule:
+    """Lightning module of a run.
+
+    Args:
+        config: of the run, completed by the plan.
+        dataset: for the classes and the whole-volume inference.
+        network: the network with its adapters.
+
+    Raises:
+        UserError: a loss or class weights that cannot be, see `SegmentationModule`.
+    """
     options = {k: v for k, v in config.training.items() if k not in _NO_ARGUMENTS}
     return SegmentationModule(
         network=network,
@@ -53,8 +71,18 @@ def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.M
     )
 
 
-def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, str]:
-    """The data with prepared training volumes, and the plan that follows from them; `config` is completed by it."""
+def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, Plan]:
+    """Data module with prepared training volumes, and the plan that follows from them.
+
+    Args:
+        config: of the run; the plan completes it.
+        dataset: where the cases are.
+        split: the cases.
+
+    Raises:
+        UserError: a case that cannot be used, or too little memory.
+    """
+    keys = open_keys(config)
     plan_spacing(config, dataset, split.train)
     options = {k: v for k, v in config.data.items() if k != "augmentation"}
     data = SegmentationDataModule(
@@ -67,15 +95,22 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
-    plan = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
+    text = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
     data.crop = list(config.window)
-    return data, plan
+    filled = OmegaConf.to_container(OmegaConf.create({key: OmegaConf.select(config, key) for key in keys}))
+    return data, Plan(text, filled)  # type: ignore[arg-type]
 
 
 def build_trainer(
     config: DictConfig, directory: Path, more: list[Callback], checkpoints: Checkpoints
 ) -> lightning.Trainer:
-    """Lightning's trainer with what every run has.
+    """Lightning trainer with the callbacks and the logger of a run.
+
+    Args:
+        config: of the run.
+        directory: of the run.
+        more: callbacks that come first.
+        checkpoints: the checkpoint callback, which comes last but one.
 
     Raises:
         UserError: early stopping without validation cases, or a GPU where PyTorch sees none.
@@ -114,13 +149,13 @@ def build_trainer(
 
 
 def training_precision(config: DictConfig) -> str:
-    """What `trainer.precision` stands for on the device that `trainer.accelerator` will take."""
+    """Precision by `trainer.precision`, with `auto` resolved for the device that `trainer.accelerator` will take."""
     gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return resolve_precision(config.trainer.precision, torch.device("cuda" if gpu else "cpu"))
 
 
 def quieten() -> None:
-    """Keep Lightning from saying what every run repeats; our own and the data's warnings stay."""
+    """Silence Lightning's messages that every run repeats; warnings of this package stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in ("num_workers", "LeafSpec", "treespec", "tensorboardX", "across ranks is zero", "logging interval",

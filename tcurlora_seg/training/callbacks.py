@@ -1,4 +1,4 @@
-"""What happens beside the training steps: checkpoints, random state, averaging, timing, a line per epoch."""
+"""Callbacks of a training: checkpoints, random state, weight averaging, timing, progress."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ from tcurlora_seg.stopwatch import Stopwatch
 
 
 class AtEpochEnd(Callback, ABC):
-    """Does something once at the end of every epoch, the only moment at which reading from a GPU costs little.
+    """Callback with an action at the end of every epoch, the only moment at which reading from a GPU costs little.
 
-    Going on from a checkpoint of an epoch's end, Lightning ends that epoch again, with no batch in it and no metrics.
+    A run that resumes from the end of an epoch ends that epoch again, without a batch or metrics: no action then.
     """
 
     _batches = False
 
     @abstractmethod
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """What is done then."""
+        """The action.
+
+        Args:
+            trainer: Lightning's.
+            module: the trained module.
+        """
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._batches = True
@@ -44,12 +49,17 @@ class AtEpochEnd(Callback, ABC):
 
 
 class Checkpoints(AtEpochEnd):
-    """Writes `last.ckpt`, keeps the one before as `previous.ckpt`, and the best by validation Dice.
+    """Checkpoint callback: `last.ckpt`, the one before it as `previous.ckpt`, and `best.ckpt` by validation Dice.
 
     Args:
-        folder: where the files lie.
-        validated: whether there are validation cases, without which nothing is best.
-        every: epochs from one checkpoint to the next; the best epoch and the last one are written at once.
+        folder: of the files.
+        validated: whether there are validation cases; without any there is no best epoch.
+        every: epochs between two checkpoints; the best epoch and the last one are written at once.
+
+    Attributes:
+        best_dice: the largest validation Dice; -1 before the first.
+        last_dice: that of the last validation.
+        saved_step: optimiser steps in `last.ckpt`.
     """
 
     def __init__(self, folder: str | Path, *, validated: bool, every: int = 1) -> None:
@@ -68,11 +78,11 @@ class Checkpoints(AtEpochEnd):
             self.save(trainer, best=improved)
 
     def save(self, trainer: lightning.Trainer, *, best: bool = False) -> None:
-        """Write `last.ckpt`; there is a whole checkpoint at every moment. Every process calls it, the first writes.
+        """Write `last.ckpt`; a whole checkpoint exists at every moment. Every process calls it, the first one writes.
 
         Args:
-            trainer: whose state to save.
-            best: write it to `best.ckpt` first, so that a `last.ckpt` that knows of a best epoch never lacks it.
+            trainer: whose state is saved.
+            best: also write `best.ckpt`, and first: a `last.ckpt` that notes a best epoch never comes without it.
         """
         last = self.folder / "last.ckpt"
         self.saved_step = trainer.global_step
@@ -96,21 +106,26 @@ class Checkpoints(AtEpochEnd):
 
 
 def due(trainer: lightning.Trainer, every: int) -> bool:
-    """Whether this epoch is one of every so many, or the last."""
+    """Whether an action of every few epochs is due: this epoch is one of them, or the last.
+
+    Args:
+        trainer: Lightning's.
+        every: epochs between two actions.
+    """
     ends = trainer.should_stop or trainer.global_step >= trainer.max_steps
     return ends or (trainer.current_epoch + 1) % every == 0
 
 
 def logged(trainer: Any) -> bool:
-    """Whether the step just taken is one at which Lightning reads the loss from the device in any case."""
+    """Whether the step just taken is a logged one, at which Lightning reads the loss from the device anyway."""
     every = trainer.log_every_n_steps
     return bool(every) and trainer.global_step % every == 0
 
 
 class RandomState(Callback):
-    """Carries every global generator's state through a checkpoint, as tensors and plain numbers (no pickle).
+    """Random state in checkpoints: every global generator, as tensors and plain numbers (no pickle).
 
-    Crops and augmentation need none of it, since they are seeded per sample; dropout does.
+    Dropout needs it; crops and augmentation do not, since they are seeded per sample.
     """
 
     def __init__(self) -> None:
@@ -147,10 +162,13 @@ class RandomState(Callback):
 
 
 class AverageLast(AtEpochEnd):
-    """Keeps what was trained at the ends of the last `epochs` epochs; `average` puts their mean in its place.
+    """Weight averaging over the ends of the last epochs.
 
-    Averages only tensors that train, so that checkpoints stay small and a resumed run averages the same. They are kept
-    in main memory.
+    Only tensors that train are averaged. They are kept in main memory and in the checkpoints, so that a resumed run
+    averages the same.
+
+    Args:
+        epochs: how many; 0 for no averaging.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -158,18 +176,16 @@ class AverageLast(AtEpochEnd):
         self._kept: list[dict[str, Tensor]] = []
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trained = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.requires_grad}
-        self._kept = [*self._kept, trained][-self.epochs :] if self.epochs else []
+        if self.epochs:
+            trained = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if p.requires_grad}
+            self._kept = [*self._kept, trained][-self.epochs :]
 
     def average(self, module: lightning.LightningModule) -> None:
-        """Replace the weights. Called after training, also where a resumed run had nothing left to train."""
-        if not self._kept:
-            return
+        """Put the mean in place. Called after training, also where a resumed run had nothing left to train."""
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
+            for name, parameter in module.named_parameters() if self._kept else ():
                 if parameter.requires_grad:
-                    values = [kept[name].to(parameter.device) for kept in self._kept]
-                    parameter.copy_(torch.stack(values).mean(0))
+                    parameter.copy_(torch.stack([kept[name].to(parameter.device) for kept in self._kept]).mean(0))
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": self._kept}
@@ -179,10 +195,16 @@ class AverageLast(AtEpochEnd):
 
 
 class Meter(AtEpochEnd):
-    """Measures seconds per step, the share of the time in which the device waits for data, and the peak memory.
+    """Measurement of time and memory.
 
-    On a GPU its own clock is asked to note the beginnings and ends of steps, and read at the ends of epochs. The first
-    two steps are left out as warm-up. What was measured before an interruption travels through the checkpoint.
+    On a GPU its own clock notes the beginnings and ends of steps, and is read at the ends of epochs. The first two
+    steps are left out as warm-up. Checkpoints carry the figures.
+
+    Attributes:
+        step_seconds: median of a step; None before the first.
+        data_wait: share of the time in which the device waits for data, 0 to 1; None before the third step.
+        train_seconds: of the whole training, validation included.
+        peak_memory_bytes: see `peak_memory`.
     """
 
     def __init__(self) -> None:
@@ -208,14 +230,13 @@ class Meter(AtEpochEnd):
         self._watch.mark()
 
     def _read(self) -> None:
-        """Take over the times of the steps since the last reading."""
         times = self._watch.restart()
         self._waits += times[0::2]
         self._seconds += times[1::2]
+        self.train_seconds = self._before + time.perf_counter() - self._begun
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._read()
-        self.train_seconds = self._before + time.perf_counter() - self._begun
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(module.device))
 
     @property
@@ -225,7 +246,6 @@ class Meter(AtEpochEnd):
 
     @property
     def data_wait(self) -> float | None:
-        """From 0 to 1; None before the third step."""
         waits, seconds = sum(self._waits[2:]), sum(self._seconds[2:])
         return waits / (waits + seconds) if seconds else None
 
@@ -243,9 +263,9 @@ class Meter(AtEpochEnd):
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar for runs that are limited by steps, where it would count epochs up to -2.
+    """Progress bar for runs that are limited by steps, where Lightning's own counts epochs up to -2.
 
-    It shows the loss of the last logged step: reading every step's would make the processor wait for a GPU.
+    It shows the loss of the last logged step, since reading that of every step makes the processor wait for a GPU.
     """
 
     def __init__(self) -> None:
@@ -270,7 +290,7 @@ class EpochBar(RichProgressBar):
 
 
 class EpochLine(AtEpochEnd):
-    """Prints one line at the end of each epoch, where there is no terminal for a progress bar."""
+    """Progress line at the end of each epoch, where there is no terminal for a bar."""
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""No structure dies unseen: what the network finds in the crops that it trains on, against what is in them."""
+"""Warnings of structures that the network stops predicting while it trains."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ REMEDIES = (
 
 
 class ClassWatch(AtEpochEnd):
-    """Counts predicted and reference voxels of every structure, and warns of one that is in the labels but not found.
+    """Callback that warns of a structure in the labels of the training crops that is not predicted.
 
-    The voxels are counted on the device and read once an epoch, so no step waits for them.
+    Voxels are counted on the device and read once an epoch, so that no step waits for them.
 
     Args:
         structures: class indices of each structure.
         classes: channels of the network's output.
         patience: steps without a predicted voxel before the warning.
+
+    Attributes:
+        ratios: predicted over labelled voxels of each structure in the last epoch; None where none was labelled.
     """
 
     def __init__(self, structures: Mapping[str, Sequence[int]], *, classes: int, patience: int = 100) -> None:
@@ -66,7 +69,7 @@ class ClassWatch(AtEpochEnd):
 
     @property
     def lost(self) -> list[str]:
-        """Structures that were in the crops of the last epoch, and of which no voxel was predicted."""
+        """Structures without a predicted voxel in the last epoch, although its crops held some."""
         return [name for name, ratio in self.ratios.items() if ratio == 0]
 
     def _warn(self, names: Sequence[str], trainer: lightning.Trainer, when: str) -> None:
@@ -86,6 +89,6 @@ class ClassWatch(AtEpochEnd):
 
 
 def _histogram(values: Tensor, classes: int) -> Tensor:
-    """How often each class below `classes` occurs; unlike `bincount` it does not wait for a GPU."""
+    """Counts of the classes below `classes`; unlike `bincount` it does not wait for a GPU."""
     ones = torch.ones((), dtype=torch.int64, device=values.device).expand(len(values))
     return torch.zeros(classes + 1, dtype=torch.int64, device=values.device).index_add(0, values.long(), ones)[:-1]

@@ -1,4 +1,4 @@
-"""Run directories: where a run writes, what it notes about itself, and whether it is finished."""
+"""Run directories: their names, their locks, and the facts of a run's environment."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,23 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY
 
 ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
-"""The environment variable by which a run tells the processes of its other devices where it writes."""
+"""Environment variable with the run directory, for the processes of the other devices."""
 
 _PACKAGES = ("torch", "monai", "lightning", "hydra-core", "nibabel", "numpy", "safetensors", "tcurlora-seg")
 
 
 def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
-    """Where a run with this configuration writes.
+    """Directory of a run with this configuration.
 
     A single run gets `outputs/<dataset>/<adapter>/<time>`. A job of a sweep gets
     `outputs/sweeps/<name>/<what it differs in>_<hash of its resolved configuration>`: no two jobs collide, and the
     hash finds what the same command has already finished. No name holds `=`, a comma or a bracket, which Hydra's
     grammar trips over. A single run's folder is made at once: of two that start together each gets one of its own.
+
+    Args:
+        config: of the run.
+        dataset: name of the data set.
+        sweep: whether the run is a job of a sweep.
 
     Raises:
         UserError: the folder cannot be made.
@@ -44,21 +51,22 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
         return Path(config.output)
     root = Path(config.outputs)
     if sweep:
-        parent, name = root / "sweeps" / config.sweep, config_hash(config)
+        plain = json.dumps(OmegaConf.to_container(config, resolve=True), sort_keys=True)
+        parent, name = root / "sweeps" / config.sweep, hashlib.sha256(plain.encode()).hexdigest()[:12]
         begun = sorted(parent.glob(f"*{name}"))
         return begun[0] if begun else parent / "_".join(part for part in (slug(), name) if part)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    parent, number = root / dataset / config.adapter.name, 1
-    while True:
+    parent = root / dataset / config.adapter.name
+    for number in count(1):
         path = parent / (now if number == 1 else f"{now}_{number}")
         try:
             path.mkdir(parents=True)
+            break
         except FileExistsError:
-            number += 1
+            continue
         except OSError as error:
             raise _unwritable(path, error) from error
-        else:
-            return path
+    return path
 
 
 def _unwritable(directory: Path, error: OSError) -> UserError:
@@ -66,7 +74,7 @@ def _unwritable(directory: Path, error: OSError) -> UserError:
 
 
 def announced_directory(config: DictConfig) -> Path:
-    """Where the first process of this run writes, asked by the others.
+    """Run directory of the first process, for the others.
 
     Raises:
         UserError: nothing says so, since a launcher has started all processes at once.
@@ -79,7 +87,7 @@ def announced_directory(config: DictConfig) -> Path:
 
 @contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Keep every other process out of a run directory. The system lifts the claim of a process that dies.
+    """Context manager for a lock on a run directory. The system lifts the lock of a process that dies.
 
     Raises:
         UserError: another process is at work there, or the folder cannot be written.
@@ -111,37 +119,28 @@ def claimed(directory: Path) -> Iterator[None]:
                 directory.rmdir()  # unless there is anything in it
 
 
-def config_hash(config: DictConfig) -> str:
-    """Twelve hexadecimal digits that change with every value of the resolved configuration."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def environment(device: str) -> dict[str, Any]:
-    """Versions, commit, device and command: what a reader needs to run it again."""
+    """Facts to run it again: versions, commit, device and command."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "device": device,
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _versions(),
+        "packages": {package: _version(package) for package in _PACKAGES},
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _versions() -> Mapping[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with `-dirty` where files differ; None outside one."""
+    """Commit of the checkout of this package, with `-dirty` where files differ; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""What a training step will take, told before it starts, and what to do when it does not fit."""
+"""Estimate of memory and time before a training, and remedies where memory does not suffice."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ _STATES = 3  # an optimiser's numbers for each that trains: Adam's two means, an
 
 
 class _Tally(TorchDispatchMode):
-    """Counts operations, and the bytes of new tensors that are there at once.
-
-    Args:
-        known: tensors that do not count, nor do their views.
-    """
+    """Counter of operations, and of the bytes of new tensors; `known` tensors and their views do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
@@ -60,7 +56,7 @@ class _Tally(TorchDispatchMode):
 
 
 class _Step(nn.Module):
-    """A forward and a backward pass; as a module it can be called with other tensors in the place of its own."""
+    """A forward and a backward pass; as a module, so that `functional_call` can exchange its tensors."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,10 +70,9 @@ class _Step(nn.Module):
 def estimate_step(
     network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool
 ) -> tuple[int, int]:
-    """Bytes and floating-point operations of one training step, from shapes alone: nothing is computed.
+    """Bytes and floating-point operations of a training step, from shapes alone: nothing is computed.
 
-    The bytes are parameters, the optimiser's states, and the most that all other tensors hold at once in the forward
-    and backward pass.
+    The bytes are parameters, optimiser states, and the peak of all other tensors in the forward and backward pass.
 
     Args:
         network: the network, ready to train; it is not changed.
@@ -101,14 +96,18 @@ def estimate_step(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on the device; None where the system does not say."""
+    """Free bytes of the device; None where the system does not report them."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
 def speed(device: torch.device, *, bf16: bool) -> float:
-    """Floating-point operations in a second of products of matrices, once libraries are loaded and clocks are up.
+    """Floating-point operations per second of matrix products.
 
-    The matrices are large enough to keep a GPU busy, and their number doubles until they take a twentieth of a second.
+    Libraries must be loaded and clocks up, so the number of products doubles until they take 0.05 s.
+
+    Args:
+        device: where they run.
+        bf16: in bfloat16 instead of float32.
     """
     side = 4096 if device.type == "cuda" else 1024
     a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
@@ -126,24 +125,34 @@ def speed(device: torch.device, *, bf16: bool) -> float:
 
 @contextmanager
 def remedies() -> Iterator[None]:
-    """Turn running out of memory into one line that says what helps.
+    """Context manager that turns running out of memory into one line with the remedies.
 
     Raises:
         UserError: there was not enough memory.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not short and "allocate memory" not in str(error):  # what PyTorch says on a CPU
+            raise
         raise UserError(f"not enough memory for this step; what helps: {_REMEDIES}") from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # what PyTorch says on a CPU
-            raise UserError(f"not enough memory for this step; what helps: {_REMEDIES}") from error
-        raise
 
 
 def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool, steps: int) -> str:
-    """One line: memory and time that `steps` steps are expected to take, and a warning where they will not fit."""
-    size, operations = estimate_step(network, shape, device, bf16=bf16)
+    """Line on the expected memory and time, with the remedies where memory will not suffice.
+
+    Args:
+        network: the network, ready to train.
+        shape: of a batch, (images, channels, X, Y, Z).
+        device: where the steps will run.
+        bf16: whether the forward pass runs in bfloat16.
+        steps: number of steps.
+    """
+    try:
+        size, operations = estimate_step(network, shape, device, bf16=bf16)
+    except Exception as error:  # a network of one's own may compute what shapes alone do not decide
+        return f"expected: no estimate of memory and time for this network ({type(error).__name__})"
     minutes = steps * operations / (0.25 * speed(device, bf16=bf16)) / 60  # convolutions reach about a quarter of it
     line = f"expected: {size / 1e9:.1f} GB for a step, roughly {max(1, round(minutes))} min for {steps} steps"
     free = free_memory(device)

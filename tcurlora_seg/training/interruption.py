@@ -1,4 +1,4 @@
-"""Stopping in good order: on a signal, where nothing improves any more, or before a gradient that is no number."""
+"""Callbacks that end a training early: signals, early stopping, divergence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tcurlora_seg.training.callbacks import Checkpoints, logged
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and has saved where it stands.
+    """End of a training that a signal asked for, after its checkpoint is written.
 
     Attributes:
-        signal: what asked.
+        signal: its number.
     """
 
     def __init__(self, signum: int) -> None:
@@ -28,10 +28,13 @@ class Stopped(Exception):
 
 
 class StopOnSignal(Callback):
-    """On SIGINT or SIGTERM, finish the step in hand, save `last.ckpt` and raise `Stopped`.
+    """Callback for SIGINT and SIGTERM: it finishes the step in hand, saves `last.ckpt` and raises `Stopped`.
 
-    A second signal does what it did before training. With several processes, a signal to one stops all; so it does
-    with the jobs of a sweep.
+    A second signal does what it did before training. A signal to one of several processes stops all of them; so it
+    does with the jobs of a sweep.
+
+    Args:
+        checkpoints: the callback that saves.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -71,7 +74,7 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        """Before Lightning puts back what was there before it: the other way round its handlers, and it, would stay."""
+        """Put the handlers back before Lightning does so with its own; in the other order they would stay."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -82,26 +85,35 @@ class StopOnSignal(Callback):
 
 
 class Patience(EarlyStopping):
-    """Stops after as many epochs without a better validation Dice, also where it is resumed just then."""
+    """Early stopping by the validation Dice, also where a run is resumed just then.
+
+    Where no validation case has anything to score there is no Dice, and nothing stops.
+
+    Args:
+        epochs: without a better Dice before training stops.
+    """
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False)
+        super().__init__("dice/val", mode="max", patience=epochs, check_on_train_epoch_end=False, strict=False)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
 
 
 class Divergence(Callback):
-    """Keeps what is no number out of the files: every step's gradient is looked at, if not at once.
+    """Callback for gradients that are NaN or infinite: none of them reaches a checkpoint.
 
-    Whether a gradient is finite is noted on the device and read at the logged steps and before every checkpoint, since
-    each reading makes the processor wait for a GPU. Leaving steps out needs a reading at every step.
+    Each step notes on the device whether its gradient is finite. Logged steps and checkpoints read the notes, since
+    each reading makes the processor wait for a GPU. With `skip` every step reads.
 
-    With float16 the gradients overflow now and then by design, and the loss scaler leaves such steps out by itself:
-    there the loss is looked at.
+    With float16, gradients overflow now and then by design, and the loss scaler leaves such steps out by itself: there
+    the loss is noted instead.
 
     Args:
         skip: leave such a step out and go on; otherwise stop.
+
+    Attributes:
+        skipped: number of steps left out.
 
     Raises:
         UserError: a gradient or loss was NaN or infinite; the text names step and cases. The last checkpoint stays.

@@ -1,27 +1,31 @@
-"""A loss for many structures of very different size."""
+"""Losses over the labelled voxels, and class weights for structures of very different size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from tcurlora_seg.data.task import IGNORED
+from tcurlora_seg.evaluation.processes import several
 
 
 class WeightedDiceCE(nn.Module):
-    """Weighted cross-entropy plus soft Dice over the classes that the batch holds:
+    """Weighted cross-entropy plus soft Dice over the classes in the batch:
 
         L = − Σ_v w(y_v) log p_v(y_v) / Σ_v w(y_v)  +  1 − mean_c 2 Σ_v p_v(c) [y_v = c] / Σ_v (p_v(c) + [y_v = c])
 
-    Weights of about 1 / √frequency let a network that starts at random see small structures at all; but they also make
-    it find too much of them. So they fade: w(c) to the power of `strength`, which training lowers from 1 to 0.
+    With weights of about 1 / √frequency a random network learns small structures at all, but finds too much of them.
+    So the weights fade: w(c) to the power of `strength`, which training lowers from 1 to 0.
 
     Args:
         weights: one a class, background first.
+
+    Attributes:
+        strength: power of the weights.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -30,7 +34,12 @@ class WeightedDiceCE(nn.Module):
         self.strength = 1.0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of (B, K, X, Y, Z) logits for (B, 1, X, Y, Z) class indices; `IGNORED` voxels do not count."""
+        """The loss.
+
+        Args:
+            logits: (B, K, X, Y, Z).
+            target: (B, 1, X, Y, Z) class indices; `IGNORED` voxels do not count.
+        """
         logarithms = torch.log_softmax(logits, dim=1)
         kept = (target != IGNORED).to(logits)
         classes = target.long().where(kept > 0, 0)
@@ -48,17 +57,33 @@ class WeightedDiceCE(nn.Module):
 
 
 def _over_devices(sums: Tensor) -> Tensor:
-    """The sums over the batches of all devices, so that several with a part each have the loss of the whole batch."""
-    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    return all_reduce(sums) if several else sums
+    """Sums over all devices, so that each has the loss of the whole batch."""
+    return all_reduce(sums) if several() else sums
+
+
+def over_labelled(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor) -> Tensor:
+    """Mean loss of the images of a batch without their voxels of the label `IGNORED`.
+
+    Args:
+        criterion: a loss of logits (1, K, n) and labels (1, 1, n) without neighbourhoods, as MONAI's Dice and
+            cross-entropy.
+        logits: (B, K, X, Y, Z).
+        label: (B, 1, X, Y, Z) class indices.
+    """
+    losses = []
+    for own, reference in zip(logits, label, strict=True):
+        kept = reference[0] != IGNORED
+        if kept.any():
+            losses.append(criterion(own[:, kept][None], reference[:, kept][None]))
+    return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
 def balanced_weights(voxels: Sequence[Sequence[int]], crop: Sequence[int], *, bound: float = 20.0) -> list[float]:
-    """Class weights √(f(0) / f(c)), background first: f(c) is the share of a crop that class c fills, over the cases.
+    """Class weights √(f(0) / f(c)), background first. f(c) is the share of class c in a crop, over the cases.
 
     Args:
-        voxels: of every class in every training case, background first; of the background none is asked for.
-        crop: size of the training crops. A crop that holds a structure is taken to hold as much of it as fits.
+        voxels: counts of every class in every training case, background first; that of the background is not used.
+        crop: size of the training crops; a crop with a structure is taken to hold as much of it as fits.
         bound: weights lie between 1 / bound and bound.
     """
     size = math.prod(crop)

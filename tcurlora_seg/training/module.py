@@ -1,12 +1,12 @@
-"""The Lightning module: one step of training, one case of validation, the optimiser and its schedule."""
+"""Lightning module: training step, validation, optimiser and learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.losses import DiceCELoss, DiceLoss
@@ -21,15 +21,16 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
+from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.pretrained import LoadReport
-from tcurlora_seg.training.ignoring import over_labelled
-from tcurlora_seg.training.losses import WeightedDiceCE
+from tcurlora_seg.training.losses import WeightedDiceCE, over_labelled
+from tcurlora_seg.training.tokens import TokenSupervision
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
 
 
 class SegmentationModule(lightning.LightningModule):
-    """Trains whatever of `network` requires a gradient.
+    """Lightning module for everything in `network` that requires a gradient.
 
     Learning rate: step t of T is taken at lr (1 - t / T)^power, after `warmup_steps` of linear increase.
 
@@ -39,9 +40,11 @@ class SegmentationModule(lightning.LightningModule):
         predictor: whole-volume inference for validation.
         structures: class indices of each evaluated structure.
         total_steps: T.
-        loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes.
+        loss: `dice_ce` (soft Dice plus cross-entropy) or `dice` (the paper's), both over all classes; `tokens`, for
+            pre-training: `TokenSupervision` alone, for which the decoder is not computed.
+        token_loss: factor of `TokenSupervision` beside the loss; 0 for none.
         class_weights: one a class, background first: `WeightedDiceCE` takes the place of `dice_ce`, and the weights
-            fade to 1 as the polynomial decay ends.
+            fade to 1 as the polynomial decay ends, but for those of the tokens.
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
@@ -60,7 +63,8 @@ class SegmentationModule(lightning.LightningModule):
         predictor: Predictor,
         structures: dict[str, Sequence[int]],
         total_steps: int,
-        loss: Literal["dice_ce", "dice"] = "dice_ce",
+        loss: Literal["dice_ce", "dice", "tokens"] = "dice_ce",
+        token_loss: float = 0.0,
         class_weights: Sequence[float] | None = None,
         decay_power: float = 0.9,
         warmup_steps: int = 0,
@@ -72,20 +76,26 @@ class SegmentationModule(lightning.LightningModule):
         self.network, self.predictor, self.structures = network, predictor, structures
         self.build_optimizer, self.total_steps = optimizer, total_steps
         self.decay_power, self.warmup_steps, self.adapter_lr_factor = decay_power, warmup_steps, adapter_lr_factor
-        if loss not in _LOSSES:
-            raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}")
+        if loss not in (*_LOSSES, "tokens"):
+            raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}, tokens")
+        if token_loss < 0:
+            raise UserError(f"training.token_loss={token_loss}: at least 0 is needed")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
         self.ignoring = ignoring
         self._validated: list[tuple[str, dict[str, float]]] = []
-        self.criterion: nn.Module = _LOSSES[loss](softmax=True, to_onehot_y=True)
+        self.alone, self.token_loss = loss == "tokens", token_loss
+        self.criterion: nn.Module = _LOSSES["dice_ce" if self.alone else loss](softmax=True, to_onehot_y=True)
+        classes = predictor.classes
         if class_weights is not None:
-            classes = predictor.classes
-            if loss != "dice_ce" or len(class_weights) != classes or min(class_weights) <= 0:
+            if loss == "dice" or len(class_weights) != classes or min(class_weights) <= 0:
                 raise UserError(
                     f"training.class_weights={list(class_weights)}: expected {classes} numbers above 0, one for the "
-                    "background and for each class, and training.loss=dice_ce"
+                    "background and for each class, and training.loss=dice_ce or tokens"
                 )
             self.criterion = WeightedDiceCE(class_weights)
+        self.tokens: TokenSupervision | None = None
+        if self.alone or token_loss:
+            self.tokens = TokenSupervision(network, classes=classes, weights=class_weights)
         self.strict_loading = False  # checkpoints hold what trains; the base is loaded beforehand
 
     @property
@@ -93,22 +103,47 @@ class SegmentationModule(lightning.LightningModule):
         return list(getattr(self.network, "adapters", nn.ModuleDict()).values())
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
-        """The loss of one batch, and the class that is predicted in every voxel of it."""
+        """Loss of a batch, and the predicted class of every voxel.
+
+        Args:
+            batch: "image" (B, C, X, Y, Z) and "label" (B, 1, X, Y, Z).
+            batch_index: not used.
+        """
+        if self.alone:
+            return self._tokens_alone(batch)
         logits = self.logits(batch["image"].as_subclass(Tensor))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
-        if isinstance(self.criterion, WeightedDiceCE):
+        label = batch["label"].as_subclass(Tensor)
+        if isinstance(self.criterion, WeightedDiceCE):  # it passes over what is ignored by itself
             self.criterion.strength = max(0.0, 1 - self.global_step / self.total_steps)
-        own = isinstance(self.criterion, WeightedDiceCE)  # it passes over what is ignored by itself
-        criterion = partial(over_labelled, self.criterion) if self.ignoring and not own else self.criterion
-        loss = criterion(logits, batch["label"].as_subclass(Tensor))
+            loss = self.criterion(logits, label)
+        else:
+            loss = over_labelled(self.criterion, logits, label) if self.ignoring else self.criterion(logits, label)
+        if self.tokens is not None:
+            token_loss, _ = self.tokens(label)
+            self.log("train/token_loss", token_loss.detach(), on_step=False, on_epoch=True, batch_size=len(logits))
+            loss = loss + self.token_loss * token_loss
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits))
         predicted = logits.detach().max(dim=1).indices  # on a CPU `argmax` takes ten times as long
         return {"loss": loss + penalty(self.adapters), "predicted": predicted}
 
+    def _tokens_alone(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        transformer = self.network.get_submodule(str(backbone_of(self.network).transformer))
+        transformer(batch["image"].as_subclass(Tensor))
+        loss, predicted = self.get_submodule("tokens")(batch["label"].as_subclass(Tensor))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(predicted))
+        return {"loss": loss + penalty(self.adapters), "predicted": predicted}
+
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, closure: Any = None) -> None:
-        """Step, then let adapters prune or shrink at the rate of that step; its gradients are still there.
+        """Optimiser step, then `after_step` of the adapters with the gradients and the rate of that step.
 
         A step that float16's loss scaler leaves out, since a gradient has overflowed, is none for the adapters either.
+
+        Args:
+            epoch: see Lightning, as the rest.
+            batch_index: index of the batch in the epoch.
+            optimizer: the optimiser.
+            closure: forward and backward pass.
         """
         scaler = self.trainer.scaler
         before = scaler.get_scale() if scaler is not None else 0.0
@@ -119,16 +154,21 @@ class SegmentationModule(lightning.LightningModule):
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
     def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
-        """Score one whole volume; returns its label map and its Dice for pictures."""
+        """Label map and Dice of one whole volume.
+
+        Args:
+            batch: the case.
+            batch_index: not used.
+        """
         found = labels([self.predictor], batch.image).numpy()
         prediction, reference = without_ignored(found, batch.label[0].numpy())
-        scores = {name: dice(_union(prediction, classes), _union(reference, classes))
-                 for name, classes in self.structures.items()}  # fmt: skip
+        scores = {name: dice(np.isin(prediction, classes), np.isin(reference, classes))
+                  for name, classes in self.structures.items()}  # fmt: skip
         self._validated.append((batch.case, {name: value for name, value in scores.items() if value is not None}))
         return {"prediction": prediction, "dice": scores}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all cases, whichever process scored them."""
+        """Log the mean Dice over the cases of all processes."""
         cases = dict(gather(self._validated)).values()
         self._validated = []
         means = {f"dice/val_{name}": [scores[name] for scores in cases if name in scores] for name in self.structures}
@@ -140,12 +180,11 @@ class SegmentationModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
         known = {id(p) for p in adapter_parameters}
-        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": others}, {"params": adapter_parameters}]
         optimizer = self.build_optimizer([group for group in groups if group["params"]])
-        for group in optimizer.param_groups:
-            if group["params"][0] is next(iter(adapter_parameters), None):
-                group["lr"] *= self.adapter_lr_factor
+        if adapter_parameters:
+            optimizer.param_groups[-1]["lr"] *= self.adapter_lr_factor
         schedule = LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -154,7 +193,7 @@ class SegmentationModule(lightning.LightningModule):
         return warm * max(0.0, 1 - step / self.total_steps) ** self.decay_power
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains, and the adapters with their buffers; the frozen base lies in its own file."""
+        """Reduce the checkpoint to trained tensors and adapters with their buffers; the base has its own file."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {
             name: tensor
@@ -164,10 +203,10 @@ class SegmentationModule(lightning.LightningModule):
         checkpoint["base"] = self._base_hash
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from another base.
+        """Check the base.
 
         Raises:
-            UserError: the checkpoint belongs to another.
+            UserError: the checkpoint belongs to another one.
         """
         if checkpoint["base"] != self._base_hash:
             raise UserError(
@@ -178,11 +217,3 @@ class SegmentationModule(lightning.LightningModule):
     def _base_hash(self) -> str | None:
         base = getattr(self.network, "base", None)
         return base.base_hash if isinstance(base, LoadReport) else None
-
-
-def _union(labels: Any, classes: Sequence[int]) -> Any:
-    """The mask of the voxels whose class is among `classes`."""
-    mask = labels == classes[0]
-    for c in classes[1:]:
-        mask |= labels == c
-    return mask

@@ -1,7 +1,7 @@
-"""A plan from the data: voxel size, window, class weights and steps, from the training cases alone.
+"""Plan from the training cases: voxel size, window, class weights and number of steps.
 
 The model is nnU-Net's fingerprint (Isensee et al. 2021), as far as a network that has its size already leaves a choice.
-What the configuration gives is kept; what it leaves open (null or `auto`) is filled in, and `config.yaml` holds it all.
+Given values stay; open ones (null or `auto`) are filled in, and `config.yaml` holds them all.
 """
 
 from __future__ import annotations
@@ -9,43 +9,76 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.data.cache import Survey
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.spacing import TrainingSpacing
+from tcurlora_seg.models.checkpoint import base_spacing
 from tcurlora_seg.training.losses import balanced_weights
 
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
+_OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "training.class_weights")
 _STEPS, _MOST_STEPS, _ROUND = 300, 1000, 25
 
 
 def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
-    """The smallest window that holds every volume and no more than `largest`; sides are two or more of `multiple`."""
+    """The smallest window, up to `largest`, that holds every volume; its sides are 2, 3, ... times `multiple`.
+
+    Args:
+        shapes: of the volumes, three sides in voxels.
+        largest: three sides in voxels.
+        multiple: common divisor of the sides.
+    """
     sides = [max(shape[axis] for shape in shapes) for axis in range(3)]
     wanted = [max(2, math.ceil(side / multiple)) * multiple for side in sides]
     return [min(pair) for pair in zip(wanted, largest, strict=True)]
 
 
-def common_spacing(spacings: Sequence[Sequence[float]]) -> list[float] | None:
-    """The median voxel size where the cases differ by a factor of 1.3 or more along an axis, else None."""
+def common_spacing(
+    spacings: Sequence[Sequence[float]], base: TrainingSpacing | None = None
+) -> list[float] | None:
+    """Voxel size to resample to; None if the cases can stay as they are.
+
+    It is the median where the cases differ by a factor of 1.3 or more along an axis, and along an axis where the
+    median is none of the base's voxel sizes, the base's own median.
+
+    Args:
+        spacings: a voxel size a case.
+        base: voxel sizes that the base was trained on.
+    """
     axes = [sorted(spacing[axis] for spacing in spacings) for axis in range(3)]
-    if all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes):
-        return None
-    return [round(sizes[len(sizes) // 2], 4) for sizes in axes]
+    median = [round(sizes[len(sizes) // 2], 4) for sizes in axes]
+    fitted = median if base is None else base.fit(median)
+    alike = all(sizes[-1] < _ALIKE * sizes[0] for sizes in axes)
+    return None if alike and fitted == median else fitted
 
 
 def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
-    """As many steps as take the time of 300 with the largest window, at most 1,000."""
+    """Number of steps in the time of 300 with the largest window, at most 1,000.
+
+    Args:
+        window: three sides in voxels.
+        largest: three sides in voxels.
+    """
     steps = _STEPS * math.prod(largest) / math.prod(window)
     return max(_STEPS, min(_MOST_STEPS, round(steps / _ROUND) * _ROUND))
 
 
 def plan_spacing(config: DictConfig, dataset: SegmentationDataset, cases: Sequence[str]) -> None:
-    """Resample to the median voxel size where those of the training cases' files differ much."""
+    """Let the preparation resample to `common_spacing`, where the voxel size is open.
+
+    Args:
+        config: of the run; it is changed.
+        dataset: its preparation is changed.
+        cases: ids of the training cases.
+    """
     if dataset.preparation.spacing is None:
-        spacing = common_spacing([size for _, size in dataset.check_headers(cases).values()])
+        sizes = [size for _, size in dataset.check_headers(cases).values()]
+        spacing = common_spacing(sizes, base_spacing(config.pretrained))
         dataset.preparation = replace(dataset.preparation, spacing=spacing)
         config.dataset.preparation.spacing = spacing
 
@@ -56,15 +89,15 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     Args:
         config: of the run; it is changed.
         survey: of the prepared training volumes.
-        largest: the window that the network was made for.
-        multiple: what the sides of a window are multiples of.
+        largest: default window of the network.
+        multiple: common divisor of the sides of a window.
 
     Returns:
         The plan in two lines.
     """
     config.window = config.window or fitting_window(survey.shapes, largest, multiple)
     if config.training.class_weights == "auto":
-        weighted = config.training.loss == "dice_ce"
+        weighted = config.training.loss in ("dice_ce", "tokens")
         config.training.class_weights = balanced_weights(survey.voxels, config.window) if weighted else None
     config.trainer.max_steps = config.trainer.max_steps or steps_for(config.window, largest)
     sides = [max(shape[axis] for shape in survey.shapes) for axis in range(3)]
@@ -75,8 +108,25 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     return (
         f"plan: a window of {_by(config.window)} for training volumes of up to {_by(sides)} in {grid}; "
         f"{config.trainer.max_steps} steps; class weights {shown}\n"
-        "      (window, dataset.preparation.spacing, trainer.max_steps and training.class_weights change it)"
+        f"      ({', '.join(_OPEN[:-1])} and {_OPEN[-1]} change it)"
     )
+
+
+class Plan(NamedTuple):
+    """Plan of a run: what the configuration left open.
+
+    Attributes:
+        text: the plan in two lines.
+        filled: the values by dotted key; of a run that goes on none, since its configuration holds them.
+    """
+
+    text: str
+    filled: dict[str, Any]
+
+
+def open_keys(config: DictConfig) -> list[str]:
+    """Dotted keys that a plan fills in."""
+    return [key for key in _OPEN if OmegaConf.select(config, key) in (None, "auto")]
 
 
 def _by(sides: Sequence[float]) -> str:

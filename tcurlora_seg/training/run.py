@@ -1,4 +1,4 @@
-"""One training run from a configuration to scores: what `scripts/train.py` calls."""
+"""Training run, from a configuration to scores; `scripts/train.py` calls it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,34 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import training_spacing
+from tcurlora_seg.evaluation.evaluate import evaluate
 from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json
+from tcurlora_seg.inference.run import clearing_for, predictor_for
 from tcurlora_seg.memory import keep_freed_memory
 from tcurlora_seg.models.backbone import build_network
 from tcurlora_seg.models.checkpoint import save_model, trained_on
-from tcurlora_seg.models.injection import adapt_from_config
+from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.classes import ClassWatch
-from tcurlora_seg.training.data_changes import check_data, note_data
 from tcurlora_seg.training.directory import announced_directory, claimed
 from tcurlora_seg.training.estimate import describe_step, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.results import Seen, Watchers, figures, keep_weights, model_notes, parameter_counts, score
-from tcurlora_seg.training.resumption import describe_resumption
-from tcurlora_seg.training.start import choose_directory, draw_cases, is_finished, note_start, readable_checkpoint
-from tcurlora_seg.training.tensorboard import log_hyperparameters
+from tcurlora_seg.training.results import Watchers, figures, keep_weights, model_notes, parameter_counts
+from tcurlora_seg.training.start import (
+    Checkpoint,
+    check_data,
+    choose_directory,
+    describe_resumption,
+    draw_cases,
+    is_finished,
+    note_start,
+    readable_checkpoint,
+)
+from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
 
 def train(config: DictConfig) -> float | None:
@@ -70,11 +79,10 @@ def train(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> None:
-    """Everything that a run does in its directory, from the cases to `metrics.json`.
-
-    With several devices each process comes here; the first one writes and speaks.
-    """
+    """A run from the cases to `metrics.json`; each process of several devices calls it, the first one writes."""
     # the cases
+    clearing = clearing_for(config)
+    clearing.by_structure(dataset.task)  # a mistake in it is told before the training
     checkpoint = readable_checkpoint(directory / "checkpoints")
     lightning.seed_everything(config.seed, verbose=False)
     origin = trained_on(config.pretrained)
@@ -98,14 +106,13 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     trainer = build_trainer(config, directory, list(watchers[:3]), watchers.checkpoints)
     device = trainer.strategy.root_device
     if is_first():
-        going_on = describe_resumption(checkpoint, directory, config.trainer.max_steps)
-        note_data(directory, dataset, split)
-        note_start(directory, config, dataset, split, str(device))
+        going_on = [describe_resumption(checkpoint, directory, config.trainer.max_steps)] if checkpoint else []
+        note_start(directory, config, dataset, split, str(device), plan.filled)
         if left_out:
             print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
-        print(f"{plan}\nbase: {base}")
+        print(f"{plan.text}\nbase: {base}")
         print(_describe(config, dataset, split, parameter_counts(network)))
-        print("\n".join([f"run directory {directory}", *([going_on] if going_on else [])]), flush=True)
+        print("\n".join([f"run directory {directory}", *going_on]), flush=True)
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
         bf16 = training_precision(config) == "bf16-mixed"
         print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
@@ -116,17 +123,24 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
 
     # what it leaves
     keep_weights(module, watchers)
-    seen = Seen(training_spacing(size for _, size in dataset.check_headers(split.train).values()), data.typical)
+    spacing = training_spacing(dataset.training_sizes(split.train))
     metrics = {**figures(config, network, base, watchers, trainer.global_step), "left_out": left_out}
     if is_first():
         model_file = directory / "model.safetensors"
-        save_model(network, model_file, metadata=model_notes(config, dataset, seen, origin))
+        save_model(network, model_file, metadata=model_notes(config, dataset, origin, spacing, data.typical))
         metrics["file_bytes"] = model_file.stat().st_size
     rows = None
     cases = split.sides[config.test] if config.test else ()
     if cases:
         folder = directory / "evaluation" / config.test
-        metrics["scores"], rows = score(config, dataset, network, cases, seen, folder, trainer)
+        with merged(network.to(device)):
+            metrics["scores"], rows = evaluate(
+                predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing, typical=data.typical,
+                adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"], clearing=clearing,
+                pictures=config.inference.pictures, limited=config.split.test if config.test == "test" else None,
+            )  # fmt: skip
+        if is_first():
+            log_evaluation(trainer.logger, folder, config.test, metrics["scores"], rows, trainer.global_step)
     if is_first():
         log_hyperparameters(trainer.logger, config, config.test, metrics)
         write_json(directory / "metrics.json", metrics)  # before anything is printed: a terminal may fail
@@ -135,17 +149,12 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
             print(f"scores, label maps and pictures: {directory / 'evaluation' / config.test}")
 
 
-def _fit(
-    trainer: lightning.Trainer,
-    module: SegmentationModule,
-    data: SegmentationDataModule,
-    checkpoint: str | None,
-    directory: Path,
-) -> None:
-    """Train; where a signal asked to stop, say how to go on and leave with its exit code."""
+def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: SegmentationDataModule,
+         checkpoint: Checkpoint | None, directory: Path) -> None:  # fmt: skip
+    """Train; after a signal, say how to go on and exit with its code."""
     try:
         with remedies():
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
     except Stopped as stopped:
         sweep.record("stopped", directory=str(directory))
         advice = "" if sweep.running() else f"; resume={directory} goes on there"
@@ -154,7 +163,7 @@ def _fit(
 
 
 def _prepare_as(given: Mapping[str, object], config: DictConfig) -> None:
-    """Let the images be prepared as they were for the base."""
+    """Take over the preprocessing of the base."""
     if given and is_first():
         listed = ", ".join(f"{key}={value}" for key, value in given.items())
         print(f"dataset.preparation as the base asks for it, beside {config.pretrained}: {listed}")
@@ -162,7 +171,7 @@ def _prepare_as(given: Mapping[str, object], config: DictConfig) -> None:
 
 
 def _describe(config: DictConfig, dataset: SegmentationDataset, split: Split, sizes: Mapping[str, int]) -> str:
-    """What trains on what, in a line, and a second one where classes are sides."""
+    """Line on method, cases and parameters, and a second one where classes are sides."""
     cases = ", ".join(f"{len(ids)} {side}" for side, ids in split.sides.items())
     cases += "" if config.split.test is None else " (the first by hash)"
     trained, total = sizes["trainable_parameters"], sizes["total_parameters"]

@@ -1,25 +1,36 @@
-"""Where a run begins or goes on: its directory, its cases, its checkpoint, and what it notes before the first step."""
+"""Start of a run, new or resumed: directory, cases, checkpoint, and the files written before the first step."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.fingerprint import changed, contents
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json, write_text
 from tcurlora_seg.training.directory import ANNOUNCED, environment, run_directory
 
+_CONTENTS = "data.json"  # in the run directory: hashes of the data files
+_KEYS = {"state_dict", "optimizer_states", "global_step", "epoch"}  # of a checkpoint
+
 
 def choose_directory(config: DictConfig, dataset: str) -> Path:
-    """The run directory.
+    """Run directory, new or to go on with.
+
+    Args:
+        config: of the run.
+        dataset: name of the data set.
 
     Raises:
         UserError: a folder that holds something else.
@@ -33,9 +44,13 @@ def choose_directory(config: DictConfig, dataset: str) -> Path:
 
 
 def is_finished(directory: Path, steps: int | None) -> bool:
-    """Whether a run has ended that was allowed as many steps, be it before them (`training.patience`).
+    """Whether a run has ended that was allowed as many steps; early stopping may have ended it before them.
 
-    Planned steps (None) follow from the data, so any run that has ended has had them.
+    Planned steps (None) follow from the data: any run that has ended has had them.
+
+    Args:
+        directory: of the run.
+        steps: `trainer.max_steps`.
     """
     path = directory / "metrics.json"
     if not path.exists():
@@ -45,7 +60,7 @@ def is_finished(directory: Path, steps: int | None) -> bool:
 
 
 def draw_cases(dataset: SegmentationDataset, split: DictConfig, *, overfit: int, directory: Path) -> Split:
-    """The cases of a run, the same ones as when it began.
+    """Split of a run, the same one as when it began.
 
     Args:
         dataset: where they are.
@@ -73,15 +88,74 @@ def _listed(split: Split) -> dict[str, list[str]]:
     return {side: list(ids) for side, ids in split.sides.items()}
 
 
-def note_start(directory: Path, config: DictConfig, dataset: SegmentationDataset, split: Split, device: str) -> None:
-    """Write what the run is made from: `config.yaml`, `split.json` and `environment.json`."""
+def note_start(
+    directory: Path,
+    config: DictConfig,
+    dataset: SegmentationDataset,
+    split: Split,
+    device: str,
+    planned: Mapping[str, Any],
+) -> None:
+    """Write the inputs of a run: `config.yaml`, `split.json`, `environment.json`, and once `data.json`, `plan.json`.
+
+    Args:
+        directory: of the run.
+        config: of the run, completed by the plan.
+        dataset: where the cases are.
+        split: the cases.
+        device: name of the device.
+        planned: values of the configuration that follow from the training cases, by dotted key.
+    """
     stored = OmegaConf.merge(config, {"dataset": dict(dataset.remembered)})
     write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", _listed(split))
     write_json(directory / "environment.json", environment(device))
+    if not (directory / _CONTENTS).exists():
+        write_json(directory / "plan.json", planned)
+        ids = [id for side in split.sides.values() for id in side]
+        write_json(directory / _CONTENTS, contents(map(dataset.manifest().case, ids), dataset.root))
+    unlisted = dataset.unlisted()
+    if unlisted:
+        shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
+        print(f"{len(unlisted)} case(s) in {dataset.root} are not in the manifest and take no part: {shown}; "
+              "scripts/prepare_data.py adds them")  # fmt: skip
 
 
-def readable_checkpoint(folder: Path) -> str | None:
+def check_data(directory: Path, dataset: SegmentationDataset) -> None:
+    """Check that a run's files still hold what they held when it began.
+
+    Args:
+        directory: of the run; one that has not begun passes.
+        dataset: where the files are.
+
+    Raises:
+        UserError: one does not: the run's weights and scores belong to other data.
+    """
+    path = directory / _CONTENTS
+    found = changed(read_json(path), dataset.root) if path.exists() else []
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UserError(
+            f"{dataset.root / found[0]}{more} changed since {directory} began: put back what it was, or start a new "
+            "run (in a sweep by sweep=NAME)"
+        )
+
+
+class Checkpoint(NamedTuple):
+    """Checkpoint to go on from.
+
+    Attributes:
+        path: its file.
+        step: number of optimiser steps taken.
+        epoch: index of its epoch, from 0.
+    """
+
+    path: str
+    step: int
+    epoch: int
+
+
+def readable_checkpoint(folder: Path) -> Checkpoint | None:
     """The last checkpoint, or the one before it where the last is damaged; None where there is none.
 
     Raises:
@@ -91,13 +165,27 @@ def readable_checkpoint(folder: Path) -> str | None:
     for path in found:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
-            if not isinstance(state, dict) or not {"state_dict", "optimizer_states", "global_step"} <= state.keys():
+            if not isinstance(state, dict) or not state.keys() >= _KEYS:
                 raise ValueError("it is no checkpoint of a run")
+            return Checkpoint(str(path), state["global_step"], state["epoch"])
         except Exception as error:  # torch.load raises what unpickling any bytes may raise
             reason = str(error).split("\n")[0] or type(error).__name__
             warnings.warn(f"{path} is damaged ({reason}): it is passed over", stacklevel=2)
-            continue
-        return str(path)
     if found:
         raise UserError(f"no checkpoint in {folder} can be read: start anew with another output")
     return None
+
+
+def describe_resumption(checkpoint: Checkpoint, directory: Path, max_steps: int) -> str:
+    """Line on the step where a run goes on, and on a changed schedule.
+
+    Args:
+        checkpoint: of the run.
+        directory: of the run; its config.yaml holds the number of steps so far.
+        max_steps: number of steps from now on.
+    """
+    line = f"goes on after step {checkpoint.step} of {max_steps}, in epoch {checkpoint.epoch + 1}"
+    before = load_config(directory / "config.yaml").trainer.max_steps
+    if before != max_steps:
+        line += f"; trainer.max_steps was {before}: from here the learning rate falls as in a run of {max_steps} steps"
+    return line

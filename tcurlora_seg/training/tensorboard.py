@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard beside its curves: pictures, histograms of the adapters, a row to compare runs by.
+"""TensorBoard beside the curves: overlays, histograms of the adapters, a row in the table of hyperparameters.
 
 TensorBoard sorts by name: Dice and one overlay come first.
 """
@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.image import imread
 from nibabel.affines import voxel_sizes
 from omegaconf import DictConfig, OmegaConf
-from pandas import read_csv
+from pandas import DataFrame
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
@@ -24,7 +24,7 @@ from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
 class ValidationOverlays(Callback):
-    """Adds a picture of the first validation case after each epoch, as `dice/overlay_val`."""
+    """Callback for an overlay of the first validation case after each epoch, as `dice/overlay_val`."""
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int, *_: Any
@@ -42,12 +42,12 @@ class ValidationOverlays(Callback):
 
 
 class Histograms(AtEpochEnd):
-    """Adds a histogram of every trained tensor of the adapters under `adapters/<stack>/<tensor>`.
+    """Callback for histograms of all trained adapter tensors, as `adapters/<stack>/<tensor>`.
 
-    tCURLoRA's core U starts at zero: whether and where it moves is what one wants to see.
+    They show whether and where tCURLoRA's core U, which starts at zero, moves.
 
     Args:
-        every: epochs from one to the next.
+        every: epochs between two histograms.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -61,7 +61,7 @@ class Histograms(AtEpochEnd):
 
 
 def _by_tensor(module: lightning.LightningModule) -> dict[str, Tensor]:
-    """Trained values by stack and tensor; the slices of a list of parameters together."""
+    """Trained values by stack and tensor; slices in a list of parameters come together."""
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name.startswith("network.adapters."):
@@ -71,19 +71,29 @@ def _by_tensor(module: lightning.LightningModule) -> dict[str, Tensor]:
     return {key: torch.cat(values) for key, values in parts.items()}
 
 
-def log_evaluation(logger: Logger | None, folder: Path, split: str, summary: dict[str, Any], step: int) -> None:
-    """Add an evaluation's scores, and in TensorBoard the picture of its worst case, as `dice/overlay_<split>`."""
+def log_evaluation(
+    logger: Logger | None, folder: Path, split: str, summary: dict[str, Any], rows: DataFrame, step: int
+) -> None:
+    """Log the scores of an evaluation, and in TensorBoard the overlay of its worst case, as `dice/overlay_<split>`.
+
+    Args:
+        logger: of the run.
+        folder: of the evaluation.
+        split: its name.
+        summary: what `summary.json` holds.
+        rows: of `cases.csv`.
+        step: of the training.
+    """
     if logger is None:
         return
     logger.log_metrics(_scores(split, summary), step)
     logger.save()  # a table's rows wait for more of them
     if isinstance(logger, TensorBoardLogger):
-        cases = read_csv(folder / "cases.csv", dtype={"case": str})
-        for case in cases.groupby("case")["dice"].mean().sort_values().index:  # the worst that has a picture
-            path = folder / "overlays" / f"{case}.png"
-            if path.is_file():
-                logger.experiment.add_image(f"dice/overlay_{split}", imread(path)[..., :3], step, dataformats="HWC")
-                break
+        cases = rows.groupby("case")["dice"].mean().sort_values().index
+        pictures = [path for path in (folder / "overlays" / f"{case}.png" for case in cases) if path.is_file()]
+        if pictures:
+            image = imread(pictures[0])[..., :3]
+            logger.experiment.add_image(f"dice/overlay_{split}", image, step, dataformats="HWC")
         logger.experiment.flush()
 
 
@@ -96,9 +106,15 @@ _COSTS = ("trainable_parameters", "step_seconds", "peak_memory_bytes")
 
 
 def log_hyperparameters(logger: Logger | None, config: DictConfig, split: str, metrics: dict[str, Any]) -> None:
-    """Add the run's row: in what runs mostly differ, and its scores and costs.
+    """Log hyperparameters, scores and costs of a run.
 
-    TensorBoard's columns point to the curves that are there; Lightning's own way would write every score a second time.
+    TensorBoard's columns point to the existing curves; Lightning's own way writes every score a second time.
+
+    Args:
+        logger: of the run.
+        config: of the run.
+        split: name of the scored split.
+        metrics: contents of `metrics.json`.
     """
     if logger is None:
         return
@@ -128,5 +144,4 @@ def _scores(split: str, summary: dict[str, Any]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> bool | int | float | str:
-    """What the tab can hold: numbers and words."""
     return value if isinstance(value, bool | int | float | str) else str(value)

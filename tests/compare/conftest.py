@@ -58,6 +58,8 @@ def write_run(
     root: str = "/nowhere",
     time: str = "2026-01-01T00:00:00+00:00",
     simulated: dict[str, Any] | None = None,
+    training: int = 5,
+    planned: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
     """Write a finished run; `changes` are further entries of its configuration, `__` standing for a dot."""
@@ -74,6 +76,8 @@ def write_run(
                "peak_memory_bytes": 2**30, "file_bytes": 4 * trainable}  # fmt: skip
     write_text(directory / "config.yaml", OmegaConf.to_yaml(config))
     write_json(directory / "metrics.json", metrics)
+    write_json(directory / "split.json", {"train": [f"t{n}" for n in range(training)], "val": [], "test": []})
+    write_json(directory / "plan.json", planned or {})
     write_json(directory / "environment.json", ENVIRONMENT | {"time_utc": time})
     mean = None if cases["dice"].isna().all() else float(cases["dice"].mean())
     summary = {"dataset": dataset, "task": task, "simulated": simulated, "mean_dice": mean}

@@ -77,11 +77,11 @@ def test_the_mean_over_structures_is_a_cases_own_and_leaves_absent_ones_out(grou
         ([0.8, 0.9], {"adapter": "full", "task": "structures"}, r"differ in task: hippocampus .* and structures"),
         ([0.8, 0.9], {"adapter": "full", "label_map": {"1": [2]}}, r"differ in label_map: .*'1': \[2\]"),
         ([0.8], {"adapter": "full"}, r"test cases differ: only one of .*full.*scored on c1; .*cases=common"),
-        ([0.8], {"seed": 1}, r"test cases differ: .*\(0, 0\).*\(1, 0\) was scored on c1"),
+        ([0.8], {"seed": 1}, r"test cases differ: .*seed 0, draw 0.*seed 1, draw 0 was scored on c1"),
         ({"b": {"c0": 0.8, "c1": 0.9}}, {"adapter": "full"}, r"differ in their structures"),
         ([0.8, 0.9], {"adapter": "full", "reference": 9.0}, r"references differ: a of case c0 has 8\.000 ml .* 9\.000"),
         ([0.8, 0.9], {"seed": 1, "reference": 9.0}, r"references differ"),
-        ([0.8, 0.9], {"split__leave_out": 1}, r"lora, rank 4 with .* = \(0, 0\) was scored on case c0 by several runs"),
+        ([0.8, 0.9], {"split__leave_out": 1}, r"with seed 0, draw 0 was scored on case c0 by several runs"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
@@ -99,3 +99,16 @@ def test_common_cases_are_those_of_every_method_and_seed(group: Callable[..., li
         group(({"a": {"x": 0.6}}, {}), ({"a": {"y": 0.6}}, {"seed": 1}), cases="common")
     with pytest.raises(UserError, match="cases=some: choose all or common"):
         group(*runs, cases="some")
+
+
+def test_lists_of_equal_length_and_values_planned_from_their_cases_are_draws_of_one_method(
+    group: Callable[..., list[Method]],
+) -> None:
+    runs = [
+        ([0.8, 0.9], {"split__scheme": name, "training__class_weights": [1.0, weight],
+                      "planned": {"training.class_weights": [1.0, weight]}})
+        for name, weight in (("draw0", 9.7), ("draw1", 9.1))
+    ]  # fmt: skip
+    (method,) = group(*runs)
+    assert (method.draws, method.repeats) == (2, 2)
+    assert len(group(*runs, ([0.8, 0.9], {"split__scheme": "draw0_10", "training": 10}))) == 2

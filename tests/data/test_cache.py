@@ -60,6 +60,16 @@ def test_spots_are_the_voxels_of_every_class(lpba40: Callable[..., LPBA40], tmp_
     assert sum(len(spots) for spots in volume["spots"]) == int((flat > 0).sum())
 
 
+def test_typical_values_do_not_depend_on_the_place_and_cost_one_preparation_a_case(
+    lpba40: Callable[..., LPBA40], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = TrainingVolumes(lpba40(), IDS, "memory", tmp_path).typical()
+    prepared: list[str] = []
+    prepare = LPBA40.prepare
+    monkeypatch.setattr(LPBA40, "prepare", lambda self, id: (prepared.append(id), prepare(self, id))[1])
+    assert TrainingVolumes(lpba40(), IDS, "none", tmp_path).typical() == kept and prepared == IDS
+
+
 def test_what_is_on_disk_is_used_again_until_something_changes(
     lpba40: Callable[..., LPBA40], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,17 @@ def test_a_structure_that_preparation_makes_vanish_is_named(tmp_path: Path, writ
     assert problem and problem.startswith("labels/a.nii: preparation leaves nothing of 2 mm³ of small")
 
 
+def test_an_image_of_which_scaling_leaves_nothing_is_named(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    image = np.random.default_rng(0).uniform(50, 100, (24, 24, 24)).astype(np.float32)
+    label = np.zeros((24, 24, 24), np.uint8)
+    label[4:6, 10, 10], label[14:16, 10, 10] = 165, 166
+    write_nifti(tmp_path / IMAGE, image)
+    write_nifti(tmp_path / LABEL, label)
+    window = Preparation(intensity="window", limits=[1000.0, 2000.0])
+    problem = examine(LPBA40(root=str(tmp_path), preparation=window), "S01").problem
+    assert problem == f"{IMAGE}: scaling leaves nothing of it above 0; see dataset.preparation.limits"
+
+
 def test_a_small_turn_of_the_head_is_no_defect(change: Callable[..., Examination]) -> None:
     def tilted(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
         c, s = np.cos(0.2), np.sin(0.2)

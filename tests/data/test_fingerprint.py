@@ -6,8 +6,20 @@ import os
 import shutil
 from pathlib import Path
 
-from tcurlora_seg.data.fingerprint import changed, contents
+import pytest
+
+from tcurlora_seg.data.fingerprint import changed, contents, fingerprint
 from tcurlora_seg.data.manifest import Case
+
+
+@pytest.mark.parametrize("names", [("a.hdr", "a.img.gz"), ("a.hdr", "a.IMG"), ("A.HDR", "A.img")])
+def test_the_voxels_of_a_pair_count_whatever_their_ending(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    case = Case("a", "a", {"t1": names[0]}, None)
+    assert [path for path, *_ in fingerprint(case, tmp_path)] == list(names)
+    away = Case("a", "a", {"t1": str(tmp_path / names[0])}, None)  # as dataset.outside_root=true allows it
+    assert [path for path, *_ in fingerprint(away, tmp_path / "root")] == [str(tmp_path / name) for name in names]
 
 
 def test_other_contents_are_found_and_a_copy_is_none(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_simpleitks_formats_lie_where_the_nifti_lies(tmp_path: Path, name: str) 
     check_same(tmp_path / name)
 
 
+def test_a_meta_image_may_be_written_without_spaces(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    nib.save(nifti(), tmp_path / "a.nii")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii")), str(tmp_path / "a.mha"))
+    content = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(content.replace(b"ElementDataFile = LOCAL", b"ElementDataFile=LOCAL"))
+    check_same(tmp_path / "a.mha")
+
+
 def test_channels_of_simpleitk_come_last(tmp_path: Path) -> None:
     sitk = pytest.importorskip("SimpleITK")
     series = np.stack([ARRAY, ARRAY + 1], axis=-1)

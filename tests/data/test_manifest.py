@@ -59,7 +59,7 @@ def test_two_scans_of_a_patient_may_be_on_one_side() -> None:
     check(Manifest("lpba40", cases, splits={"mine": Split(("a_1", "a_2"), (), ("b",))}), "m.json")
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../other/t1.nii", "a/../../t1.nii"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/t1.nii", "a/../../t1.nii", "a\0"])
 def test_a_path_outside_the_root_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"leaves the root"):
         check(Manifest("lpba40", (Case("a", "a", {"t1": path}, None),)), "m.json")
@@ -84,6 +84,10 @@ def test_a_link_is_followed_within_the_root_and_not_out_of_it(root: Path, tmp_pa
     with pytest.raises(UserError, match=r"link.nii of case a is a link to .*c/t1.nii, which is not under"):
         read_manifest(inner / "manifest.json", inner)
     assert len(read_manifest(inner / "manifest.json", inner, outside=True).cases) == 1
+    (inner / "link.nii").unlink()
+    (inner / "link.nii").symlink_to(inner / "link.nii")
+    with pytest.raises(UserError, match=r"link.nii of case a is not under"):
+        read_manifest(inner / "manifest.json", inner)
 
 
 def test_a_duplicate_id_is_refused() -> None:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tcurlora_seg.data import prepare
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.examine import Examination, examine
-from tcurlora_seg.data.manifest import Split, load_manifest, read_manifest, write_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Split, load_manifest, read_manifest, write_manifest
 from tcurlora_seg.data.prepare import check_folder, prepare_data
 from tcurlora_seg.errors import UserError
 
@@ -221,6 +222,22 @@ def test_a_given_manifest_says_which_cases_are_examined(root: Path, tmp_path: Pa
     assert "S04.delineation.structure.label.hdr cannot be read: there is no such file" in found.excluded["S04"]
 
 
+def test_the_manifest_of_shared_data_lies_in_the_working_folder_and_training_there_takes_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "manifest.json").unlink()
+    (root / SIMULATED).unlink()
+    damage(root, "S02")
+    monkeypatch.chdir(tmp_path)
+    prepare_data(config(root))
+    (folder,) = (tmp_path / "outputs" / "manifests").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["check_report.json", "manifest.json"]
+    assert not list(root.glob("*.json"))
+    assert set(instantiate(config(root).dataset).manifest().excluded) == {"S02"}
+    monkeypatch.chdir(root)
+    assert not instantiate(config(root).dataset).manifest().excluded
+
+
 def test_a_root_that_must_stay_as_it_is_has_its_manifest_elsewhere(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +293,15 @@ def test_an_older_manifest_that_cannot_be_read_is_named(tmp_path: Path, lpba40: 
         check_folder(lpba40(root=str(tmp_path)), tmp_path)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_manifest_of_another_data_set_is_not_taken_over(root: Path, tmp_path: Path, given: bool) -> None:
+    other = replace(load_manifest(root / "manifest.json"), dataset="folder")
+    place = tmp_path / "given.json" if given else root / "manifest.json"
+    write_manifest(other, place)
+    with pytest.raises(UserError, match=rf"{place.name} is a manifest of folder, not of lpba40"):
+        prepare_data(config(root, dataset={"manifest": str(place) if given else None}))
+
+
 def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.CaptureFixture) -> None:
     from tcurlora_seg.data.check_report import CheckReport, print_report
 
@@ -285,15 +311,3 @@ def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "/data/top" in shown and "left out (10)" in shown and "P0 and 8 more" in shown and "P1" not in shown
     assert "0.nii and 3 more: a follow-up" in shown and "Q/…/Q.nii is damaged" in shown
-
-
-def test_the_yaml_files_build_their_data_sets_with_the_constructors_defaults() -> None:
-    from hydra.utils import instantiate
-
-    for name in ("lpba40", "eadc_adni", "brats2021", "upenn_gbm"):
-        node = OmegaConf.load(CONFIGS / "dataset" / f"{name}.yaml")
-        dataset = instantiate(node)
-        bare = type(dataset)(root=node.root, preparation=type(dataset.preparation)())
-        assert dataset.name == name and dataset.task == bare.task and dataset.modalities == bare.modalities
-        assert dataset.preparation == bare.preparation
-        assert prepare._settings(dataset) == prepare._settings(bare)

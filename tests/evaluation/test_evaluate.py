@@ -63,7 +63,7 @@ def test_pictures_are_of_the_worst_the_median_and_the_best() -> None:
     rows = pd.DataFrame({"case": [*"aabbccddeef"], "dice": [0.9, 0.7, 0.1, 0.1, 0.5, 0.5, 0.6, 0.6, 0.9, 0.9, None]})
     assert spread_out(rows, 3) == ["b", "d", "e"]
     assert spread_out(rows, 99) == ["b", "c", "d", "a", "e"]  # without a Dice there is nothing to rank by
-    assert spread_out(rows, 0) == []
+    assert spread_out(rows, 0) == spread_out(rows, -1) == []
 
 
 def test_as_many_cases_are_drawn_as_asked_for(run: Path, tmp_path: Path) -> None:

@@ -42,17 +42,23 @@ def test_a_copy_of_the_references_scores_one_whatever_its_orientation(
 
 
 def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:
-    def score() -> None:
-        score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"))
+    def score(split: str = "test") -> None:
+        score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"), split=split)
 
     first, second = sorted(references.iterdir())
     image = nib.load(second)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), second)
     with pytest.raises(UserError, match=rf"{second.name} is not on the grid of its reference"):
         score()
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(first).dataobj) // 100, nib.load(first).affine), first)
+    with pytest.raises(UserError, match=rf"{first.name} holds 1, which is no label value of lpba40"):
+        score()
     first.unlink()
     with pytest.raises(UserError, match=first.name):
         score()
+    for split, words in {"val": "drew no such cases", "dev": "choose train, val or test"}.items():
+        with pytest.raises(UserError, match=rf"split={split}: .*{words}"):
+            score(split)
     assert not (tmp_path / "scores").exists()
 
 

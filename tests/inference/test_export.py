@@ -19,13 +19,14 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNETR
 from omegaconf import OmegaConf
 from programs import run_script
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tcurlora_seg.data import intensity
 from tcurlora_seg.data.volume import read_volume
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata
-from tcurlora_seg.inference.export import export_run
+from tcurlora_seg.inference.export import cast, export_run
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.injection import merge
 
@@ -68,6 +69,34 @@ def test_monais_own_unetr_loads_the_state_dict_strictly_and_predicts_the_same(
         network.load_state_dict(tensors, strict=True)
         again = replace(here, network=network).predict(nib.load(head))
         np.testing.assert_array_equal(np.asanyarray(again.dataobj), expected)
+
+
+def test_exported_weights_predict_and_export_like_their_run_and_name_no_folder_of_it(
+    run: Path, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, again = tmp_path / "weights.safetensors", tmp_path / "again.safetensors"
+    export_run(checkpoint=str(run), output=str(path))
+    here, there = load_run(run, device="cpu"), load_run(path, device="cpu")
+    expected, found = (np.asanyarray(r.predict(nib.load(head)).dataobj) for r in (here, there))
+    np.testing.assert_array_equal(found, expected)
+    assert (there.spacing, there.typical, there.arguments) == (here.spacing, here.typical, here.arguments)
+    assert str(here.dataset.root).encode() not in path.read_bytes()
+    assert run_script("export", f"checkpoint={path}", f"output={again}", monkeypatch=monkeypatch) == 0
+    assert again.read_bytes() == path.read_bytes()
+    with pytest.raises(UserError, match="exported weights, which know no split"):
+        there.cases("test")
+
+
+def test_weights_that_say_nothing_of_their_task_are_refused_as_a_checkpoint(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors", {"tcurlora_seg": '{"format": 1, "trained_on": []}'})
+    with pytest.raises(UserError, match="holds weights alone"):
+        load_run(tmp_path / "bare.safetensors", device="cpu")
+
+
+def test_half_precision_rounds_weights_and_no_indices() -> None:
+    """SwinUNETR has indices up to 2196; above 2048 float16 has even numbers alone."""
+    state = cast({"weight": torch.ones(2), "index": torch.tensor([2195])}, torch.float16)
+    assert state["weight"].dtype == torch.float16 and state["index"].tolist() == [2195]
 
 
 def test_a_torchscript_file_gives_the_same_logits(run: Path, tmp_path: Path) -> None:
@@ -231,4 +260,6 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, fails: Callable[..., str])
     assert "choose from state_dict, torchscript, bundle" in fails(f"output={tmp_path / 'a'}", "format=onnx")
     assert "goes with format=state_dict" in fails(f"output={tmp_path / 'a'}", "format=bundle", "dtype=float16")
     assert "choose from float32, float16" in fails(f"output={tmp_path / 'a.pt'}", "dtype=int8")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt"]
+    (tmp_path / "b.json").write_text("{}")
+    assert "b.json exists and describes something else" in fails(f"output={tmp_path / 'b.safetensors'}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "mine.pt"]

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +18,11 @@ import pandas as pd
 import pytest
 from programs import SCRIPTS, run_script
 
+from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.inputs import find_inputs
+from tcurlora_seg.inference.predict import _line
 
 
 @pytest.fixture
@@ -240,6 +244,9 @@ def test_several_modalities_are_found_by_name_in_one_folder_or_in_a_folder_a_cas
         "p1.nii.gz": ["p1/x_t1.nii.gz", "p1/x_t1ce.nii.gz"], "p2.nii.gz": ["p2/t1.nii.gz"]
     }  # fmt: skip
     assert names(deep, "t1ce") == {"p1.nii.gz": ["p1/x_t1ce.nii.gz"]}
+    touch(tmp_path / "deep", "p1/y_t1.nii.gz")
+    with pytest.raises(UserError, match=r"x_t1\.nii\.gz and .*y_t1\.nii\.gz would both be the t1 image of p1"):
+        names(deep, "t1", "t1ce")
 
 
 def test_one_modality_takes_every_image_of_the_folder_and_analyze_becomes_nifti(tmp_path: Path) -> None:
@@ -258,3 +265,11 @@ def test_files_without_a_modality_in_their_names_hold_all_of_them(tmp_path: Path
     assert names(tmp_path, "t1", "t2") == {"a.nii": ["a.nii"] * 2, "b.nii.gz": ["b.nii.gz"] * 2}
     (single,) = find_inputs(tmp_path / "a.nii", ("t1", "t2"))
     assert list(single.files.values()) == [tmp_path / "a.nii"] * 2
+
+
+def test_a_structure_may_have_a_slash_in_its_name() -> None:
+    """Its columns have none."""
+    network: Any = SimpleNamespace(task=Task("t", {1: (1,)}, {"left/right": (1,)}))
+    assert _line({"seconds": "1.0", "left_right_ml": "2", "notes": "", "warnings": ""}, network) == (
+        "1.0 s, left/right 2 ml"
+    )

@@ -153,8 +153,11 @@ def test_several_runs_are_averaged_and_one_run_twice_changes_nothing(
     trained: list[Path], loaded: Run, head: nib.Nifti1Image, expected: np.ndarray
 ) -> None:
     other = load_run(trained[1], device="cpu")
-    same = tcurlora_seg.predict([loaded, loaded], head)
-    np.testing.assert_array_equal(np.asanyarray(same.dataobj), expected)
+    for runs in ([loaded, loaded], trained[0], str(trained[0])):
+        same = tcurlora_seg.predict(runs, head)
+        np.testing.assert_array_equal(np.asanyarray(same.dataobj), expected)
+    with pytest.raises(UserError, match="no run is given"):
+        tcurlora_seg.predict([], head)
     probabilities = [
         np.asanyarray(segmenter(runs).run(head, probabilities=True).probabilities.dataobj)
         for runs in ([loaded], [other], [loaded, other])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -141,6 +143,15 @@ def test_products_are_in_the_format_that_was_asked_for_whatever_is_set_outside(
     torch.testing.assert_close(found, network.conv(IMAGE[None]).softmax(1)[0].detach(), atol=1e-2, rtol=1e-2)
 
 
-def test_an_unknown_precision_is_told() -> None:
-    with pytest.raises(UserError, match="precision=fp8: choose auto, 32-true or bf16-mixed"):
-        Predictor(Voxelwise(), window=(8, 8, 8), precision="fp8")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp8"}, "precision=fp8: choose auto, 32-true or bf16-mixed"),
+        ({"overlap": 1.0}, "0 to below 1"),
+        ({"overlap": -0.1}, "0 to below 1"),
+        ({"batch_size": 0}, "at least 1 window"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Predictor(Voxelwise(), window=(8, 8, 8), **options)

@@ -15,7 +15,7 @@ from tcurlora_seg import adapt, load_model, load_pretrained, save_model
 from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.models.checkpoint import origin, read_metadata, trained_on
+from tcurlora_seg.models.checkpoint import export_notes, read_metadata, trained_on
 from tcurlora_seg.models.pretrained import LoadReport, save_base
 from tcurlora_seg.models.unetr import BACKBONE, POSITIONS
 
@@ -188,7 +188,7 @@ def test_what_a_base_was_trained_on_is_handed_on_and_unknown_where_no_file_says(
     model = trained(tiny, stir)
     save_model(model, path, metadata={"trained_on": ["brats2021"]})
     assert trained_on(str(path)) == ["brats2021"]
-    save_file({"a": torch.zeros(1)}, tmp_path / "exported.safetensors", metadata=origin(path))
+    save_file({"a": torch.zeros(1)}, tmp_path / "exported.safetensors", metadata=export_notes(path, ""))
     assert trained_on(str(tmp_path / "exported.safetensors")) == ["brats2021"]
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")

@@ -95,6 +95,12 @@ def test_overrides_reach_the_file_and_its_method(tiny):
     assert not torch.equal(uniform.adapters["up"].rows, norm.adapters["up"].rows)
 
 
+def test_a_learning_rate_is_refused_since_it_belongs_to_the_optimizer(tiny):
+    with pytest.raises(UserError, match="has no effect in a loop of your own"):
+        adapt(tiny, "tcurlora", rank=2, lr=1e-3)
+    assert not hasattr(tiny, "adapters")
+
+
 def test_every_stack_draws_from_a_stream_of_its_own_that_the_seed_moves(tiny):
     stacks = {"q": {"roles": ["q"]}, "k": {"roles": ["k"]}}
     starts = []

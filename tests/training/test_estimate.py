@@ -54,6 +54,11 @@ def test_a_step_that_does_not_fit_is_told_with_what_helps(build, monkeypatch):
     assert "10 steps" in line and "speed.checkpointing=true" in line
 
 
+def test_a_network_that_cannot_be_estimated_stops_no_training(tiny):
+    tiny.register_forward_pre_hook(lambda _, inputs: bool(inputs[0].sum() > 0))
+    assert "no estimate" in describe_step(tiny, (1, 1, 32, 32, 32), CPU, bf16=False, steps=10)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("can't allocate memory")])
 def test_running_out_of_memory_names_the_remedies(error):
     with pytest.raises(UserError, match=r"data.batch_size.*speed.checkpointing=true.*trainer.precision"), remedies():

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tcurlora_seg.data.task import IGNORED
-from tcurlora_seg.training.losses import WeightedDiceCE, balanced_weights
+from tcurlora_seg.training.losses import WeightedDiceCE, balanced_weights, over_labelled
 
 
 def case(*shape: int, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -56,3 +56,33 @@ def test_balanced_weights_are_one_over_the_root_of_the_share_of_a_crop() -> None
 def test_balanced_weights_are_bounded_and_a_structure_larger_than_the_crop_fills_it() -> None:
     assert balanced_weights([[10**7, 10**6, 1]], (10, 10, 10)) == [1.0, pytest.approx(0.05**0.5, abs=1e-3), 7.071]
     assert balanced_weights([[10**7, 1, 0]], (100, 100, 100)) == [1.0, 20.0, 1.0]
+
+
+MONAI = [DiceCELoss(softmax=True, to_onehot_y=True), DiceLoss(softmax=True, to_onehot_y=True)]
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, 5, 4, generator=g, dtype=torch.float64)
+    return logits, torch.randint(0, 3, (2, 1, 6, 5, 4), generator=g, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("loss", MONAI)
+def test_with_nothing_to_ignore_it_is_the_loss(loss: torch.nn.Module) -> None:
+    torch.testing.assert_close(over_labelled(loss, *batch()), loss(*batch()))
+
+
+@pytest.mark.parametrize("loss", MONAI)
+def test_ignored_voxels_are_as_if_they_were_not_there(loss: torch.nn.Module) -> None:
+    logits, label = batch()
+    label[:, :, 3:] = IGNORED
+    torch.testing.assert_close(over_labelled(loss, logits, label), loss(logits[:, :, :3], label[:, :, :3]))
+
+
+def test_ignored_voxels_have_no_gradient_and_a_batch_of_nothing_else_is_finite() -> None:
+    logits, label = batch()
+    label[:, :, 3:] = IGNORED
+    over_labelled(MONAI[0], logits.requires_grad_(), label).backward()
+    assert logits.grad is not None and not logits.grad[:, :, 3:].any() and logits.grad[:, :, :3].all()
+    label[:] = IGNORED
+    assert over_labelled(MONAI[0], logits, label) == 0

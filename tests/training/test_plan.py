@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.data.cache import Survey
+from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.training.plan import common_spacing, fitting_window, plan_training, steps_for
 
 LARGEST = (64, 64, 64)
@@ -41,6 +42,13 @@ def test_the_window_is_the_smallest_that_holds_the_volumes_up_to_the_networks(sh
 def test_voxel_sizes_are_left_alone_unless_they_differ_by_a_third() -> None:
     assert common_spacing([(0.86, 1.5, 0.86), (0.78, 1.5, 0.78)]) is None
     assert common_spacing([(1, 1, 1), (1, 1, 1.1), (1, 1, 3)]) == [1, 1, 1.1]
+
+
+def test_voxel_sizes_that_the_base_has_never_seen_become_its_own() -> None:
+    base = TrainingSpacing((0.8, 0.8, 0.8), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+    assert common_spacing([(1.2, 1.2, 1.5)], base) is None
+    assert common_spacing([(0.5, 0.5, 1.5)], base) == [1, 1, 1.5]
+    assert common_spacing([(1, 1, 1.5), (1, 1, 2)], base) == [1, 1, 2]
 
 
 def test_a_smaller_window_takes_more_steps_in_the_same_time() -> None:

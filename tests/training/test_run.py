@@ -269,6 +269,15 @@ def test_a_longer_run_says_that_its_schedule_changes(
     assert "goes on after step 2 of 4, in epoch 2; trainer.max_steps was 2: from here" in capsys.readouterr().out
 
 
+def test_rules_for_pieces_that_cannot_be_are_told_before_the_training(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (f"dataset.root={root}", *TINY, f"outputs={tmp_path}", f"output={tmp_path / 'run'}")
+    assert run_script("train", *arguments, "inference.largest_pieces=0", monkeypatch=patch) == 1
+    assert "largest_pieces=0: expected a number of pieces" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     config = OmegaConf.create({"outputs": str(tmp_path), "adapter": {"name": "lora"}})
     with ThreadPoolExecutor(16) as pool:

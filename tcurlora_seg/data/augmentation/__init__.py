@@ -1,4 +1,4 @@
-"""The random part of a training sample; every draw comes from a generator made for that one sample.
+"""Augmentation: the random part of a training sample; every draw comes from a generator made for that one sample.
 
 `Augmentation` is the paper's: crop, mirror, scale and shift of the intensities. `strong.StrongAugmentation` adds what
 the field uses for few training cases.
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.augmentation.crop import check_crops, cut, place_crop, target_voxel
 from tcurlora_seg.data.augmentation.spatial import mirror
 from tcurlora_seg.randomness import uniform
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random crops of a prepared volume, in RAS order.
+    """Random crops of a prepared volume, mirrored, scaled and shifted; in RAS order.
 
     Attributes:
         foreground: share of the crops that contain a voxel of the target, drawn evenly over its classes; null draws
@@ -28,6 +26,9 @@ class Augmentation:
         mirror_axes: axes (0 left-right, 1 back-front, 2 down-up), each mirrored half of the time.
         scale: x is multiplied by 1 ± scale, one draw per volume.
         shift: ± shift is added, one draw per volume.
+
+    Raises:
+        UserError: a share or an axis out of range.
     """
 
     foreground: float | None = 0.5
@@ -58,7 +59,7 @@ class Augmentation:
             crop: size of the result; a smaller volume is padded with 0 all around.
             mirror_pairs: classes to exchange when axis 0 is mirrored.
             g: source of every draw.
-            spacing: voxel size in mm; nothing here depends on it.
+            spacing: voxel size in mm, for augmentations that need it; this one does not.
 
         Returns:
             image (C, *crop) float32 and label (1, *crop) uint8, copies.

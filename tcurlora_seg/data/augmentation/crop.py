@@ -1,20 +1,23 @@
-"""Where a crop lies: uniform, or around a voxel of the target; a volume smaller than the crop is placed in it."""
+"""Crop placement: uniform, or around a voxel of the target; a volume smaller than the crop is placed in it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.task import IGNORED
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import uniform
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
 
 def check_crops(foreground: float | None, mirror_axes: Sequence[int]) -> None:
-    """Check what all augmentations take.
+    """Check of the arguments that all augmentations share.
+
+    Args:
+        foreground: share of the crops that contain a voxel of the target, or None.
+        mirror_axes: axes to mirror.
 
     Raises:
         UserError: a share outside 0 to 1, or an axis that there is not.
@@ -34,9 +37,8 @@ def target_voxel(
         spots: see `foreground_spots`.
         size: of the volume.
         foreground: share of the crops that contain a voxel of the target; None for no draw at all.
+        g: source of the draw.
     """
-    import torch
-
     if foreground is None or not (uniform(g) < foreground and spots):
         return None
     indices = spots[int(uniform(g) * len(spots))]
@@ -52,7 +54,8 @@ def place_crop(
     Args:
         size: of the volume.
         crop: its size.
-        voxel: what the crop must contain; None for any place.
+        voxel: that the crop must contain; None for any place.
+        g: source of the draw.
         centred: put a volume that is smaller than the crop into its middle, instead of anywhere in it.
     """
     corner = []
@@ -68,7 +71,13 @@ def place_crop(
 
 
 def cut(volume: Tensor, corner: Sequence[int], crop: Sequence[int]) -> Tensor:
-    """A copy of (C, *crop) voxels from `corner` on; what lies outside the volume is 0."""
+    """A crop, copied; 0 outside the volume.
+
+    Args:
+        volume: (C, X, Y, Z).
+        corner: first voxel of the crop; may be negative.
+        crop: its size.
+    """
     result = volume.new_zeros((volume.shape[0], *crop))
     source, target = [slice(None)], [slice(None)]
     for start, length, n in zip(corner, crop, volume.shape[1:], strict=True):
@@ -80,9 +89,7 @@ def cut(volume: Tensor, corner: Sequence[int], crop: Sequence[int]) -> Tensor:
 
 
 def foreground_spots(label: Tensor) -> list[Tensor]:
-    """Flat int32 indices of the voxels of every class above 0 that occurs in (1, X, Y, Z)."""
-    import torch
-
+    """Flat int32 indices of the voxels of every class above 0 that occurs in a label (1, X, Y, Z)."""
     flat = label.flatten()
     inside = torch.nonzero((flat > 0) & (flat != IGNORED)).flatten()
     classes = flat[inside]

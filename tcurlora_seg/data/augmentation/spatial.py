@@ -1,30 +1,30 @@
-"""Changes of geometry: rotation, scaling and elastic deformation in one resampling, and mirroring."""
+"""Spatial changes: rotation, scaling and elastic deformation in one resampling, and mirroring."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import grid_sample
+
+from tcurlora_seg.data.simulate.splines import Spline
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 _KNOT = 16.0
 """Distance of the knots of an elastic deformation, mm."""
 
 
 def affine(rotation: float, scaling: float, spacing: Sequence[float], g: Generator) -> Tensor:
-    """A random rotation and scaling of voxel offsets, S⁻¹ R_x R_y R_z D S (3, 3); S turns voxels into mm.
+    """Random rotation and scaling of voxel offsets, S⁻¹ R_x R_y R_z D S (3, 3); S turns voxels into mm.
 
     Args:
         rotation: largest angle about each axis, degrees.
         scaling: sizes along each axis are changed by factors from 1 / (1 + scaling) to 1 + scaling.
         spacing: voxel size in mm.
+        g: source of the draw.
     """
-    import torch
-
     matrix = torch.eye(3, dtype=torch.float64)
     for axis in range(3):
         angle = math.radians(uniform(g, -rotation, rotation))
@@ -40,16 +40,14 @@ def affine(rotation: float, scaling: float, spacing: Sequence[float], g: Generat
 
 
 def displacement(shape: Sequence[int], elastic: float, spacing: Sequence[float], g: Generator) -> Tensor:
-    """A smooth random displacement in voxels (3, *shape), B-splines over knots 16 mm apart.
+    """Smooth random displacement in voxels (3, *shape), B-splines over knots 16 mm apart.
 
     Args:
+        shape: of the crop.
         elastic: standard deviation along each axis, mm.
         spacing: voxel size in mm.
+        g: source of the draw.
     """
-    import torch
-
-    from tcurlora_seg.data.simulate.splines import Spline
-
     axes = [torch.arange(n) * float(mm) for n, mm in zip(shape, spacing, strict=True)]
     low, high = torch.zeros(3), torch.stack([axis[-1] for axis in axes])
     field = Spline.draw(g, low, high, knot=_KNOT, deviation=elastic, channels=3)(axes)
@@ -57,15 +55,14 @@ def displacement(shape: Sequence[int], elastic: float, spacing: Sequence[float],
 
 
 def sampling_points(shape: Sequence[int], anchor: Sequence[float], source: Sequence[float], matrix: Tensor) -> Tensor:
-    """The place p(o) = source + A (o − anchor) in the volume of every voxel o of the crop: (3, *shape), in voxels.
+    """Places p(o) = source + A (o − anchor) in the volume of all voxels o of the crop: (3, *shape), in voxels.
 
     Args:
         shape: of the crop.
         anchor: the point of the crop that shows `source` of the volume.
+        source: a point of the volume.
         matrix: A (3, 3).
     """
-    import torch
-
     points = torch.tensor(list(source), dtype=torch.float32).reshape(3, 1, 1, 1)
     for axis, n in enumerate(shape):
         steps = torch.arange(n, dtype=torch.float64) - anchor[axis]
@@ -75,10 +72,16 @@ def sampling_points(shape: Sequence[int], anchor: Sequence[float], source: Seque
 
 
 def resample(image: Tensor, label: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Values at `points` (3, *shape), linear for the image and nearest for the label; 0 outside the volume."""
-    import torch
-    from torch.nn.functional import grid_sample
+    """Values at given points, linear for the image and nearest for the label; 0 outside the volume.
 
+    Args:
+        image: (C, X, Y, Z).
+        label: (1, X, Y, Z) uint8.
+        points: (3, *shape) places in voxels.
+
+    Returns:
+        image (C, *shape) and label (1, *shape) uint8.
+    """
     box, scaled = [slice(None)], []
     for axis, n in enumerate(image.shape[1:]):  # no more of the volume is read than is needed
         low = min(max(int(points[axis].amin().floor()), 0), n - 1)
@@ -94,7 +97,15 @@ def resample(image: Tensor, label: Tensor, points: Tensor) -> tuple[Tensor, Tens
 def mirror(
     image: Tensor, label: Tensor, axes: Sequence[int], pairs: Sequence[tuple[int, int]], g: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Mirror each of `axes` half of the time; the classes of every pair are exchanged when axis 0 is."""
+    """Image and label, mirrored along each axis half of the time.
+
+    Args:
+        image: (C, X, Y, Z).
+        label: (1, X, Y, Z).
+        axes: those that may be mirrored.
+        pairs: classes that change places when axis 0 is mirrored.
+        g: source of the draw.
+    """
     flips = [axis for axis in axes if uniform(g) < 0.5]
     if flips:
         image, label = (x.flip([axis + 1 for axis in flips]) for x in (image, label))
@@ -104,9 +115,12 @@ def mirror(
 
 
 def swap(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Exchange the two classes of every pair."""
-    import torch
+    """The label with the two classes of every pair exchanged.
 
+    Args:
+        label: class indices, uint8.
+        pairs: of class indices.
+    """
     table = torch.arange(256, dtype=label.dtype)
     for a, b in pairs:
         table[a], table[b] = b, a

@@ -1,20 +1,19 @@
-"""Augmentation for few training cases: what nnU-Net's does, with an elastic deformation and a bias field besides."""
+"""Strong augmentation for few training cases: nnU-Net's, with an elastic deformation and a bias field besides."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
 
 from tcurlora_seg.data.augmentation import intensity
 from tcurlora_seg.data.augmentation.crop import check_crops, cut, place_crop, target_voxel
 from tcurlora_seg.data.augmentation.spatial import affine, displacement, mirror, resample, sampling_points
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import uniform
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 _SHARES = ("spatial", "intensity")
 
@@ -77,13 +76,20 @@ class StrongAugmentation:
         g: Generator,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> tuple[Tensor, Tensor]:
-        """One random sample of a volume; arguments and result as of `Augmentation`, `spacing` is the voxel size in mm.
+        """One random sample of a volume; arguments and result as of `Augmentation`.
+
+        Args:
+            image: (C, X, Y, Z) float32.
+            label: (1, X, Y, Z) uint8.
+            spots: see `foreground_spots`.
+            crop: size of the result.
+            mirror_pairs: classes to exchange when axis 0 is mirrored.
+            g: source of every draw.
+            spacing: voxel size in mm.
 
         Returns:
             image (C, *crop) float32 and label (1, *crop) uint8, copies.
         """
-        import torch
-
         size = image.shape[1:]
         voxel = target_voxel(spots, size, self.foreground, g)
         corner = place_crop(size, crop, voxel, g, centred=False)
@@ -103,9 +109,7 @@ class StrongAugmentation:
         return torch.stack([self._rescan(channel, g) for channel in image]), label
 
     def _rescan(self, x: Tensor, g: Generator) -> Tensor:
-        """The channel (X, Y, Z) as another scanner would have seen it; voxels of 0 stay 0."""
-        import torch
-
+        """The channel (X, Y, Z) as another scanner would show it; voxels of 0 stay 0."""
         inside = x != 0
         changes: list[tuple[float, Callable[[Tensor], Tensor]]] = [
             (self.bias_field, lambda y: intensity.bias_field(y, inside, uniform(g, 0, self.bias_field), g)),

@@ -1,1 +1,1 @@
-"""One file per data set: where its files lie, what its labels mean, which mistakes its users meet."""
+"""Readers, a file per data set: where its files lie, what its labels mean, which mistakes its users meet."""

@@ -1,4 +1,4 @@
-"""BraTS2021: gliomas in four modalities; what the base networks are pre-trained on."""
+"""BraTS2021: gliomas in four modalities; the pre-training data of the base networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ID = re.compile(r"BraTS2021_\d{5}")
 
 
 def tumour_tasks() -> dict[str, Task]:
-    """The tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing: what BraTS scores are nested regions."""
+    """Tasks on labels of 1 necrotic core, 2 oedema and 4 enhancing tumour; BraTS scores nested regions."""
     return {
         "whole_tumor": Task("whole_tumor", {1: (_NECROTIC, _OEDEMA, _ENHANCING)}, {"whole_tumor": (1,)}),
         "subregions": Task(
@@ -83,7 +83,7 @@ class BraTS2021(SegmentationDataset):
     def _file(self, folder: Path, what: str) -> str | None:
         """A file, or what lies in a folder that some unzip programs named like the file."""
         for path in (folder / f"{folder.name}_{what}.nii.gz", folder / f"{folder.name}_{what}.nii"):
-            files = sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+            files = sorted(path.glob("[!.]*.nii*")) if path.is_dir() else [path]  # not macOS's notes on another file
             if files and files[0].is_file():
                 return files[0].relative_to(self.root).as_posix()
         return None

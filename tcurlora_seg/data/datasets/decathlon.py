@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.listing import plain_name
 from tcurlora_seg.data.formats import ending, stem
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
@@ -49,13 +49,17 @@ class Decathlon(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """Read dataset.json, after downloading it and its images if asked to.
+        """A task by its dataset.json, which is downloaded with its images if asked to.
 
         Args:
             root: the folder that holds the task's folder, or that folder itself.
+            task: name of the folder.
+            manifest: its file; None for manifest.json in the task's folder, or dataset.json.
             modalities: a choice of those in dataset.json; None takes all.
             download: fetch a task that is not there, by MONAI's own path.
             contents: `modality` and `labels` of its dataset.json; with them a run predicts where there is no such file.
+            preparation: of the images.
+            outside_root: whether links and absolute paths may lead out of the root.
 
         Raises:
             UserError: an unknown task or modality; no such folder; a dataset.json that cannot be used; CT with a
@@ -94,7 +98,7 @@ class Decathlon(SegmentationDataset):
 
     @property
     def cohort(self) -> str:
-        """Its ten tasks show other people."""
+        """Origin of the images by task: the ten tasks show other people."""
         return f"{self.name}/{self.task.name}"
 
     def find_cases(self) -> Found:
@@ -110,7 +114,7 @@ class Decathlon(SegmentationDataset):
                 left_out[id] = f"dataset.json lists {missing[0]}, which is not there"
             else:
                 cases.append(Case(id, id, dict.fromkeys(self.all_modalities, image), label))
-        taken = {path for case in cases for path in case.paths}
+        taken = {image for image, _ in listed}
         skipped = {}
         for place, reason in (("imagesTs", "a test image, which has no label"), ("imagesTr", "not in dataset.json")):
             for path in sorted((self.root / place).glob("*")):
@@ -137,8 +141,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _by_number(names: Mapping[str, str]) -> dict[int, str]:
-    """{"2": "non-enhancing tumor"} as {2: "non_enhancing_tumor"}: what a key, a column and a file name can be."""
-    return {int(number): re.sub(r"\W+", "_", name.strip().lower()) for number, name in names.items()}
+    return {int(number): plain_name(name) for number, name in names.items()}
 
 
 def _download(task: str, folder: Path) -> None:

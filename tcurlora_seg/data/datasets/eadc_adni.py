@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.lpba40 import hippocampus_tasks
 from tcurlora_seg.data.manifest import Case, Manifest, Split
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
@@ -38,15 +39,7 @@ class EADCADNI(SegmentationDataset):
     name = "eadc_adni"
     source = "EADC-ADNI HarP labels (hippocampal-protocol.net) and images from ADNI (ida.loni.usc.edu; an agreement)."
     layout = "Labels_100_NIFTI/ADNI_<PTID>_<id>_L.nii with ADNI/<PTID>/.../*.nii or 100/*.mnc; or EADC/sub1"
-    tasks: Mapping[str, Task] = {
-        "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT, _EITHER)}, {"hippocampus": (1,)}),
-        "hippocampus_lr": Task(
-            "hippocampus_lr",
-            {1: (_LEFT,), 2: (_RIGHT,)},
-            {"left_hippocampus": (1,), "right_hippocampus": (2,)},
-            mirror_pairs=((1, 2),),
-        ),
-    }
+    tasks: Mapping[str, Task] = hippocampus_tasks(_LEFT, _RIGHT, _EITHER)
     known_labels = frozenset({0, _LEFT, _RIGHT, _EITHER})
     all_modalities = ("t1",)
     paper_split = (5, 0)
@@ -80,7 +73,11 @@ class EADCADNI(SegmentationDataset):
         return prepared if prepared.cases or prepared.left_out else harp
 
     def adopt(self, manifest: Manifest) -> None:
-        """Also: a task that needs the sides needs labels that tell them apart."""
+        """Make this manifest the cohort; a task that needs the sides needs labels that tell them apart.
+
+        Raises:
+            UserError: they do not, or there is no case.
+        """
         one = next((case for case in manifest.cases if isinstance(case.label, str)), None)
         if one and self.task.mirror_pairs:
             raise UserError(
@@ -93,9 +90,9 @@ class EADCADNI(SegmentationDataset):
         return "it has 1 left, 2 right, 3 either"
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """1 where the left file, 2 where the right file and 3 where a file of both sides has the larger of its values.
+        """Label of both sides: 1 left, 2 right, 3 where one file has both sides; and its affine to RAS mm.
 
-        Some files hold 26896.988 and 26897.988 for 0 and 1, so y − min(y) > 0 is the hippocampus.
+        Some files hold 26896.988 and 26897.988 for 0 and 1, so the larger of a file's two values is the hippocampus.
 
         Raises:
             UserError: an unreadable file, one with more than two values, sides that overlap or lie on other grids.
@@ -125,12 +122,20 @@ class EADCADNI(SegmentationDataset):
         return raw, affine if self.label_grid == "header" else self._image_affine(case)
 
     def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
-        """Also: left lies to the left."""
-        import numpy as np
+        """Check a label as stored: its values, and that left lies to the left.
+
+        Args:
+            raw: (X, Y, Z) as stored.
+            affine: to RAS mm.
+            source: the file, for messages.
+
+        Raises:
+            UserError: another value, or sides in each other's place.
+        """
+        from tcurlora_seg.data.grid import is_reversed
 
         super().check_label(raw, affine, source)
-        ends = [np.argwhere(raw == side) @ affine[0, :3] for side in (_LEFT, _RIGHT)]
-        if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
+        if is_reversed(raw, affine, 0, _LEFT, _RIGHT):
             raise UserError(
                 f"{source}: the label of the left side lies to the right of the other one; a label and its image that "
                 "are mirrored to each other teach nothing, so leave out this case or find out which of them is wrong"

@@ -1,4 +1,4 @@
-"""A user's own data: two folders, a list in JSON, or a table; what the labels mean stands in the configuration."""
+"""A user's own data: two folders, a list in JSON, or a table; the configuration says what the labels mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tcurlora_seg.data.datasets.patients import patient_finder, warn_of_shared_n
 from tcurlora_seg.data.formats import stem
 from tcurlora_seg.data.manifest import Case, Split
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.task import Task, given_classes
 from tcurlora_seg.errors import UserError
 
 
@@ -45,20 +45,15 @@ class Folder(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """configs/dataset/folder.yaml says what each argument does.
+        """A folder with the user's classes; configs/dataset/folder.yaml describes every argument.
 
         Raises:
             UserError: arguments that contradict each other.
         """
-        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in classes.items()}
-        values = [value for listed in merged.values() for value in listed]
-        if not merged or not all(merged.values()) or len(values) != len(set(values)) or not all(map(_positive, values)):
-            raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
-        if set(values) & set(background):
+        merged = given_classes(classes, mirror_pairs)
+        values = {value for listed in merged.values() for value in listed}
+        if values & set(background):
             raise UserError(f"dataset.background={list(background)} shares a value with dataset.classes")
-        for pair in mirror_pairs or ():
-            if len(pair) != 2 or not set(pair) <= merged.keys():
-                raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
         if datalist is None and len(image_suffixes) != len(modalities):
             names = f"dataset.modalities={list(modalities)}"
             raise UserError(f"dataset.image_suffixes={list(image_suffixes)}: expected one for each of {names}")
@@ -84,7 +79,7 @@ class Folder(SegmentationDataset):
         if self._datalist is None:
             entries, skipped = join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
         else:
-            listed, skipped = read_list(self.root / self._datalist, self.modalities), {}
+            listed, skipped = read_list(self.root / Path(self._datalist).expanduser(), self.modalities), {}
             entries = self._named([self._inside(entry) for entry in listed])
         cases, left_out = [], {}
         sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -114,7 +109,7 @@ class Folder(SegmentationDataset):
 
     def _unusable(self, entry: Entry) -> str:
         """Why the files of an entry make no case; nothing if they do."""
-        place = next(iter(entry.images.values()), entry.label)
+        place = next(iter(entry.images.values()), entry.label or "its row")
         missing = [modality for modality in self.modalities if modality not in entry.images]
         if missing or entry.label is None:
             return f"{place} has no {missing[0] if missing else 'label'}"
@@ -157,7 +152,3 @@ class Folder(SegmentationDataset):
 
         images = {modality: relative(path) for modality, path in entry.images.items()}
         return replace(entry, images=images, label=relative(entry.label) if entry.label else None)
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and value > 0

@@ -1,4 +1,4 @@
-"""What a look through a data set's folder gives: the cases, and why everything else is none."""
+"""Result of a look through a data set's folder: the cases, and why everything else is none."""
 
 from __future__ import annotations
 
@@ -23,14 +23,3 @@ class Found:
     left_out: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, Split] = field(default_factory=dict)
-
-    def without(self, reasons: Mapping[str, str]) -> Found:
-        """The same with these cases left out too, from the splits as well; ids that were not found are ignored."""
-        kept = tuple(case for case in self.cases if case.id not in reasons)
-        gone = {case.id: reasons[case.id] for case in self.cases if case.id in reasons}
-        ids = {case.id for case in kept}
-        splits = {
-            name: Split(*(tuple(id for id in side if id in ids) for side in split.sides.values()))
-            for name, split in self.splits.items()
-        }
-        return Found(kept, {**self.left_out, **gone}, self.skipped, splits)

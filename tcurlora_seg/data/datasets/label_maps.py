@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.formats import stem
 from tcurlora_seg.data.manifest import Case, Split
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.task import Task, given_classes
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator
 
-    from tcurlora_seg.data.augmentation import Augmentation
-    from tcurlora_seg.data.augmentation.strong import StrongAugmentation
     from tcurlora_seg.data.synthesis import Synthesis
 
 
@@ -46,6 +45,7 @@ class LabelMaps(SegmentationDataset):
     name = "label_maps"
     source = "your own segmentations by FreeSurfer, or the twenty of github.com/BBillot/SynthSeg (Apache-2.0)."
     own_split = "names"
+    known_labels = range(2**15)
     all_modalities = ("synthetic",)
     extent_mm = None  # with or without a neck
 
@@ -60,31 +60,34 @@ class LabelMaps(SegmentationDataset):
         files: str = "*.nii.gz",
         synthesis: Synthesis,
         preparation: Preparation,
+        outside_root: bool = False,
     ) -> None:
-        """configs/dataset/label_maps.yaml says what each argument does.
+        """A folder of label maps; configs/dataset/label_maps.yaml describes every argument.
 
         Raises:
             UserError: classes that share a value, or pairs that are none of them.
         """
-        merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in (classes or STRUCTURES).items()}
-        values = [value for listed in merged.values() for value in listed]
-        if not values or len(values) != len(set(values)) or min(values) < 1:
-            raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
-        for pair in mirror_pairs or ():
-            if len(pair) != 2 or not set(pair) <= merged.keys():
-                raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
+        merged = given_classes(STRUCTURES if classes is None else classes, mirror_pairs)
         self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
-        self.known_labels = frozenset(range(2**15))
         self.layout = files
         super().__init__(
-            root=root, task=task, manifest=manifest, modalities=self.all_modalities, preparation=preparation
-        )
+            root=root, task=task, manifest=manifest, modalities=self.all_modalities, preparation=preparation,
+            outside_root=outside_root,
+        )  # fmt: skip
         self.synthesis, self.remembered = synthesis, {"classes": merged}
 
     def find_cases(self) -> Found:
-        """Every file that fits `files`; the split `names` tests on the last fifth of them by name."""
-        paths = [path.relative_to(self.root) for path in sorted(self.root.glob(self.layout))]
-        names = [path.name.removesuffix(".gz").rsplit(".", 1)[0] for path in paths]
+        """Every file that fits `files`; the split `names` tests on the last fifth of them by name.
+
+        Raises:
+            UserError: `files` is no pattern below the root.
+        """
+        try:
+            found = sorted(path for path in self.root.glob(self.layout) if not path.name.startswith("."))
+        except (NotImplementedError, ValueError) as error:
+            raise UserError(f"dataset.files={self.layout}: expected a pattern below dataset.root ({error})") from error
+        paths = [path.relative_to(self.root) for path in found]
+        names = [stem(path) for path in paths]
         if len(set(names)) < len(names):  # SUBJECT/mri/aseg.mgz
             names = ["_".join((*path.parts[:-1], name)) for path, name in zip(paths, names, strict=True)]
         cases = tuple(
@@ -107,7 +110,7 @@ class LabelMaps(SegmentationDataset):
         yield case.label_paths[0], image.numpy(), affine
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Label values as int16.
+        """Label values as int16, and the affine to RAS mm.
 
         Raises:
             UserError: an unreadable file, or values that are none of FreeSurfer's.
@@ -119,7 +122,11 @@ class LabelMaps(SegmentationDataset):
         return values, affine
 
     def training_volume(self, id: str) -> dict[str, Any]:
-        """The label map, of which every sample makes an image of its own."""
+        """The label map as an `Anatomy`, of which every sample makes an image of its own.
+
+        Raises:
+            UserError: as `read_label`, or a map without any of the classes.
+        """
         import numpy as np
         import torch
 
@@ -133,21 +140,26 @@ class LabelMaps(SegmentationDataset):
         turned = torch.from_numpy(np.ascontiguousarray(values))
         return Anatomy.of(turned, _zooms(affine), self.synthesis.focus)._asdict()
 
+    def training_sizes(self, ids: Iterable[str]) -> list[tuple[float, ...]]:
+        """Voxel sizes of the maps and, where some windows are coarse, the limits of theirs."""
+        from tcurlora_seg.data.synthesis import COARSE
+
+        return super().training_sizes(ids) + [(size,) * 3 for size in COARSE if self.synthesis.coarse]
+
     def census(self, volume: Mapping[str, Any]) -> tuple[tuple[int, ...], list[int]]:
         """Shape of the map, and the voxels of every class in it, background first."""
         values, counts = volume["values"], volume["counts"].tolist()
         inside = [sum(counts[raw] for raw in merged if raw < len(counts)) for merged in self.task.classes.values()]
         return tuple(values.shape), [values.numel() - sum(inside), *inside]
 
-    def sample(
-        self,
-        volume: Mapping[str, Any],
-        *,
-        crop: Sequence[int],
-        augmentation: Augmentation | StrongAugmentation,
-        g: Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """A new image with its label, which `augmentation` mirrors, scales and shifts."""
+    def drawn(self, volume: Mapping[str, Any], crop: Sequence[int], g: Generator) -> Mapping[str, Any]:
+        """A new image of the size of the crop with its label, which the augmentation mirrors, scales and shifts.
+
+        Args:
+            volume: as `training_volume` gives it.
+            crop: size of the sample.
+            g: source of every draw.
+        """
         import torch
 
         from tcurlora_seg.data.synthesis.anatomy import Anatomy
@@ -155,8 +167,7 @@ class LabelMaps(SegmentationDataset):
 
         image, values = draw_window(self.synthesis, Anatomy(**volume), crop, g)
         label = torch.from_numpy(self.task.class_indices(values.numpy()))
-        pairs = self.task.mirror_pairs
-        return augmentation(image[None], label[None], [], crop=crop, mirror_pairs=pairs, g=g)
+        return {"image": image[None], "label": label[None], "spots": []}
 
     def label_hint(self, strange: Sequence[float]) -> str:
         return "expected a label map with FreeSurfer's values"
@@ -166,6 +177,4 @@ class LabelMaps(SegmentationDataset):
 
 
 def _zooms(affine: np.ndarray) -> list[float]:
-    import nibabel as nib
-
-    return [float(size) for size in nib.affines.voxel_sizes(affine)]
+    return ((affine[:3, :3] ** 2).sum(axis=0) ** 0.5).tolist()

@@ -1,8 +1,9 @@
-"""A user's own list of images and labels: two folders joined by name, MONAI's datalist in JSON, or a table in CSV."""
+"""A user's list of images and labels: two folders joined by name, MONAI's datalist in JSON, or a table in CSV."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,13 @@ _SIDES = {"training": "train", "validation": "val", "test": "test", "testing": "
 
 @dataclass(frozen=True)
 class Entry:
-    """One case as listed; nothing says yet that its files are there.
+    """One case as listed; its files need not be there.
 
     Attributes:
         images: modality -> path; a modality may be missing.
         label: path or None.
-        id, patient: None where the list does not say.
-        side: train, val or test, where the list says.
+        id, patient: None where the list has none.
+        side: train, val or test, where the list has sides.
     """
 
     images: Mapping[str, str]
@@ -33,10 +34,22 @@ class Entry:
     side: str = "train"
 
 
+def plain_name(text: str) -> str:
+    """A name that can be a key, a column and a file name: non_enhancing_tumor of "Non-enhancing tumor"."""
+    return re.sub(r"\W+", "_", text.strip().lower())
+
+
 def join_folders(
     root: Path, images: str, labels: str, suffixes: Mapping[str, str], label_suffix: str
 ) -> tuple[list[Entry], dict[str, str]]:
-    """Join CASE<suffix of the modality> in one folder with CASE<label_suffix> in another, or in the same one.
+    """Entries of files joined by name, CASE<suffix of the modality> and CASE<label_suffix>, in two folders or in one.
+
+    Args:
+        root: of the two folders.
+        images: folder of the images.
+        labels: folder of the labels.
+        suffixes: modality -> suffix.
+        label_suffix: of the labels.
 
     Returns:
         Entries by case, and why other volumes in the two folders are skipped.
@@ -65,12 +78,16 @@ def join_folders(
 
 
 def read_list(path: Path, modalities: Sequence[str]) -> list[Entry]:
-    """The entries of a .json or .csv file.
+    """Entries of a .json or .csv file.
 
-    JSON: {"training": [{"image": path or [path of each modality], "label": path}, ...]}, one path
-    standing for a file that holds all modalities, as MONAI and the Decathlon
-    write it; "validation" and "test" likewise, and "id" and "patient" may stand beside "image". CSV: a column named
-    like each modality, `label`, and perhaps `id` and `patient`; divided by commas, semicolons or tabs.
+    JSON: {"training": [{"image": path or [path of each modality], "label": path}, ...]}, as MONAI and the Decathlon
+    write it; one path stands for a file that holds all modalities. "validation" and "test" likewise, and "id" and
+    "patient" may stand beside "image". CSV: a column named like each modality, `label`, and perhaps `id` and `patient`;
+    divided by commas, semicolons or tabs.
+
+    Args:
+        path: of the file.
+        modalities: names of the channels.
 
     Raises:
         UserError: it cannot be read as that.
@@ -93,19 +110,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table as spreadsheets save it: in UTF-8, UTF-16 or Windows' Western code."""
     try:
         content = path.read_bytes()
-        codes = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
-        text = next(text for code in codes if (text := _decoded(content, code)) is not None)
+        try:
+            text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
         heading = text.partition("\n")[0]
         return list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=heading.count)))
-    except (OSError, StopIteration, csv.Error) as error:
-        raise UserError(f"cannot read {path} as a table: {error or 'it is no text'}") from error
-
-
-def _decoded(content: bytes, code: str) -> str | None:
-    try:
-        return content.decode(code)
-    except UnicodeDecodeError:
-        return None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(f"cannot read {path} as a table: {reason}") from error
 
 
 def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:
@@ -114,17 +127,18 @@ def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:
         raise UserError(f'{path} is no datalist: expected {{"training": [{{"image": ..., "label": ...}}, ...]}}')
     entries = []
     for key, side in _SIDES.items():
-        for number, entry in enumerate(raw.get(key, [])):
+        listed = raw.get(key) or []
+        if not isinstance(listed, list):
+            raise UserError(f"{path}: {key} is {str(listed)[:40]!r}; expected a list of images and labels")
+        for number, entry in enumerate(listed):
             entry = entry if isinstance(entry, dict) else {"image": entry}  # the Decathlon's unlabelled test images
-            images = entry.get("image")
+            images, label = entry.get("image"), entry.get("label") or None
             paths: list[Any] = images if isinstance(images, list) else [images] * len(modalities)
             if len(paths) != len(modalities) or not all(isinstance(p, str) for p in paths):
                 expected = f"{len(modalities)} path(s) ({', '.join(modalities)})"
                 raise UserError(f"{path}: {key}[{number}] has the image {images!r}; expected {expected}")
-            given = {name: _text(entry.get(name)) for name in ("id", "patient")}
-            entries.append(Entry(dict(zip(modalities, paths, strict=True)), entry.get("label"), **given, side=side))
+            if not isinstance(label, str | None):
+                raise UserError(f"{path}: {key}[{number}] has the label {label!r}; expected one path")
+            given = {name: str(entry[name]) for name in ("id", "patient") if entry.get(name) is not None}
+            entries.append(Entry(dict(zip(modalities, paths, strict=True)), label, **given, side=side))
     return entries
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
@@ -14,6 +13,9 @@ from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _PAIRS = {  # id of the left structure; the right one is one more
     21: "superior_frontal", 23: "middle_frontal", 25: "inferior_frontal", 27: "precentral", 29: "middle_orbitofrontal",
@@ -37,14 +39,19 @@ _AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 
 
-def _all_structures() -> Task:
-    index = {label: i for i, label in enumerate(sorted(_STRUCTURES), start=1)}
-    return Task(
-        name="structures",
-        classes={i: (label,) for label, i in index.items()},
-        structures={_STRUCTURES[label]: (i,) for label, i in index.items()},
-        mirror_pairs=tuple((index[left], index[left + 1]) for left in _PAIRS),
-    )
+def hippocampus_tasks(left: int, right: int, *either: int) -> dict[str, Task]:
+    """Tasks on label values of the hippocampi: both as one class, or a class for each side.
+
+    Args:
+        left: value of the left one.
+        right: value of the right one.
+        either: values of labels that do not tell the sides apart.
+    """
+    sides = {"left_hippocampus": (left,), "right_hippocampus": (right,)}
+    return {
+        "hippocampus": Task.of_classes("hippocampus", {"hippocampus": (left, right, *either)}),
+        "hippocampus_lr": Task.of_classes("hippocampus_lr", sides, [tuple(sides)]),
+    }
 
 
 class LPBA40(SegmentationDataset):
@@ -54,14 +61,12 @@ class LPBA40(SegmentationDataset):
     source = "LPBA40's 'delineation space' archive from LONI (resource.loni.usc.edu, a licence to sign)."
     layout = "LPBA40/delineation_space/S01/S01.delineation.skullstripped.hdr + .img.gz, or .nii.gz copies"
     tasks: Mapping[str, Task] = {
-        "hippocampus": Task("hippocampus", {1: (_LEFT, _RIGHT)}, {"hippocampus": (1,)}),
-        "hippocampus_lr": Task(
-            "hippocampus_lr",
-            {1: (_LEFT,), 2: (_RIGHT,)},
-            {"left_hippocampus": (1,), "right_hippocampus": (2,)},
-            mirror_pairs=((1, 2),),
+        **hippocampus_tasks(_LEFT, _RIGHT),
+        "structures": Task.of_classes(
+            "structures",
+            {name: (label,) for label, name in sorted(_STRUCTURES.items())},
+            [(f"left_{name}", f"right_{name}") for name in _PAIRS.values()],
         ),
-        "structures": _all_structures(),
     }
     known_labels = frozenset({0, *_STRUCTURES})
     all_modalities = ("t1",)
@@ -89,7 +94,8 @@ class LPBA40(SegmentationDataset):
     def find_cases(self) -> Found:
         images, other_images = self._files("skullstripped")
         labels, other_labels = self._files("structure.label")
-        if not images and not labels and self._native():
+        native = any(".native." in path.name for path in self._candidates("native_space"))
+        if native and not images and not labels:
             raise UserError(
                 f"{self.root} holds LPBA40 in native space only (256 x 124 x 256, with skull); "
                 "what is needed is the 'delineation space' archive, whose labels belong to skull-stripped 1 mm images"
@@ -109,18 +115,24 @@ class LPBA40(SegmentationDataset):
         return "it has 21 to 182 (hippocampus 165 and 166)"
 
     def check_label(self, raw: np.ndarray, affine: np.ndarray, source: str) -> None:
-        """Also: left is left, front is front and top is top, which Analyze files do not say.
+        """Check a label as stored: its values, and where its structures lie, which Analyze files do not say.
 
         An image and a label that are mirrored together cannot be told from a true pair.
+
+        Args:
+            raw: (X, Y, Z) as stored.
+            affine: to RAS mm.
+            source: the file, for messages.
+
+        Raises:
+            UserError: another value, or left on the right, front at the back or top at the bottom.
         """
+        from tcurlora_seg.data.grid import AXES, is_reversed
+
         super().check_label(raw, affine, source)
-        wrong = []
-        for axis, lower, upper in _LOWER_AND_UPPER:
-            ends = [np.argwhere(raw == label) @ affine[axis, :3] for label in (lower, upper)]
-            if all(len(end) for end in ends) and ends[0].mean() >= ends[1].mean():
-                wrong.append(axis)
+        wrong = [axis for axis, lower, upper in _LOWER_AND_UPPER if is_reversed(raw, affine, axis, lower, upper)]
         if wrong:
-            names = " and ".join(("left-right", "back-front", "bottom-top")[axis] for axis in wrong)
+            names = " and ".join(AXES[axis] for axis in wrong)
             turned = "".join(_OPPOSITE[code] if _AXIS[code] in wrong else code for code in self.analyze_axes)
             raise UserError(
                 f"{source}: the volume is reversed {names} by where its structures lie; if it is an Analyze file, "
@@ -137,9 +149,6 @@ class LPBA40(SegmentationDataset):
             if match and path.is_file() and found.setdefault(match[1], name) != name:
                 skipped[name] = f"another copy of {found[match[1]]}, which is used"
         return found, skipped
-
-    def _native(self) -> bool:
-        return any(".native." in path.name for path in self._candidates("native_space"))
 
     def _candidates(self, space: str = "delineation_space") -> list[Path]:
         """Files in the root, in LPBA40/delineation_space/S01 and in the folders between; `label/` of NIfTI copies."""

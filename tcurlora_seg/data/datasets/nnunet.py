@@ -1,15 +1,14 @@
-"""nnU-Net's raw folders, the layout that most shared segmentation data come in: dataset.json says what there is."""
+"""nnU-Net's raw folders, the layout of most shared segmentation data; dataset.json describes the content."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.datasets.found import Found
-from tcurlora_seg.data.datasets.listing import Entry, join_folders
+from tcurlora_seg.data.datasets.listing import Entry, join_folders, plain_name
 from tcurlora_seg.data.datasets.patients import patient_finder, warn_of_shared_names
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
@@ -45,7 +44,7 @@ class NNUNet(SegmentationDataset):
         preparation: Preparation,
         outside_root: bool = False,
     ) -> None:
-        """configs/dataset/nnunet.yaml says what each argument does.
+        """A folder and its dataset.json; configs/dataset/nnunet.yaml describes every argument.
 
         Raises:
             UserError: no dataset.json, several, or one that cannot be used.
@@ -55,14 +54,16 @@ class NNUNet(SegmentationDataset):
         contents = read_json(path) if contents is None else contents
         try:
             channels = contents.get("channel_names") or contents["modality"]
-            names = [str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0]))]
+            names = [plain_name(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0]))]
             regions, ignored = _labels(contents["labels"])
             kept = {key: contents[key] for key in _KEPT if key in contents}
             self.remembered = {"contents": kept, "task": task or folder.name}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{path} is not the dataset.json of an nnU-Net data set ({reason})") from error
-        self.all_modalities = tuple(re.sub(r"\W+", "_", name.strip().lower()) for name in names)
+        if len(set(names)) < len(names):  # such as zscore, zscore: named by how they are scaled
+            names = [f"{name}_{number}" for number, name in enumerate(names)]
+        self.all_modalities = tuple(names)
         chosen = task or folder.name
         self.tasks = {chosen: _task(chosen, regions, ignored, mirror_pairs)}
         self.known_labels = frozenset({0, *ignored, *(value for values in regions.values() for value in values)})
@@ -104,12 +105,10 @@ class NNUNet(SegmentationDataset):
             suffixes = {modality: f"_{n:04d}" for n, modality in enumerate(self.all_modalities)}
             return join_folders(self.root, "imagesTr", "labelsTr", suffixes, "")
         try:
-            entries = [
-                Entry(
-                    dict(zip(self.all_modalities, map(_plain, case["images"]), strict=True)), _plain(case["label"]), id
-                )
-                for id, case in sorted(listed.items())
-            ]
+            entries = []
+            for id, case in sorted(listed.items()):
+                *images, label = (str(path).removeprefix("./") for path in (*case["images"], case["label"]))
+                entries.append(Entry(dict(zip(self.all_modalities, images, strict=True)), label, id))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: its 'dataset' lists a case without its images or label ({error})") from error
         return entries, {}
@@ -144,7 +143,7 @@ def _labels(raw: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], tuple[i
     if all(str(key).isdigit() for key in raw):
         raw = {name: int(value) for value, name in raw.items()}
     regions = {
-        re.sub(r"\W+", "_", name.strip().lower()): (values,) if isinstance(values, int) else tuple(map(int, values))
+        plain_name(name): (int(values),) if isinstance(values, int | str) else tuple(map(int, values))
         for name, values in raw.items()
     }
     ignored = regions.pop("ignore", ())
@@ -166,7 +165,3 @@ def _task(
         for region in regions
     }
     return Task(name, classes, structures, ignored=ignored)
-
-
-def _plain(path: Any) -> str:
-    return str(path).removeprefix("./")

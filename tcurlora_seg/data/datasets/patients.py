@@ -1,4 +1,4 @@
-"""Whose image is it? Told by the name of a case, since nobody may stand on both sides of a split."""
+"""Patients by the names of the cases, since nobody may stand on both sides of a split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VISITS = 5  # more cases than this to a stem are hardly one patient's
 
 
 def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
-    """A function from the id of a case to its patient, or None where a pattern does not match.
+    """Function from the id of a case to its patient, or None where a pattern does not match.
 
     Args:
         pattern: what it finds, or its first group, is the patient; None takes `sub-01` of BIDS, else the whole id.
@@ -25,26 +25,22 @@ def patient_finder(pattern: str | None) -> Callable[[str], str | None]:
     Raises:
         UserError: no regular expression.
     """
-    if pattern is None:
-        return _by_name
     try:
-        return partial(_by_pattern, re.compile(pattern))
+        return partial(_patient_of, None if pattern is None else re.compile(pattern))
     except re.error as error:
         raise UserError(f"dataset.patient={pattern} is not a regular expression: {error}") from error
 
 
-def _by_name(id: str) -> str:
-    found = _BIDS.match(id)
-    return found[0] if found else id
-
-
-def _by_pattern(pattern: re.Pattern[str], id: str) -> str | None:
+def _patient_of(pattern: re.Pattern[str] | None, id: str) -> str | None:
+    if pattern is None:
+        found = _BIDS.match(id)
+        return found[0] if found else id
     found = pattern.search(id)
     return found[1 if pattern.groups else 0] if found else None
 
 
 def warn_of_shared_names(ids: Sequence[str]) -> None:
-    """Say if names look as if some patients had several cases, which are each taken for a patient of its own."""
+    """Warning where names look as if one patient had several cases, each taken for another patient."""
     plain = [id for id in ids if not _BIDS.match(id)]
     stems: dict[str, list[str]] = {}
     for id in plain:

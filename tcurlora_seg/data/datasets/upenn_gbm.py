@@ -84,7 +84,11 @@ class UPennGBM(SegmentationDataset):
         return Found(tuple(cases), left_out, skipped)
 
     def adopt(self, manifest: Manifest) -> None:
-        """Also: the labels are of the kind asked for."""
+        """Make this manifest the cohort; its labels must be of the kind asked for.
+
+        Raises:
+            UserError: they are not, or there is no case.
+        """
         kinds = [_LABELS[kind].partition("/")[0] for kind in self._kinds]
         for case in manifest.cases:
             for path in case.label_paths:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tcurlora_seg.data.formats import stem
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, write_manifest
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_text
@@ -58,7 +59,7 @@ def simulate(
     import torch
 
     from tcurlora_seg.data.simulate.anatomies import find_maps, head_of_map
-    from tcurlora_seg.data.simulate.cohorts import COHORTS
+    from tcurlora_seg.data.simulate.cohorts import COHORTS, Subject
     from tcurlora_seg.data.simulate.defects import defects_of, plant
     from tcurlora_seg.data.simulate.folder import CohortFolder
     from tcurlora_seg.data.simulate.head import DESCRIPTION, real_head
@@ -80,8 +81,9 @@ def simulate(
 
     def write(number: int) -> Case:
         path = maps[(number - 1) % len(maps)] if maps else None
-        case = cohort.write(folder, ids[number - 1], number, seed, spacing, head_of_map(path) if path else real_head())
-        return replace(case, patient=path.name.split(".")[0]) if path else case
+        head = head_of_map(path) if path else real_head()
+        case = cohort.write(folder, Subject(ids[number - 1], number, seed, spacing, head))
+        return replace(case, patient=stem(path)) if path else case
 
     real_head()
     cases: list[Case] = []
@@ -125,11 +127,15 @@ def _clear(root: Path, dataset: str) -> None:
     marker = root / SIMULATED
     if not marker.is_file():
         raise UserError(f"{root} is not empty and holds no simulated cohort; choose a new folder; nothing was changed")
-    text = marker.read_text(encoding="utf-8")
-    if text.splitlines()[0] != f"dataset: {dataset}":
+    text = marker.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith(f"dataset: {dataset}\n"):
         raise UserError(f"{root} holds another data set's simulated cohort; choose a new folder; nothing was changed")
     from tcurlora_seg.data.simulate.folder import CohortFolder
 
-    for file in text.partition(_FILES)[2].splitlines():
+    files, place = text.partition(_FILES)[2].splitlines(), root.resolve()
+    outside = next((file for file in files if not (place / file).resolve().is_relative_to(place)), None)
+    if outside:
+        raise UserError(f"{marker} lists {outside}, which is not under {root}; nothing was changed")
+    for file in files:
         CohortFolder(root).remove(file)
     (root / "manifest.json").unlink(missing_ok=True)

@@ -23,12 +23,13 @@ _LPBA40 = {11: 161, 50: 162, 12: 163, 51: 164, 17: 165, 53: 166, 7: 181, 8: 181,
 
 
 def find_maps(folder: str | Path) -> list[Path]:
-    """The label maps in a folder, by name.
+    """Label maps in a folder, by name.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(path for ending in ("*.nii.gz", "*.nii", "*.mgz") for path in Path(folder).expanduser().glob(ending))
+    patterns = ("[!.]*.nii.gz", "[!.]*.nii", "[!.]*.mgz")
+    found = sorted(path for pattern in patterns for path in Path(folder).expanduser().glob(pattern))
     if not found:
         raise UserError(f"anatomies={folder}: expected a folder of label maps, .nii.gz, .nii or .mgz")
     return found

@@ -1,4 +1,4 @@
-"""What a scanner does to an anatomy: contrast, bias field, blur and Rician noise."""
+"""Scanner of the simulated cohorts: contrast, bias field, blur and Rician noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from tcurlora_seg.data.simulate.head import Head
 from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.randomness import uniform
 
 LIQUOR, GREY, WHITE = 35.0, 82.0, 104.0
 """T1 intensities of the three tissues in the head."""
@@ -19,13 +20,14 @@ CONTRASTS = {  # range of the intensity of liquor, grey and white matter; white 
 }
 
 
-def uniform(g: Generator, low: float, high: float) -> float:
-    """One number between `low` and `high`."""
-    return low + (high - low) * float(torch.rand((), generator=g))
-
-
 def contrast(t1: Tensor, modality: str, g: Generator) -> Tensor:
-    """The modality's intensities: piecewise linear in the head's T1 through liquor, grey and white matter."""
+    """Intensities of a modality: piecewise linear in the head's T1 through liquor, grey and white matter.
+
+    Args:
+        t1: T1 intensities.
+        modality: a key of `CONTRASTS`.
+        g: source of the draw.
+    """
     liquor, grey, white = (uniform(g, *bounds) for bounds in CONTRASTS[modality])
     darker = (t1.clamp(LIQUOR, GREY) - LIQUOR) * ((grey - liquor) / (GREY - LIQUOR))
     brighter = (t1.clamp(GREY, WHITE + 8) - GREY) * ((white - grey) / (WHITE - GREY))
@@ -33,15 +35,26 @@ def contrast(t1: Tensor, modality: str, g: Generator) -> Tensor:
 
 
 def head_contrast(t1: Tensor, g: Generator) -> Tensor:
-    """T1 intensities of a head with its skull: as `contrast` between liquor and white matter, down to 0 in air and on
-    to fat, which is about twice as bright as white matter.
+    """T1 intensities of a head with its skull.
+
+    They are as of `contrast` between liquor and white matter, go down to 0 in air and on to fat, which is about twice
+    as bright as white matter.
+
+    Args:
+        t1: T1 intensities.
+        g: source of the draw.
     """
     air = (t1 / LIQUOR).clamp(max=1)
     return contrast(t1, "t1", g) * air + (t1 - WHITE - 8).clamp(min=0) / WHITE
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of an (X, Y, Z) image by `sigma` voxels; under 0.2 nothing is done."""
+    """Gaussian blur; under 0.2 voxels nothing is done.
+
+    Args:
+        image: (X, Y, Z).
+        sigma: standard deviation, voxels.
+    """
     if sigma < 0.2:
         return image
     for axis in range(3):
@@ -54,7 +67,14 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def scan(image: Tensor, inside: Tensor, axes: Axes, head: Head, g: Generator) -> Tensor:
-    """One scan of an ideal (X, Y, Z) image: bias field, blur, Rician noise; exactly 0 outside a mask, mostly the brain.
+    """One scan of an ideal image: bias field, blur, Rician noise; exactly 0 outside a mask.
+
+    Args:
+        image: (X, Y, Z), white matter of a T1 image 1.
+        inside: mask, mostly the brain.
+        axes: of the grid, mm.
+        head: in whose box the bias field lies.
+        g: source of the draw.
 
     Returns:
         (X, Y, Z) int16, white matter of a T1 image around 700; at least 1 inside the mask.

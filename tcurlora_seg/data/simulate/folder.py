@@ -1,4 +1,4 @@
-"""Where a cohort is written: volumes by the suffix of their name, and a record of every file."""
+"""Folder of a cohort that is written: volumes by the suffix of their name, and a record of every file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tcurlora_seg.files import atomic_path
 
 
 class CohortFolder:
-    """A root and what was written under it. Paths are relative to it, with forward slashes.
+    """Root and the files written under it. Paths are relative to it, with forward slashes.
 
     Attributes:
         root: the folder.
@@ -28,7 +28,13 @@ class CohortFolder:
         self.written: set[str] = set()
 
     def write(self, path: str, array: np.ndarray, affine: np.ndarray) -> None:
-        """Write a volume as .nii, .nii.gz, or as .hdr with its .img.gz, which keeps the voxel sizes alone."""
+        """Write a volume as .nii, .nii.gz, or as .hdr with its .img.gz, which keeps the voxel sizes alone.
+
+        Args:
+            path: of the file.
+            array: (X, Y, Z).
+            affine: to RAS mm.
+        """
         if path.endswith(".hdr"):
             write_analyze(self.root / path, array, voxel_sizes(affine))
             self.written.update(_parts(path))
@@ -38,7 +44,12 @@ class CohortFolder:
         self.write_bytes(path, image.to_bytes())
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file, atomically; compressed where its name ends in .gz."""
+        """Write a file, atomically; compressed where its name ends in .gz.
+
+        Args:
+            path: of the file.
+            data: its content.
+        """
         self._put(path, _compressed(data) if path.endswith(".gz") else data)
 
     def read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -46,12 +57,22 @@ class CohortFolder:
         return read_volume(self.root / path)
 
     def copy(self, old: str, new: str) -> None:
-        """Copy a file as it is, and with an .hdr its .img.gz."""
+        """Copy a file as it is, and with an .hdr its .img.gz.
+
+        Args:
+            old: path.
+            new: path.
+        """
         for source, target in zip(_parts(old), _parts(new), strict=True):
             self._put(target, (self.root / source).read_bytes())
 
     def move(self, old: str, new: str) -> None:
-        """Move a file, even into a folder of the file's own name."""
+        """Move a file, even into a folder of the file's own name.
+
+        Args:
+            old: path.
+            new: path.
+        """
         data = (self.root / old).read_bytes()
         self.remove(old)
         self._put(new, data)
@@ -80,7 +101,13 @@ class CohortFolder:
 
 
 def write_analyze(path: Path, array: np.ndarray, spacing: float | np.ndarray) -> None:
-    """Write path (.hdr) and its .img.gz; four dimensions, the last of one, as LPBA40's files have."""
+    """Write an Analyze pair with four dimensions, the last of one, as LPBA40's files have.
+
+    Args:
+        path: of the .hdr; the .img.gz is named like it.
+        array: (X, Y, Z).
+        spacing: voxel size, mm.
+    """
     image = nib.AnalyzeImage(array[..., None], None)
     image.header.set_zooms((*np.broadcast_to(spacing, 3), 1.0))
     header, voxels = BytesIO(), BytesIO()

@@ -1,4 +1,4 @@
-"""Heads that cohorts are simulated from, and the one in the package: T1 image, brain, anatomy in LPBA40's numbers."""
+"""Heads that cohorts are simulated from: T1 image, brain, anatomy in LPBA40's numbers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _with_skull() -> Tensor:
 
 @cache
 def real_head() -> Head:
-    """Read the head; once a process, about two seconds."""
+    """The head in the package; read once a process, in about two seconds."""
     voxels, affine = read_volume(FOLDER / "colin27_T1_brain.nii.gz")
     t1 = voxels.astype(np.float32)
     aal, _ = read_volume(FOLDER / "colin27_aal.nii.gz")
@@ -89,7 +89,7 @@ def real_head() -> Head:
         labels[np.isin(aal, [r + 1 for r in regions])] = left + 1
     labels[np.isin(aal, _AAL_CEREBELLUM)] = _CEREBELLUM
     for label, region in _AAL_HIPPOCAMPUS.items():
-        labels[hippocampus(t1, aal == region)] = label
+        labels[_hippocampus(t1, aal == region)] = label
     low = affine[:3, 3]
     high = low + np.array(t1.shape) - 1
     return Head(
@@ -109,7 +109,7 @@ def inward(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack(np.gradient(blurred, 2.0)).astype(np.float32))
 
 
-def hippocampus(t1: np.ndarray, region: np.ndarray) -> np.ndarray:
+def _hippocampus(t1: np.ndarray, region: np.ndarray) -> np.ndarray:
     """The grey matter in AAL's generous, blocky hippocampus, smooth and in one piece, `HIPPOCAMPUS_ML` in volume.
 
     AAL's region reaches into the ventricle and into white matter; a label that no image shows cannot be learnt.

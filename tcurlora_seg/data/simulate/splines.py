@@ -23,6 +23,17 @@ _DEVIATION = 0.34
 """Standard deviation of a field whose lattice is standard normal: (Σ_i β(t − i)²)^(3/2), averaged over t."""
 
 
+def corners(axes: Axes) -> tuple[Tensor, Tensor]:
+    """The least and the largest position along each of the axes."""
+    return torch.stack([axis.min() for axis in axes]), torch.stack([axis.max() for axis in axes])
+
+
+def bounding_box(mask: Tensor) -> list[tuple[int, int]]:
+    """First and last index of what is set in an (X, Y, Z) mask, along each axis; (0, 0) where nothing is."""
+    found = [torch.nonzero(mask.amax(other)).flatten().tolist() or [0] for other in ((1, 2), (0, 2), (0, 1))]
+    return [(places[0], places[-1]) for places in found]
+
+
 @dataclass(frozen=True)
 class Spline:
     """A field with some channels, evaluated on any grid aligned with the axes; constant outside its box.
@@ -40,7 +51,16 @@ class Spline:
 
     @classmethod
     def draw(cls, g: Generator, low: Tensor, high: Tensor, *, knot: float, deviation: float, channels: int) -> Spline:
-        """A random field of zero mean and about the given standard deviation, correlated over about `knot` mm."""
+        """Random field of zero mean.
+
+        Args:
+            g: source of the draw.
+            low: (3,) corner of the box, mm.
+            high: (3,) corner of the box, mm.
+            knot: distance of the knots, about the length of correlation, mm.
+            deviation: about the standard deviation.
+            channels: of the field.
+        """
         counts = [int((b - a) // knot) + 4 for a, b in zip(low.tolist(), high.tolist(), strict=True)]
         lattice = torch.randn(channels, *counts, generator=g) * (deviation / _DEVIATION)
         return cls(lattice, low, high, knot)
@@ -67,6 +87,21 @@ class Spline:
             weights = torch.stack(parts, dim=1) / 6
         basis = points.new_zeros(len(points), count)
         return basis.scatter_(1, first[:, None] + torch.arange(4), weights)
+
+
+def placed(field: Tensor, linear: Tensor, start: Tensor, axes: Axes) -> Tensor:
+    """The points A x + start + u(x) of a grid.
+
+    Args:
+        field: (3, X, Y, Z) displacement u, mm; the result takes its memory.
+        linear: A (3, 3).
+        start: (3,), mm.
+        axes: x along each axis, mm.
+    """
+    x, y, z = axes
+    for i, row in enumerate(linear):
+        field[i] += (row[0] * x + start[i])[:, None, None] + (row[1] * y)[:, None] + row[2] * z
+    return field
 
 
 def unfolded(bends: Sequence[Spline], linear: Tensor, axes: Axes) -> list[Spline]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from tcurlora_seg.data.simulate.appearance import GREY, LIQUOR, WHITE, blur, uniform
-from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.data.simulate.appearance import GREY, LIQUOR, WHITE, blur
+from tcurlora_seg.data.simulate.splines import Axes, Spline, bounding_box, corners
+from tcurlora_seg.randomness import uniform
 
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 4
 
@@ -47,7 +48,7 @@ def draw_tumour(t1: Tensor, brain: Tensor, height: Tensor, axes: Axes, g: Genera
         if len(near):
             second = near[torch.randint(len(near), (), generator=g)]
             distance = torch.minimum(distance, _ellipsoid(axes, second, g, scale=uniform(g, 0.4, 0.7)))
-    bumps = [Spline.draw(g, *_corners(axes), knot=k, deviation=d, channels=2) for k, d in ((24.0, 0.22), (9.0, 0.10))]
+    bumps = [Spline.draw(g, *corners(axes), knot=k, deviation=d, channels=2) for k, d in ((24.0, 0.22), (9.0, 0.10))]
     core_noise, rim_noise = torch.stack([b(axes) for b in bumps]).sum(0)
     white = ((smooth - GREY) / (WHITE - GREY)).clamp(0, 1)
     solid = brain & (t1 > (LIQUOR + GREY) / 2)
@@ -67,11 +68,19 @@ def draw_tumour(t1: Tensor, brain: Tensor, height: Tensor, axes: Axes, g: Genera
 
 
 def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator) -> Tensor:
-    """The (X, Y, Z) ideal image of a modality with the tumour in it: soft edges, a little texture."""
+    """Ideal image of a modality with the tumour in it: soft edges, a little texture.
+
+    Args:
+        image: (X, Y, Z) without the tumour.
+        label: of the tumour.
+        modality: a key of `APPEARANCE`.
+        axes: of the grid, mm.
+        g: source of the draw.
+    """
     spacing = abs(float(axes[0][1] - axes[0][0]))
     box = _around(label, spacing)
     near = [axis[s] for axis, s in zip(axes, box, strict=True)]
-    texture = 1 + Spline.draw(g, *_corners(near), knot=6.0, deviation=0.06, channels=1)(near)[0]
+    texture = 1 + Spline.draw(g, *corners(near), knot=6.0, deviation=0.06, channels=1)(near)[0]
     necrotic, oedema, enhancing = APPEARANCE[modality]
     patch = image[box]
     for value, bounds, opacity in ((OEDEMA, oedema, 0.85), (ENHANCING, enhancing, 1.0), (NECROTIC, necrotic, 1.0)):
@@ -83,7 +92,12 @@ def paint(image: Tensor, label: Tensor, modality: str, axes: Axes, g: Generator)
 
 
 def smoothed(label: Tensor, spacing: float) -> Tensor:
-    """The label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8."""
+    """Label as a program would draw it: without details under 2 mm; (X, Y, Z) uint8.
+
+    Args:
+        label: of the tumour.
+        spacing: voxel size, mm.
+    """
     box = _around(label, spacing)
     values = torch.tensor([0, NECROTIC, OEDEMA, ENHANCING], dtype=torch.uint8)
     shares = torch.stack([blur((label[box] == value).float(), max(2.0 / spacing, 0.7)) for value in values])
@@ -95,12 +109,7 @@ def smoothed(label: Tensor, spacing: float) -> Tensor:
 def _around(label: Tensor, spacing: float) -> tuple[slice, ...]:
     """The box of a tumour with 3 mm on every side."""
     margin = 1 + round(3 / spacing)
-    found = [torch.nonzero(label.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(max(0, int(f[0]) - margin), int(f[-1]) + margin + 1) for f in found)
-
-
-def _corners(axes: Axes) -> tuple[Tensor, Tensor]:
-    return torch.stack([a.min() for a in axes]), torch.stack([a.max() for a in axes])
+    return tuple(slice(max(0, first - margin), last + margin + 1) for first, last in bounding_box(label > 0))
 
 
 def _ellipsoid(axes: Axes, centre: Tensor, g: Generator, scale: float) -> Tensor:

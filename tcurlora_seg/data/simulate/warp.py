@@ -1,4 +1,4 @@
-"""From one anatomy to many: a map from a subject's space to the head, smooth and without folding."""
+"""Warps, from one anatomy to many: maps from a subject's space to the head, smooth and without folding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from tcurlora_seg.data.simulate.head import Head
-from tcurlora_seg.data.simulate.splines import Axes, Spline, unfolded
+from tcurlora_seg.data.simulate.splines import Axes, Spline, bounding_box, placed, unfolded
 
 _GROWTH = (-5.0, 9.0)
 """Range of the hippocampi's own growth."""
@@ -38,14 +38,11 @@ class Warp:
         """(3, X, Y, Z) positions in the head, mm, of the subject's voxels."""
         u = torch.stack([bend(axes) for bend in self.bends]).sum(0)
         x = [axis - c for axis, c in zip(axes, self.head.centre, strict=True)]
-        start = self.head.centre + self.shift
-        for i in range(3):
-            row = self.linear[i]
-            u[i] += (row[0] * x[0] + start[i])[:, None, None] + (row[1] * x[1])[:, None] + row[2] * x[2]
+        points = placed(u, self.linear, self.head.centre + self.shift, x)
         if any(self.growth):
-            near = u[(slice(None), *_box_of(u, *self.head.reach))]  # a view; elsewhere the gradient is 0
+            near = points[(slice(None), *_box_of(points, *self.head.reach))]  # a view; elsewhere the gradient is 0
             near -= torch.where(near[0] < 0, *self.growth) * sample(self.head.inward, self.grid(near))
-        return u
+        return points
 
     def grid(self, points: Tensor) -> Tensor:
         """(1, X, Y, Z, 3) positions as `grid_sample` takes them, of (3, X, Y, Z) points in mm."""
@@ -62,6 +59,8 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
     The bends are scaled down where they would fold, see `unfolded`.
 
     Args:
+        head: to be warped.
+        g: source of the draw.
         target: also let the hippocampi shrink or grow on their own.
     """
 
@@ -83,7 +82,13 @@ def draw_warp(head: Head, g: Generator, *, target: bool) -> Warp:
 
 
 def resized(warp: Warp, left: float, right: float) -> Warp:
-    """The warp with the growth that gives the hippocampi these volumes in ml, or comes closest."""
+    """Warp with the growth that gives the hippocampi a volume, or comes closest.
+
+    Args:
+        warp: whose growth is replaced.
+        left: volume of the left one, ml.
+        right: volume of the right one, ml.
+    """
     still, head, step = replace(warp, growth=(0.0, 0.0)), warp.head, 2.0
     coarse = [torch.arange(float(a) - 16, float(b) + 16, 8.0) for a, b in zip(head.low, head.high, strict=True)]
     box = _box_of(still.points(coarse), *head.reach)
@@ -107,13 +112,17 @@ def _box_of(points: Tensor, low: Tensor, high: Tensor) -> tuple[slice, ...]:
     inside = torch.ones(points.shape[1:], dtype=torch.bool)
     for axis in range(3):
         inside &= (points[axis] >= low[axis]) & (points[axis] <= high[axis])
-    found = [torch.nonzero(inside.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(f[0]), int(f[-1]) + 1) for f in found) if inside.any() else ()
+    return tuple(slice(first, last + 1) for first, last in bounding_box(inside)) if inside.any() else ()
 
 
 def sample(volume: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Values of a (channels, X, Y, Z) volume at the points of `Warp.grid`; 0 outside the head.
+    """Values of a volume at the points of `Warp.grid`; 0 outside the head.
 
     The volume may be coarser than the head's 1 mm: its outermost voxels lie on the head's.
+
+    Args:
+        volume: (channels, X, Y, Z).
+        grid: as of `Warp.grid`.
+        mode: "bilinear" or "nearest".
     """
     return F.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]

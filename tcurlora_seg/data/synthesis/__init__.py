@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from tcurlora_seg.errors import UserError
 
+COARSE = (0.8, 2.0)
+"""Smallest and largest voxel size of coarse windows, mm."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """How images are made of a label map; `draw` makes them. Nothing heavy is imported here.
+    """Options of the images that `draw` makes of a label map. Nothing heavy is imported here.
 
     Attributes:
         t1_like: share of the images whose contrast is like T1; the others have any.

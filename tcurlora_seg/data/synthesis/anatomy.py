@@ -1,4 +1,4 @@
-"""What is known of a label map before images are made of it: boxes, counts, middles; which values are brain."""
+"""Anatomy of a label map: boxes, counts, middles; which values are brain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tcurlora_seg.data.simulate.appearance import blur
+from tcurlora_seg.data.simulate.splines import bounding_box
 from tcurlora_seg.data.synthesis.contrast import OUTSIDE
 
 FLUID = 24
@@ -35,29 +36,34 @@ class Anatomy(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor, zooms: Sequence[float], focus: Sequence[int]) -> Anatomy:
-        """The anatomy of (X, Y, Z) label values in RAS order, cut to the box of what is not 0."""
+        """Anatomy of label values, cut to the box of what is not 0.
+
+        Args:
+            values: (X, Y, Z) in RAS order.
+            zooms: voxel size, mm.
+            focus: values of the structures to look at.
+        """
         zoom = torch.tensor(list(zooms), dtype=torch.float32)
-        low, high = _box(values > 0)
-        values = values[tuple(slice(a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True))].short()
+        values = values[tuple(slice(first, last + 1) for first, last in bounding_box(values > 0))].short()
         values = torch.nn.functional.pad(values, (1,) * 6)
         places = [torch.nonzero(values == value).float().mean(0) * zoom for value in focus if (values == value).any()]
-        head, brain = (_box(mask) * zoom for mask in (values > 0, is_brain(values)))
+        head, brain = (torch.tensor(bounding_box(mask)).T * zoom for mask in (values > 0, is_brain(values)))
         counts = torch.bincount(values.flatten().int()).float()
         return cls(values, list(zooms), counts, torch.stack(places) if places else torch.zeros(0, 3), head, brain)
 
 
 def is_brain(values: Tensor) -> Tensor:
-    """Where values are neither air nor what surrounds the brain; the fluid around it counts as brain."""
+    """Mask of the brain with the fluid around it: neither air nor what surrounds the brain."""
     return (values > 0) & ((values < OUTSIDE.start) | (values >= OUTSIDE.stop))
 
 
 def without_fluid(values: Tensor, sigma: float, level: float) -> Tensor:
-    """The brain cut closely: where its own tissue, blurred by `sigma` voxels, is above `level`."""
+    """Mask of the brain cut closely: where its own tissue, blurred, is above a level.
+
+    Args:
+        values: (X, Y, Z) label values.
+        sigma: of the blur, voxels.
+        level: from 0 to 1.
+    """
     brain = is_brain(values)
     return brain & (blur((brain & (values != FLUID)).float(), sigma) > level)
-
-
-def _box(mask: Tensor) -> Tensor:
-    """(2, 3) first and last index of what is set, along each axis."""
-    found = [torch.nonzero(mask.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    return torch.tensor([[int(f[0]) if len(f) else 0 for f in found], [int(f[-1]) if len(f) else 0 for f in found]])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from tcurlora_seg.data.synthesis import COARSE
 from tcurlora_seg.data.synthesis.anatomy import FLUID, Anatomy, is_brain, without_fluid
 from tcurlora_seg.data.synthesis.contrast import Contrast, draw_contrast
 from tcurlora_seg.data.synthesis.placement import draw_points, values_at
@@ -24,6 +25,12 @@ _OWN_VOXELS = 100
 def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Generator) -> tuple[Tensor, Tensor]:
     """One training sample: a window somewhere in a bent copy of the head.
 
+    Args:
+        options: of the images.
+        anatomy: of the label map.
+        size: of the window, voxels.
+        g: source of every draw.
+
     Returns:
         image: (X, Y, Z) float32 of mean 0 and deviation 1 over what the field of view shows, 0 outside.
         values: (X, Y, Z) int16 label values, 0 where the image shows nothing.
@@ -31,7 +38,7 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
     near = _chance(options.near_focus, g) and len(anatomy.middles) > 0
     small = near and _chance(options.small_field, g)
     skull = small or _chance(options.with_skull, g)
-    spacing = uniform(g, 0.8, 2.0) if _chance(options.coarse, g) else 1.0
+    spacing = uniform(g, *COARSE) if _chance(options.coarse, g) else 1.0
     axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in size]
     if near:
         reach = 5.0 if small else 14.0
@@ -45,7 +52,7 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
     )
     values = values_at(anatomy.values, points, anatomy.zooms)
     shown = _field(options, axes, g) if small else _cut_off(axes, g)
-    contrast = draw_contrast(_present(anatomy.counts), g, t1_like=_chance(options.t1_like, g))
+    contrast = draw_contrast(torch.nonzero(anatomy.counts).flatten().tolist(), g, t1_like=_chance(options.t1_like, g))
     gamma = float(torch.exp(options.gamma * torch.randn((), generator=g)))
     air = uniform(g, 0.3, 0.75) if skull and _chance(0.5, g) else 0.0
     mask = _mask(values, skull, g) if not air else torch.tensor(True)
@@ -59,9 +66,16 @@ def draw_window(options: Synthesis, anatomy: Anatomy, size: Sequence[int], g: Ge
 
 
 def draw_whole(options: Synthesis, values: Tensor, zooms: Sequence[float], g: Generator) -> Tensor:
-    """(X, Y, Z) intensities of the whole label map as it lies, white matter about 600 in a T1; 0 is nothing."""
+    """Intensities (X, Y, Z) of the whole label map as it lies, white matter about 600 in a T1; 0 is nothing.
+
+    Args:
+        options: of the images.
+        values: (X, Y, Z) label values.
+        zooms: voxel size, mm.
+        g: source of every draw.
+    """
     axes = [torch.arange(n) * zoom for n, zoom in zip(values.shape, zooms, strict=True)]
-    present = _present(torch.bincount(values.flatten().int()))
+    present = torch.nonzero(torch.bincount(values.flatten().int())).flatten().tolist()
     contrast = draw_contrast(present, g, t1_like=_chance(options.t1_like, g))
     image = _scan(options, values, axes, contrast, float(torch.exp(options.gamma * torch.randn((), generator=g))), g)
     return 600 * image * _mask(values, _chance(options.with_skull, g), g)
@@ -87,10 +101,6 @@ def _field(options: Synthesis, axes: Sequence[Tensor], g: Generator) -> Tensor:
 
 def _chance(share: float, g: Generator) -> bool:
     return uniform(g, 0, 1) < share
-
-
-def _present(counts: Tensor) -> list[int]:
-    return torch.nonzero(counts).flatten().tolist()
 
 
 def _thickness(g: Generator) -> list[float]:
@@ -128,7 +138,8 @@ def statistics(contrast: Contrast, gamma: float, counts: Tensor, skull: bool, ai
     """Mean and deviation over the whole image, of which a window shows a part.
 
     Args:
-        contrast, gamma: of the image.
+        contrast: of the image.
+        gamma: of the image.
         counts: voxels of every label value in the whole head.
         skull: whether more than the brain is shown; if not, it is taken for closely cut.
         air: share of the image that shows noise in air.

@@ -1,4 +1,4 @@
-"""Where the voxels of a sample lie in a head: turned, scaled, sheared and bent without folding."""
+"""Placement of a sample in a head: turned, scaled, sheared and bent without folding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from tcurlora_seg.data.simulate.splines import Axes, Spline, unfolded
+from tcurlora_seg.data.simulate.splines import Axes, Spline, corners, placed, unfolded
 
 
 def draw_points(
     axes: Axes, centre: Tensor, g: Generator, *, rotation: float, scale: float, shear: float, bend: float
 ) -> Tensor:
-    """(3, X, Y, Z) positions in the head, mm, of a sample's voxels: A x + u(x) + centre.
+    """Positions (3, X, Y, Z) in the head, mm, of a sample's voxels: A x + u(x) + centre.
 
     Args:
         axes: positions of the voxels around the middle of the sample, mm.
@@ -31,20 +31,16 @@ def draw_points(
     turn = torch.linalg.matrix_exp(torch.linalg.cross(torch.eye(3), (draw(3) * rotation).expand(3, 3)))
     slant = torch.eye(3) + (1 - torch.eye(3)) * draw(3, 3) * shear
     linear = turn @ slant @ torch.diag(torch.exp(draw(3) * scale))
-    low, high = (torch.stack([pick(axis) for axis in axes]) for pick in (torch.min, torch.max))
     strength, knot = torch.rand(2, generator=g).tolist()
-    bends = [Spline.draw(g, low, high, knot=10 + 25 * knot, deviation=bend * strength, channels=3)]
+    bends = [Spline.draw(g, *corners(axes), knot=10 + 25 * knot, deviation=bend * strength, channels=3)]
     (bend_field,) = unfolded(bends, linear, [axis[::4] for axis in axes])
-    points = bend_field(axes)
-    x, y, z = axes
-    for i in range(3):
-        row = linear[i]
-        points[i] += (row[0] * x + centre[i])[:, None, None] + (row[1] * y)[:, None] + row[2] * z
-    return points
+    return placed(bend_field(axes), linear, centre, axes)
 
 
 def values_at(volume: Tensor, points: Tensor, zooms: Sequence[float]) -> Tensor:
-    """(X, Y, Z) values of the nearest voxels of a volume whose outermost voxels are nothing, and stand for all beyond.
+    """Values (X, Y, Z) of the nearest voxels of a volume.
+
+    Its outermost voxels are nothing, and stand for all beyond.
 
     Args:
         volume: (A, B, C) in RAS order.

@@ -1,4 +1,4 @@
-"""What a scanner does to an ideal image: coil, thick slices, noise, and the scale of the intensities."""
+"""Scanner of the synthesised images: coil, thick slices, noise."""
 
 from __future__ import annotations
 
@@ -7,43 +7,57 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from tcurlora_seg.data.simulate.splines import Axes, Spline
+from tcurlora_seg.data.simulate.splines import Axes, Spline, corners
 from tcurlora_seg.randomness import uniform
 
 
 def texture(axes: Axes, g: Generator) -> Tensor:
-    """(X, Y, Z) noise of deviation 1, partly from voxel to voxel and partly in spots of 3 to 8 mm."""
-    low, high = (torch.stack([pick(axis) for axis in axes]) for pick in (torch.min, torch.max))
+    """Noise (X, Y, Z) of deviation 1, partly from voxel to voxel and partly in spots of 3 to 8 mm.
+
+    Args:
+        axes: positions of the voxels, mm.
+        g: source of the draw.
+    """
     share = uniform(g, 0.2, 0.8)
-    spots = Spline.draw(g, low, high, knot=uniform(g, 3, 8), deviation=share**0.5, channels=1)(axes)[0]
+    spots = Spline.draw(g, *corners(axes), knot=uniform(g, 3, 8), deviation=share**0.5, channels=1)(axes)[0]
     return spots + (1 - share) ** 0.5 * torch.randn(spots.shape, generator=g)
 
 
 def bias_field(axes: Axes, deviation: float, g: Generator) -> Tensor:
-    """(X, Y, Z) factor around 1 that varies over 40 to 100 mm; its logarithm has this standard deviation."""
-    low, high = (torch.stack([pick(axis) for axis in axes]) for pick in (torch.min, torch.max))
-    return Spline.draw(g, low, high, knot=uniform(g, 40, 100), deviation=deviation, channels=1)(axes)[0].exp()
+    """Factor (X, Y, Z) around 1 that varies over 40 to 100 mm.
+
+    Args:
+        axes: positions of the voxels, mm.
+        deviation: standard deviation of its logarithm.
+        g: source of the draw.
+    """
+    return Spline.draw(g, *corners(axes), knot=uniform(g, 40, 100), deviation=deviation, channels=1)(axes)[0].exp()
 
 
 def acquire(ideal: Tensor, thickness: Sequence[float], blur: float, noise: float, g: Generator) -> Tensor:
-    """Measure an (X, Y, Z) image in thicker voxels with Rician noise, and interpolate it back to its grid.
+    """Image measured in thicker voxels with Rician noise, and interpolated back to its grid.
 
     Args:
-        ideal: intensities.
+        ideal: (X, Y, Z) intensities.
         thickness: of the measured voxels along each axis, in voxels of the image; at least 1.
         blur: standard deviation of the point spread besides the thickness, in voxels of the image.
         noise: standard deviation of each of the two channels of the noise.
         g: source of the noise.
     """
     profiles = [slice_profile(n, t, blur) for n, t in zip(ideal.shape, thickness, strict=True)]
-    measured = along_axes(ideal, [down for down, _ in profiles])
+    measured = _along_axes(ideal, [down for down, _ in profiles])
     parts = torch.randn(2, *measured.shape, generator=g) * noise
     magnitude = torch.hypot(measured + parts[0], parts[1])
-    return along_axes(magnitude, [up for _, up in profiles])
+    return _along_axes(magnitude, [up for _, up in profiles])
 
 
 def slice_profile(count: int, thickness: float, blur: float) -> tuple[Tensor, Tensor | None]:
-    """What one axis of a scanner does to `count` voxels, as matrices.
+    """Matrices of a scanner along one axis.
+
+    Args:
+        count: voxels of the image.
+        thickness: of the slices, in voxels.
+        blur: standard deviation of the point spread besides, in voxels.
 
     Returns:
         (slices, count): each slice is a mean under a Gaussian whose full width at half maximum is its thickness, and
@@ -62,7 +76,7 @@ def slice_profile(count: int, thickness: float, blur: float) -> tuple[Tensor, Te
     return down, up / up.sum(1, keepdim=True)
 
 
-def along_axes(image: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+def _along_axes(image: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     """The (X, Y, Z) image with a matrix applied along each axis; None leaves an axis as it is."""
     for axis, matrix in enumerate(matrices):
         if matrix is not None:

@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 
 from tcurlora_seg.config.messages import explain
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.datasets.folder import Folder
 from tcurlora_seg.data.manifest import write_manifest
+from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "dataset"
@@ -46,6 +48,7 @@ def test_a_yaml_builds_its_data_set_with_the_constructors_defaults(name: str, tm
     plain = str | int | float | None
     ours, theirs = ({k: v for k, v in vars(x).items() if isinstance(v, plain)} for x in (found, bare))
     assert ours == theirs and found.task == bare.task and tuple(found.modalities) == tuple(bare.modalities)
+    assert repr(found.settings()) == repr(bare.settings())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +121,18 @@ def test_a_manifest_whose_files_have_moved_names_the_first(cohort: Callable[[int
     shutil.move(root / "images", root / "scans")
     with pytest.raises(UserError, match=r"images/0.nii of case 0 is not under .*data; if the files have moved"):
         dataset("folder", root).manifest()
+
+
+def test_a_manifest_and_a_list_may_lie_in_the_home_folder(
+    cohort: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root, home = cohort(2), tmp_path
+    write_manifest(dataset("folder", root).manifest(), home / "mine.json")
+    (home / "list.csv").write_text("image,label\nimages/1.nii,labels/1.nii\n")
+    given = {"classes": {"target": [1]}, "preparation": Preparation()}
+    assert len(Folder(root=str(root), manifest="~/mine.json", **given).manifest().cases) == 2
+    assert [case.id for case in Folder(root=str(root), datalist="~/list.csv", **given).find_cases().cases] == ["1"]
 
 
 def test_what_leaves_the_root_is_refused_without_a_manifest_too(cohort: Callable[[int], Path]) -> None:

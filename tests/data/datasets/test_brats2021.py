@@ -71,6 +71,7 @@ def test_unzipped_folders_may_hold_a_file_of_another_name(tmp_path: Path, write:
     write(folder, inside=True, suffix=".nii")
     flair = folder / "BraTS2021_00000_flair.nii" / "BraTS2021_00000_flair.nii"
     flair.rename(flair.with_name("00000057_brain_flair.nii"))  # as some training archives have it
+    flair.with_name("._00000057_brain_flair.nii").write_bytes(b"macOS")
     check_case(dataset(tmp_path, modalities=["flair"]), "BraTS2021_00000")
 
 

@@ -119,6 +119,7 @@ def test_a_listed_file_that_is_missing_leaves_its_case_out(write: Callable[..., 
     manifest = dataset(root, "Task04_Hippocampus").manifest()
     assert [case.id for case in manifest.cases] == ["case_004"]
     assert "labelsTr/case_001.nii.gz, which is not there" in manifest.excluded["case_001"]
+    assert list(dataset(root, "Task04_Hippocampus").find_cases().skipped) == ["imagesTs/case_900.nii.gz"]
 
 
 def test_unknown_values_are_named_with_those_of_the_list(

@@ -259,9 +259,10 @@ def test_a_known_defect_leaves_its_case_and_its_place_in_the_lists(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defects, "defect_list", lambda: {"eadc_adni": {"sub10": "mirrored", "sub99": "not here"}})
-    manifest = dataset(prepared, task="hippocampus").manifest()
+    found = dataset(prepared, task="hippocampus")
+    manifest = found.manifest()
     assert "sub10" not in [case.id for case in manifest.cases] and manifest.excluded["sub10"].endswith(": mirrored")
-    assert manifest.splits["published"].train == ("sub1",) and "sub99" not in manifest.excluded
+    assert found.split(scheme="published").train == ("sub1",) and "sub99" not in manifest.excluded
 
 
 def test_both_layouts_in_one_root_are_refused(prepared: Path, write_labels: Callable, write_loni: Callable) -> None:

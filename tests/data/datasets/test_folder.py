@@ -302,6 +302,8 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path: Path, changes: dict, w
         ("list.json", "{}", r"list.json is no datalist"),
         ("list.json", '{"training": [{"image": ["a", "b"], "label": "c"}]}', r"training\[0\] has .*expected 1"),
         ("list.json", '{"training": [{"label": "c"}]}', r"training\[0\] has the image None"),
+        ("list.json", '{"training": [{"image": "a.nii", "label": ["c"]}]}', r"training\[0\] has the label \['c'\]"),
+        ("list.json", '{"training": "a.nii", "test": null}', r"training is 'a.nii'; expected a list"),
         ("list.json", '{"training": [{"image": "/etc/a", "label": "c"}]}', r"lists /etc/a, which is not under"),
         ("list.json", '{"training": [{"image": "a.nii", "id": "x"}, {"image": "b.nii", "id": "x"}]}', r"have the id x"),
         ("cases.csv", "", r"no column image"),

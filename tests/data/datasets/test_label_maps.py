@@ -14,6 +14,7 @@ from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.label_maps import LabelMaps
 from tcurlora_seg.data.preparation import Preparation
+from tcurlora_seg.data.spacing import training_spacing
 from tcurlora_seg.data.synthesis import Synthesis
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator
@@ -57,6 +58,12 @@ def test_a_prepared_case_is_one_image_of_its_map_whenever_it_is_asked_for(maps: 
     assert torch.equal(first.image, again.image) and not torch.equal(first.image, other.image)
     assert {1, 2} == set(torch.unique(first.label).tolist()) - {0}
     assert first.image.shape == first.label.shape
+
+
+def test_coarse_windows_widen_the_voxel_sizes_that_a_network_was_trained_on(maps: Callable[..., LabelMaps]) -> None:
+    sizes = maps().training_sizes(["head0"])
+    assert training_spacing(sizes).smallest == (0.8,) * 3 and training_spacing(sizes).largest == (2.0,) * 3
+    assert len(maps(synthesis=Synthesis(coarse=0)).training_sizes(["head0"])) == 1
 
 
 def test_samples_do_not_depend_on_workers_or_on_where_the_maps_are_kept(
@@ -106,7 +113,20 @@ def test_values_that_are_no_labels_and_maps_without_a_class_are_one_line(
         data.prepare("c")
 
 
-@pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}])
+def test_hidden_files_are_no_maps_and_links_out_of_the_root_need_leave(
+    maps: Callable[..., LabelMaps], label_map_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "._fsaverage.nii.gz").write_bytes(b"macOS")
+    (tmp_path / "fsaverage.nii.gz").symlink_to(label_map_root / "head0.nii.gz")
+    with pytest.raises(UserError, match=r"dataset.outside_root=true follows them"):
+        maps(root=str(tmp_path)).manifest()
+    found = maps(root=str(tmp_path), outside_root=True)
+    assert [case.id for case in found.manifest().cases] == ["fsaverage"]
+    with pytest.raises(UserError, match=r"dataset.files=/maps/\*.nii: expected a pattern below dataset.root"):
+        maps(files="/maps/*.nii").manifest()
+
+
+@pytest.mark.parametrize("classes", [{"a": []}, {"a": [17], "b": [17, 53]}, {"a": [0]}, {"a": ["17"]}])
 def test_classes_that_make_no_sense_are_refused(maps: Callable[..., LabelMaps], classes: dict[str, list[int]]) -> None:
     with pytest.raises(UserError, match=r"dataset\.classes="):
         maps(classes=classes)

@@ -75,6 +75,20 @@ def test_the_ignore_label_has_an_index_of_its_own(raw: Callable[..., Path]) -> N
     np.testing.assert_array_equal(native == IGNORED, LABEL == 4)
 
 
+def test_channels_of_one_name_are_told_apart_by_their_number(raw: Callable[..., Path]) -> None:
+    names = {"0": "zscore", "1": "zscore"}
+    found = dataset(raw(channels=2, channel_names=names), modalities=["zscore_1", "zscore_0"])
+    images = {"zscore_0": "imagesTr/a_0000.nii.gz", "zscore_1": "imagesTr/a_0001.nii.gz"}
+    assert found.manifest().case("a").images == images and found.channels["in_channels"] == 2
+    with pytest.raises(UserError, match=r"is CT, whose values"):
+        dataset(raw(channels=2, channel_names={"0": "CT", "1": "CT"}))
+
+
+def test_label_values_that_stand_there_as_texts_are_read_as_numbers(raw: Callable[..., Path]) -> None:
+    task = dataset(raw(labels={"background": "0", "edema": "12", "all": ["12", "3"]})).task
+    assert set(task.classes.values()) == {(12,), (3,)}
+
+
 def test_version_1_and_a_list_of_cases_are_read(raw: Callable[..., Path]) -> None:
     labels = {"0": "background", "1": "edema", "2": "left kidney", "3": "right kidney", "4": "ignore"}
     found = dataset(raw(channel_names=None, modality={"0": "T1"}, labels=labels))
@@ -104,6 +118,7 @@ def test_a_channel_that_is_missing_leaves_the_case_out(raw: Callable[..., Path])
     [
         ({"labels": None}, r"dataset.json is not the dataset.json of an nnU-Net data set \(KeyError: 'labels'\)"),
         ({"labels": {"background": 0, "a": "one"}}, r"is not the dataset.json of an nnU-Net"),
+        ({"labels": {"background": 0}}, r"Dataset004_H: there is no class but the background"),
         ({"channel_names": {"0": "CT"}}, r"Dataset004_H is CT, whose values below 0 are no background"),
         ({"dataset": {"a": {"label": "x"}}}, r"its 'dataset' lists a case without its images or label"),
     ],

@@ -73,6 +73,7 @@ def test_subjects_differ_in_their_anatomy_and_are_pure_functions_of_map_and_numb
 
 
 def test_what_is_no_map_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "._m0.nii.gz").write_bytes(b"macOS")
     with pytest.raises(UserError, match=r"anatomies=.*: expected a folder of label maps"):
         simulate("lpba40", tmp_path / "cohort", subjects=1, anatomies=tmp_path)
     assert not (tmp_path / "cohort").exists()

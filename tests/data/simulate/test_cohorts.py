@@ -135,6 +135,19 @@ def test_a_marked_folder_is_written_anew_without_what_is_no_longer_asked_for(tmp
     assert hashes(tmp_path).keys() == {*after, "notes.txt"}
 
 
+@pytest.mark.parametrize("outside", ["../precious.txt", "{}/precious.txt"])
+def test_a_marker_never_removes_what_lies_outside_its_folder(tmp_path: Path, outside: str) -> None:
+    (tmp_path / "precious.txt").write_text("thesis")
+    root = tmp_path / "cohort"
+    root.mkdir()
+    hostile = f"dataset: lpba40\n\nFiles:\n{outside.format(tmp_path)}\n"
+    for text, words in ((hostile, "which is not under"), ("", "another data set's")):
+        (root / SIMULATED).write_text(text)
+        with pytest.raises(UserError, match=words):
+            simulate("lpba40", root, subjects=1, spacing=8.0)
+    assert (tmp_path / "precious.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -1,4 +1,4 @@
-"""A person: the head under a warp, at the voxels of a scanner's field of view."""
+"""A head under a warp, at the voxels of a scanner's field of view."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tcurlora_seg.data.simulate.appearance import blur
 from tcurlora_seg.data.simulate.head import Head
-from tcurlora_seg.data.simulate.splines import Axes
+from tcurlora_seg.data.simulate.splines import Axes, bounding_box
 from tcurlora_seg.data.simulate.warp import Warp, sample
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class WarpedHead:
     """A warped head in the box of the field of view that holds its brain, or in all of it.
 
     Attributes:
@@ -40,8 +40,15 @@ class Anatomy:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, warp: Warp, field: Axes, spacing: float, *, skull: bool = False) -> Anatomy:
-        """The head as `warp` shows it at the voxels of `field`: the brain's box, or with `skull` everything."""
+    def of(cls, warp: Warp, field: Axes, spacing: float, *, skull: bool = False) -> WarpedHead:
+        """The head as a warp shows it at the voxels of a field of view.
+
+        Args:
+            warp: with its head.
+            field: positions of the voxels along each axis, mm.
+            spacing: voxel size, mm.
+            skull: everything with its skull, instead of the brain's box.
+        """
         box = tuple(slice(len(axis)) for axis in field) if skull else _brain_box(warp, field, spacing)
         axes = [axis[s] for axis, s in zip(field, box, strict=True)]
         points = warp.points(axes)
@@ -65,7 +72,14 @@ class Anatomy:
 
 
 def field_of_view(size: Sequence[int], spacing: float, signs: Sequence[int], centre: Tensor) -> list[Tensor]:
-    """Positions in mm of the voxels of a field of view of `size` mm; a sign of -1 runs to the left, back or down."""
+    """Positions in mm of the voxels of a field of view, along each axis.
+
+    Args:
+        size: of the field, mm.
+        spacing: voxel size, mm.
+        signs: -1 for an axis that runs to the left, back or down.
+        centre: of the field, mm.
+    """
     axes = []
     for n, sign, middle in zip(size, signs, centre.tolist(), strict=True):
         count = int(n / spacing + 0.5)
@@ -76,8 +90,7 @@ def field_of_view(size: Sequence[int], spacing: float, signs: Sequence[int], cen
 def _brain_box(warp: Warp, field: Axes, spacing: float) -> tuple[slice, ...]:
     skip = max(1, round(6 / spacing))
     coarse = sample(warp.head.brain, warp.grid(warp.points([axis[::skip] for axis in field])))[0] > 0
-    found = [torch.nonzero(coarse.amax(other)).flatten() for other in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(max(0, int(f[0]) - 1) * skip, (int(f[-1]) + 1) * skip + 1) for f in found)
+    return tuple(slice(max(0, first - 1) * skip, (last + 1) * skip + 1) for first, last in bounding_box(coarse))
 
 
 @lru_cache(maxsize=1)
