@@ -1,6 +1,6 @@
 """Speed and memory options: the same network, computed in less time or memory.
 
-Some of MONAI's modules get a subclass from here as their class: parameters, state-dict keys and results stay the same
+Some of the modules get a subclass from here as their class: parameters, state-dict keys and results stay the same
 (to rounding), and deep copies, merging and export work as before.
 """
 
@@ -50,6 +50,8 @@ def speed_up(
     swaps: dict[type[nn.Module], type[nn.Module]] = {
         nn.InstanceNorm3d: StraightInstanceNorm, SABlock: FusedAttention, UnetrUpBlock: SplitUp,
     }  # fmt: skip
+    if half:
+        swaps[nn.Conv3d] = FullPrecisionWhereSmall
     if checkpointing:
         swaps |= {UnetrBasicBlock: RecomputedBasic, UnetrPrUpBlock: RecomputedPrUp, UnetrUpBlock: RecomputedUp}
     for module in network.modules():
@@ -85,6 +87,22 @@ class StraightInstanceNorm(nn.InstanceNorm3d):
             return y
         normed = [F.batch_norm(s, None, None, self.weight, self.bias, True, 0.0, self.eps) for s in x.split(1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
+
+
+class FullPrecisionWhereSmall(nn.Conv3d):
+    """Convolution in float32 where a volume is smaller than the kernel, under autocast on a CPU.
+
+    There PyTorch's bfloat16 kernel (2.13, oneDNN) takes the gradient of the weight partly from memory that nobody has
+    written: now and then it is NaN. The deepest level of SwinUNETR has 2 voxels a side for windows of 64.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (batch, in, X, Y, Z) to (batch, out, X, Y, Z)."""
+        small = input.device.type == "cpu" and min(input.shape[2:]) < max(self.kernel_size)
+        if not (small and torch.is_autocast_enabled("cpu")):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
 
 
 class SplitUp(UnetrUpBlock):
