@@ -153,6 +153,10 @@ class SegmentationModule(lightning.LightningModule):
         rate = optimizer.param_groups[-1]["lr"]  # the adapters' group, where there are any
         after_step(self.adapters, self.global_step + 1, self.total_steps, rate)
 
+    def on_train_end(self) -> None:
+        if self.tokens is not None:
+            self.tokens.close()
+
     def validation_step(self, batch: PreparedCase, batch_index: int) -> dict[str, Any]:
         """Label map and Dice of one whole volume.
 

@@ -48,10 +48,11 @@ class TokenSupervision(nn.Module):
         self.register_buffer("weights", torch.tensor(own), persistent=False)
         self._tokens: dict[int, Tensor] = {}
         outputs = (self.patch // cell) ** 3 * classes
-        heads = []
+        heads, self._hooks = [], []
         for place, depth in enumerate(_DEPTHS):
             block = blocks[max(0, round(depth * len(blocks)) - 1)]
-            block.register_forward_hook(lambda _, __, tokens, place=place: self._tokens.update({place: tokens}))
+            hook = block.register_forward_hook(lambda _, __, tokens, place=place: self._tokens.update({place: tokens}))
+            self._hooks.append(hook)
             width = next(m.normalized_shape[0] for m in block.modules() if isinstance(m, nn.LayerNorm))
             heads.append(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs)))
         self.heads = nn.ModuleList(heads)
@@ -78,6 +79,11 @@ class TokenSupervision(nn.Module):
         for axis in (1, 2, 3):
             found = found.flatten(axis, axis + 1).repeat_interleave(self.cell, axis)
         return torch.stack(losses).mean(), found
+
+    def close(self) -> None:
+        """Take the hooks off the network."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _shares(self, target: Tensor) -> Tensor:
         """(B, patches, cells, classes) share of each class in each cell; of `IGNORED` voxels no class."""

@@ -36,6 +36,7 @@ def test_one_line_of_ours(
     ("arguments", "expected"),
     [
         (["model=unetr_tiny"], "pretrained=builtin does not fit the network: these weights are unetr_small's"),
+        ([*TINY, "training.loss=tokens", "trainer.devices=2"], "training.loss=tokens leaves the decoder out"),
         ([*TINY, "trainer.accelerator=gpu"], "trainer.accelerator=gpu: PyTorch sees no GPU here; choose auto or cpu"),
         ([*TINY, "split.test=9"], "split.test=9: expected 1 to 6, the number of test cases"),
     ],

@@ -73,6 +73,8 @@ def test_alone_it_reaches_every_block_and_no_decoder(tiny: nn.Module) -> None:
     assert result["predicted"].shape == (1, 32, 32, 32)
     held = {id(p) for group in wrapped.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert {id(p) for p in wrapped.tokens.parameters()} <= held
+    wrapped.on_train_end()
+    assert not any(block._forward_hooks for block in tiny.vit.blocks)
 
 
 def test_beside_a_loss_it_is_added_with_its_factor(tiny: nn.Module) -> None:
