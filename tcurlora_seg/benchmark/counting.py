@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -112,7 +113,7 @@ def _shapes(model: Mapping[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build()
-    except RuntimeError:  # MONAI's SwinUNETR reads a number while it is built
+    except InstantiationException:  # MONAI's SwinUNETR reads a number while it is built
         return build().to("meta")
 
 

@@ -46,7 +46,7 @@ def check_training(config: DictConfig) -> None:
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
     if config.training.loss == "tokens" and config.trainer.devices not in (1, "1", "auto"):
-        raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: one at a time")
+        raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
     if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):

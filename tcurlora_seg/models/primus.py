@@ -5,6 +5,7 @@ Wald et al. 2025, https://arxiv.org/abs/2503.01835. Pre-trained encoders of it a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,8 +92,10 @@ class PrimusBackbone(Backbone):
 
     def check(self, model: Mapping[str, Any], window: Sequence[int]) -> None:
         """Check the sizes for `build_primus`, and that its package is installed."""
-        if find_spec("dynamic_network_architectures") is None:
-            raise UserError("model: Primus needs dynamic-network-architectures: pip install 'tcurlora-seg[primus]'")
+        needed = ("dynamic_network_architectures", *(() if "timm" in sys.modules else ("timm", "torchvision")))
+        lacking = [package for package in needed if find_spec(package) is None]
+        if lacking:
+            raise UserError(f"model: Primus needs {', '.join(lacking)}: pip install 'tcurlora-seg[primus]'")
         if len(window) != 3 or any(side % PATCH or side < PATCH for side in window):
             raise UserError(f"window={list(window)}: three sides are needed, each a multiple of {PATCH}")
         for name in ("embed_dim", "depth", "num_heads"):

@@ -69,6 +69,12 @@ def test_a_network_too_small_for_a_method_gets_a_row_that_says_so_and_no_figure_
     assert rows["tcurlora"]["trainable"] and not any(row["paper"] for row in rows.values())
 
 
+def test_a_network_that_cannot_be_built_without_its_numbers_is_counted_all_the_same():
+    swin = OmegaConf.load(config_folder() / "model" / "swin_unetr_tiny.yaml")
+    rows = {row["method"]: row["trainable"] for row in count_methods(swin)}
+    assert rows["full"] > rows["tcurlora"] > rows["decoder_only"]
+
+
 def test_counting_makes_no_weights():
     started = time.process_time()
     count_methods(OmegaConf.load(config_folder() / "model" / "unetr.yaml"))
