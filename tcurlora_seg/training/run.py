@@ -115,7 +115,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         print("\n".join([f"run directory {directory}", *going_on]), flush=True)
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
         bf16 = training_precision(config) == "bf16-mixed"
-        print(describe_step(network, shape, device, bf16=bf16, steps=config.trainer.max_steps), flush=True)
+        steps = config.trainer.max_steps - (checkpoint.step if checkpoint else 0)
+        if steps > 0:
+            print(describe_step(network, shape, device, bf16=bf16, steps=steps), flush=True)
     if device.type == "cpu":
         keep_freed_memory()
     module = build_module(config, dataset, network)
