@@ -146,7 +146,9 @@ def read_cases(path: Path) -> pd.DataFrame:
         rows[numbers] = rows[numbers].astype(float)
         if rows.empty or rows[list(_TEXTS)].isna().any(axis=None):
             raise ValueError("it has no rows, or rows without a case")
-        if rows[list(_ALWAYS)].isna().any(axis=None):
+        unknown = rows[list(_ALWAYS)].isna()
+        timed = not unknown["seconds"].all()  # nobody measured another program's
+        if unknown[["volume_ml", "reference_ml"]].any(axis=None) or (timed and unknown["seconds"].any()):
             raise ValueError("a row is cut short")
         if rows.duplicated(["case", "structure"]).any():
             raise ValueError("it lists a case twice")

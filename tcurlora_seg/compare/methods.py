@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Method:
 
 
 def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Method]:
-    """Methods among runs, the one with the fewest trainable parameters first.
+    """Methods among runs, the one with the fewest trainable parameters first; other programs, without any, last.
 
     Args:
         runs: finished runs.
@@ -98,7 +99,8 @@ def group_methods(runs: Sequence[FinishedRun], *, cases: str = "all") -> list[Me
                _average(tables[label]), tables[label])
         for label, (group, extras) in named.items()
     ]  # fmt: skip
-    return sorted(methods, key=lambda method: (method.mean_of("trainable_parameters"), method.label))
+    counts = {method.label: method.mean_of("trainable_parameters") for method in methods}
+    return sorted(methods, key=lambda method: (math.isnan(counts[method.label]), counts[method.label], method.label))
 
 
 def name_groups(groups: Sequence[tuple[FinishedRun, ...]]) -> dict[str, tuple[tuple[FinishedRun, ...], dict[str, str]]]:

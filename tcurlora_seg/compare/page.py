@@ -162,7 +162,7 @@ def _runs(methods: Sequence[Method]) -> str:
             seed, dice, environment = run.config["seed"], run.summary["mean_dice"], run.environment
             steps, seconds = run.metrics["steps"], run.metrics["step_seconds"]
             rows.append([
-                method.label, (seed, str(seed)), (dice, number(dice, 3)), (steps, str(steps)),
+                method.label, (seed, str(seed)), (dice, number(dice, 3)), (steps, "" if steps is None else str(steps)),
                 (seconds, number(seconds, 2)), environment["device"], environment["time_utc"][:16],
                 (environment["git_commit"] or "unknown")[:10], str(run.directory),
             ])  # fmt: skip

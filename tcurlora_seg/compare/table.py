@@ -79,7 +79,7 @@ def cells(row: Any) -> list[str]:
         row.structure,
         *scores,
         f"{row.missed} of {row.predicted}",
-        f"{row.trainable_parameters:,}",
+        "" if pd.isna(row.trainable_parameters) else f"{row.trainable_parameters:,}",
         number(row.step_seconds, 2),
         number(row.peak_memory_bytes / 2**30, 2),
         number(row.file_bytes / 1e6, 2),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
+from omegaconf import OmegaConf
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.grid import same_grid, turn_to
@@ -19,6 +23,7 @@ from tcurlora_seg.evaluation.evaluate import case_rows, told, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
+from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
 from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 
 
@@ -34,10 +39,12 @@ def score_folder(
 ) -> dict[str, Any]:
     """Scores of `predictions/<case>.nii.gz`, which hold the data set's own label values.
 
+    `output` looks like a run of an adapter named like the folder, so that a comparison takes it for one more method.
+
     Args:
         checkpoint: a run directory, for the data set and the cases.
         predictions: the folder of label maps.
-        output: folder for `cases.csv` and `summary.json`.
+        output: a new folder, or one that this has written before.
         split: train, val or test, as the run drew them.
         root: data folder, if it has moved since.
         surface_tolerance_mm: see `score`.
@@ -47,11 +54,15 @@ def score_folder(
         The summary.
 
     Raises:
-        UserError: a case without a label map, or one on another grid than its reference or with other label values.
+        UserError: a case without a label map, or one on another grid than its reference or with other label values;
+            `output` is a run that was trained.
     """
-    run = Path(checkpoint)
+    run, name = Path(checkpoint), Path(predictions).resolve().name
+    if (Path(output) / "model.safetensors").exists():
+        raise UserError(f"output={output} is a run of its own: choose another folder")
+    folder = Path(output) / "evaluation" / split
     dataset = stored_dataset(load_config(run / "config.yaml"), run / "config.yaml", root, trust)
-    records = []
+    records, maps = [], {}
     for id in told(drawn_cases(run, dataset, split)):
         case = dataset.manifest().case(id)
         raw, affine = dataset.read_label(case)
@@ -64,16 +75,35 @@ def score_folder(
         if strange:
             raise UserError(f"{path} holds {min(strange)}, which is no label value of {dataset.name}: give its own "
                             "values, not class indices")  # fmt: skip
+        found = dataset.task.class_indices(found)
+        maps[id] = nib.Nifti1Image(found, affine)
         scores = score_structures(
-            *without_ignored(dataset.task.class_indices(found), dataset.task.class_indices(raw)),
+            *without_ignored(found, dataset.task.class_indices(raw)),
             dataset.task.structures, voxel_sizes(affine), surface_tolerance_mm=surface_tolerance_mm,
         )  # fmt: skip
         records += case_rows(id, case.patient, scores, seconds=float("nan"))
     rows = pd.DataFrame(records, columns=list(COLUMNS))
     summary = write_scores(
-        Path(output), dataset, rows, adapter=Path(predictions).name, predictions=predictions,
-        surface_tolerance_mm=surface_tolerance_mm, unusual=[],
+        folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
+        label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
     )  # fmt: skip
+    for id, image in maps.items():
+        with atomic_path(folder / "predictions" / f"{id}.nii.gz") as temporary:
+            nib.save(image, temporary)
+    _write_as_run(run, Path(output), name)
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
+
+
+def _write_as_run(run: Path, output: Path, name: str) -> None:
+    """What a comparison reads besides the scores: the run's settings under another method's name, and no costs."""
+    config = load_config(run / "config.yaml")
+    config.adapter = {"name": name, "rank": None}
+    write_text(output / "config.yaml", OmegaConf.to_yaml(config))
+    for file in ("split.json", "plan.json"):
+        if (run / file).exists():
+            write_json(output / file, read_json(run / file))
+    write_json(output / "environment.json", {**read_json(run / "environment.json"), "command": shlex.join(sys.argv)})
+    unknown = ("steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes")
+    write_json(output / "metrics.json", {"seed": config.seed, **dict.fromkeys(unknown)})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from programs import run_script
 
@@ -36,9 +37,24 @@ def test_a_copy_of_the_references_scores_one_whatever_its_orientation(
 ) -> None:
     arguments = (f"checkpoint={run}", f"predictions={references}", f"output={tmp_path / 'scores'}")
     assert run_script("evaluate", *arguments, monkeypatch=monkeypatch) == 0
-    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "scores" / "evaluation" / "test" / "summary.json").read_text())
     assert summary["mean_dice"] == 1.0 and summary["cases"] == 2 and summary["adapter"] == "maps"
     assert {s["hd95_mm"]["mean"] for s in summary["structures"].values()} == {0.0}
+
+
+def test_another_program_is_one_more_row_of_a_comparison(
+    run: Path, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "nnunet"))
+    arguments = (f"runs=[{run},{tmp_path / 'nnunet'}]", f"output={tmp_path / 'compared'}")
+    assert run_script("compare", *arguments, monkeypatch=monkeypatch) == 0
+    table = pd.read_csv(tmp_path / "compared" / "comparison.csv").set_index(["method", "structure"])
+    whole = table.loc["maps"]["dice_mean"]
+    assert (whole == 1.0).all() and table.loc["maps"]["trainable_parameters"].isna().all()
+    assert list(table.index.unique("method"))[-1] == "maps" and len(table.index.unique("method")) == 2
+    assert "maps" in (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="is a run of its own"):
+        score_folder(checkpoint=str(run), predictions=str(references), output=str(run))
 
 
 def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ const describe = (m, s) => `${m.label}\nDice ${s.mean.toFixed(4)}`
 const reach = (s) => [s.mean - (s.sdSeeds ?? 0), s.mean + (s.sdSeeds ?? 0)];
 
 function costChart(box, methods, structure) {
-  const shown = methods.map((m, i) => ({ m, i, s: m.structures[structure] })).filter(({ s }) => s.mean !== null);
+  const shown = methods.map((m, i) => ({ m, i, s: m.structures[structure] }))
+    .filter(({ m, s }) => s.mean !== null && m.trainable !== null); // other programs have no such number
   if (!shown.length) return box.append("No Dice is defined here.");
   const width = box.clientWidth, height = Math.max(300, Math.min(380, width * .6));
   const counts = shown.map(({ m }) => m.trainable);
