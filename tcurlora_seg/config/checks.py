@@ -45,6 +45,10 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"data.cache={config.data.cache}: choose auto, memory, disk or none")
     if config.test not in (None, "train", "val", "test"):
         raise UserError(f"test={config.test}: choose train, val or test, or null for none")
+    factors = config.training.lr_factors
+    numbers = factors.values() if isinstance(factors, DictConfig) else [] if factors is None else [None]
+    if not all(isinstance(factor, int | float) and factor >= 0 for factor in numbers):
+        raise UserError(f"training.lr_factors={factors}: numbers of at least 0 by glob are needed, as {{vit.**: 0.1}}")
     if config.training.loss == "tokens" and config.trainer.devices not in (1, "1", "auto"):
         raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.errors import UserError
 
-OWN_NAMES = ("adapter.stacks.", "contest.contestants.")
+OWN_NAMES = ("adapter.stacks.", "contest.contestants.", "training.lr_factors.")
 """Mappings in which the user may add keys."""
 _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 

@@ -24,6 +24,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "adapter.lr": None,
     "training.class_weights": None,
     "training.token_loss": 0.0,
+    "training.lr_factors": None,
     "training.save_every": 1,
     "training.histograms": True,
     "inference.precision": "32-true",

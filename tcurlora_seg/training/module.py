@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning
@@ -23,6 +23,7 @@ from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.trainable import expand
 from tcurlora_seg.training.losses import WeightedDiceCE, over_labelled
 from tcurlora_seg.training.tokens import TokenSupervision
 
@@ -48,6 +49,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
+        lr_factors: the same for globs over the trained base tensors, or the backbone's words for them.
         ignoring: whether labels may hold `IGNORED`, see `over_labelled`.
         compile: whether `torch.compile` translates the training steps; validation runs as it is.
 
@@ -69,6 +71,7 @@ class SegmentationModule(lightning.LightningModule):
         decay_power: float = 0.9,
         warmup_steps: int = 0,
         adapter_lr_factor: float = 1.0,
+        lr_factors: Mapping[str, float] | None = None,
         ignoring: bool = False,
         compile: bool = False,
     ) -> None:
@@ -76,6 +79,7 @@ class SegmentationModule(lightning.LightningModule):
         self.network, self.predictor, self.structures = network, predictor, structures
         self.build_optimizer, self.total_steps = optimizer, total_steps
         self.decay_power, self.warmup_steps, self.adapter_lr_factor = decay_power, warmup_steps, adapter_lr_factor
+        self.lr_factors = dict(lr_factors or {})
         if loss not in (*_LOSSES, "tokens"):
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}, tokens")
         if token_loss < 0:
@@ -182,15 +186,29 @@ class SegmentationModule(lightning.LightningModule):
                 self.log(name, sum(values) / len(values), prog_bar=name == "dice/val", sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        adapter_parameters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
-        known = {id(p) for p in adapter_parameters}
+        adapters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
+        known = {id(p) for p in adapters}
         others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        groups = [{"params": others}, {"params": adapter_parameters}]
-        optimizer = self.build_optimizer([group for group in groups if group["params"]])
-        if adapter_parameters:
-            optimizer.param_groups[-1]["lr"] *= self.adapter_lr_factor
+        groups = [*self._by_factor(others), (self.adapter_lr_factor, adapters)]  # the adapters come last
+        groups = [(factor, parameters) for factor, parameters in groups if parameters]
+        optimizer = self.build_optimizer([{"params": parameters} for _, parameters in groups])
+        for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= factor
         schedule = LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _by_factor(self, parameters: Sequence[nn.Parameter]) -> list[tuple[float, list[nn.Parameter]]]:
+        """Parameters by the factor of their learning rate; of several globs that match one the last counts."""
+        names = [name for name, _ in self.network.named_parameters()]
+        factors: dict[str, float] = {}
+        for pattern, factor in self.lr_factors.items():
+            globs = backbone_of(self.network).globs([pattern])
+            factors |= dict.fromkeys(expand(globs, names, "training.lr_factors"), factor)
+        chosen = {id(p): factors.get(name, 1.0) for name, p in self.network.named_parameters()}
+        grouped: dict[float, list[nn.Parameter]] = {1.0: []}
+        for parameter in parameters:
+            grouped.setdefault(chosen.get(id(parameter), 1.0), []).append(parameter)
+        return list(grouped.items())
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))

@@ -19,6 +19,7 @@ import tcurlora_seg
 from tcurlora_seg.adapters.tcurlora import TCURLoRA
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import PreparedCase
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.speed import speed_up
@@ -44,6 +45,19 @@ def test_the_rate_decays_polynomially_after_a_linear_warm_up(tiny: nn.Module) ->
     assert rate(1) == pytest.approx(0.4 * 0.99**0.9)
     assert module(tiny, decay_power=0.0)._rate(99) == 1.0
     assert rate(100) == 0.0
+
+
+def test_tensors_have_rates_of_their_own_by_glob_and_the_last_that_matches_counts(tiny: nn.Module) -> None:
+    tiny.requires_grad_(True)
+    wrapped = module(tiny, lr_factors={"vit.**": 0.1, "vit.patch_embedding.**": 0.01})
+    optimizer = wrapped.configure_optimizers()["optimizer"]
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in tiny.named_parameters()}
+    assert named["decoder2.conv_block.conv1.conv.weight"] == pytest.approx(0.5)
+    assert named["vit.blocks.0.mlp.linear1.weight"] == pytest.approx(0.05)
+    assert named["vit.patch_embedding.patch_embeddings.weight"] == pytest.approx(0.005)
+    with pytest.raises(UserError, match=r"training\.lr_factors: 'vot\.\*\*' matches no parameter"):
+        module(tiny, lr_factors={"vot.**": 0.1}).configure_optimizers()
 
 
 def test_the_optimiser_holds_exactly_what_trains_and_adapters_have_their_own_rate(tiny: nn.Module) -> None:
