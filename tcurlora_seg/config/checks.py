@@ -130,7 +130,7 @@ def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
 
 
 def check_run(config: DictConfig) -> None:
-    """Check that `checkpoint` is a finished run, a file of exported weights or `builtin`, or a list of them.
+    """Check that `checkpoint` is a finished run, a file of exported weights, or a list of them.
 
     Raises:
         UserError: it does not.
@@ -139,7 +139,7 @@ def check_run(config: DictConfig) -> None:
     if not directories:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
     for directory in map(Path, directories):
-        if str(directory) == "builtin" or (directory.suffix == ".safetensors" and directory.is_file()):
+        if directory.suffix == ".safetensors" and directory.is_file():
             continue
         if not directory.is_dir():
             raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")

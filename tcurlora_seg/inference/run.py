@@ -29,7 +29,7 @@ from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
 from tcurlora_seg.models.checkpoint import export_notes, load_model, read_metadata, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
-from tcurlora_seg.models.pretrained import BUILTIN, load_pretrained
+from tcurlora_seg.models.pretrained import load_pretrained
 from tcurlora_seg.models.speed import speed_up
 
 _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
@@ -129,7 +129,7 @@ def load_run(
     """Finished run with its network, rebuilt from base, model file and configuration, the adapters merged.
 
     Args:
-        directory: the run directory; or a .safetensors file of exported weights, or `builtin` for the packaged ones.
+        directory: the run directory; or a .safetensors file of exported weights.
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
@@ -144,7 +144,7 @@ def load_run(
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
     """
-    place = BUILTIN if str(directory) == "builtin" else Path(directory)
+    place = Path(directory)
     exported = place.suffix == ".safetensors"
     source = place if exported else place / "config.yaml"
     config = _exported_config(place) if exported else load_config(source)
