@@ -1,6 +1,6 @@
 """What an adapter could hold at best of an update that is known: that of a full fine-tuning.
 
-    python docs/oracle.py RUN          # the folder of a run with adapter=full and the packaged base
+    python docs/oracle.py RUN          # the folder of a run with adapter=full and the base builtin_tumours
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main(run: str) -> None:
     config = load_config(Path(run, "config.yaml"))
     channels = {key: config.model[key] for key in ("in_channels", "out_channels")}
     before, after = (build_network(config.model, window_of(config), **channels) for _ in range(2))
-    load_pretrained(before, "builtin")
+    load_pretrained(before, config.pretrained)
     trained = read_tensors(Path(run, "model.safetensors"))
     after.load_state_dict({name: tensor for name, tensor in trained.items() if name.startswith("vit.")}, strict=False)
     for stack in (stack for roles in STACKS for stack in stacks_for(before, roles)):

@@ -58,3 +58,9 @@ def test_an_old_run_is_scored_used_exported_compared_and_resumed(old: Path, monk
     assert json.loads((old / "metrics.json").read_text())["steps"] == 5
     config = load_config(old / "config.yaml")
     assert config.window == config.model.img_size  # not one planned anew
+
+
+def test_the_packaged_base_of_an_older_run_is_the_one_that_was_packaged_then(old: Path) -> None:
+    path = old / "config.yaml"
+    path.write_text(path.read_text().replace("pretrained: base.safetensors", "pretrained: builtin"))
+    assert load_config(path).pretrained == "builtin_tumours"

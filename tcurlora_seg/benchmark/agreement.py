@@ -51,7 +51,7 @@ def compare_labels(device: torch.device, spacing: float) -> dict[str, float]:
         dataset = instantiate(OmegaConf.load(options("dataset")["brats2021"]), root=folder)
         image = dataset.prepare(dataset.manifest().cases[0].id).image.as_tensor()
     network: Any = instantiate(OmegaConf.load(options("model")["unetr_small"]))
-    load_pretrained(network, "builtin")
+    load_pretrained(network, "builtin_tumours")
     network.eval().to(device)
     window = [64, 64, 64]
     with torch.inference_mode():

@@ -68,7 +68,7 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"window={window}: three sides in voxels are needed, such as [96,96,96], or null")
     backbone.check(config.model, window)
     check_adapter(config.adapter, config.model)
-    if config.pretrained not in ("builtin", "random") and not Path(str(config.pretrained)).is_file():
+    if config.pretrained not in ("builtin", "builtin_tumours", "random") and not Path(str(config.pretrained)).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
     instantiate(config.dataset).check_root()
 

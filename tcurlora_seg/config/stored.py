@@ -74,6 +74,8 @@ def parse_config(text: str, source: object) -> DictConfig:
             OmegaConf.update(loaded, key, new)
     for key in _GONE:
         loaded.get("speed", {}).pop(key, None)
+    if loaded.get("pretrained") == "builtin" and "lr_factors" not in loaded.get("training", {}):
+        loaded.pretrained = "builtin_tumours"  # what older versions packaged
     for key, value in _ADDED.items() if "_target_" in loaded.get("model", {}) else ():
         _add(loaded, key, value)
     return loaded

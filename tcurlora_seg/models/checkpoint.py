@@ -16,7 +16,7 @@ from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
-from tcurlora_seg.models.pretrained import BUILTIN, LoadReport
+from tcurlora_seg.models.pretrained import PACKAGED, LoadReport
 from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
 
@@ -112,9 +112,9 @@ def trained_on(source: str) -> list[str]:
     """Training data sets (real images) of a base network, by name; `UNKNOWN` where its file does not name them.
 
     Args:
-        source: as in `pretrained=`; the packaged base is trained on simulated images only, a random one on none.
+        source: as in `pretrained=`; the packaged ones are trained on simulated images only, a random one on none.
     """
-    if source in ("builtin", "random"):
+    if source in (*PACKAGED, "random"):
         return []
     return list(_notes_of(source).get("trained_on", [UNKNOWN]))
 
@@ -126,7 +126,7 @@ def base_spacing(source: str) -> TrainingSpacing | None:
         source: as in `pretrained=`.
     """
     try:
-        return read_spacing(_notes_of(str(BUILTIN) if source == "builtin" else source).get("spacing"))
+        return read_spacing(_notes_of(str(PACKAGED.get(source, source))).get("spacing"))
     except (KeyError, TypeError):
         return None
 

@@ -22,7 +22,12 @@ from tcurlora_seg.models.weights_file import read_tensors
 
 _CHANNELS = " (the file is for {} image channels; pretrained_inflate=true spreads them)"
 _WORDS = {"resized": "are resized", "fresh": "start afresh and train", "ignored": "of the file are not used"}
-BUILTIN = PACKAGE / "assets" / "unetr_small.safetensors"
+_ASSETS = PACKAGE / "assets"
+PACKAGED = {
+    "builtin": _ASSETS / "unetr_small.safetensors",
+    "builtin_tumours": _ASSETS / "unetr_small_tumours.safetensors",
+}
+"""Packaged bases by name: of synthesised heads, and of version 0.1.0's simulated tumours, which its runs refer to."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def load_pretrained(
 
     Args:
         model: a network without adapters.
-        source: `builtin` for the packaged base, or a file, see `read_tensors`.
+        source: name of a packaged base, or a file, see `read_tensors`.
         missing: globs over parameters (or the backbone's words for them) that may be absent from the file, or of
             another shape, and then start afresh. None: in the file of an encoder alone all but the encoder, else none.
         inflate: accept another number of image channels, spreading the mean over the file's channels evenly, so that
@@ -76,7 +81,7 @@ def load_pretrained(
     """
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
-    path = BUILTIN if source == "builtin" else Path(source)
+    path = PACKAGED.get(source) or Path(source)
     wanted, backbone = dict(model.named_parameters()), backbone_of(model)
     tensors = backbone.converted(read_tensors(path, wanted, backbone.is_stale), model)
     optional, aside = {*backbone.head}, {name for name in tensors if backbone.is_stale(name)}
@@ -106,7 +111,7 @@ def load_pretrained(
     faults += [f"{name} is surplus" for name in tensors if name not in wanted and name not in aside]
     differ = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
     if len(differ) > len(wanted) / 2:
-        whose = "these weights are unetr_small's" if source == "builtin" else "these weights are of another size"
+        whose = "these weights are unetr_small's" if source in PACKAGED else "these weights are of another size"
         raise UserError(
             f"pretrained={source} does not fit the network: {whose} ({len(differ)} of {len(wanted)} tensors differ in "
             "shape); take pretrained=random or a file of this size"

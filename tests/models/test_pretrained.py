@@ -8,11 +8,15 @@ import struct
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from tcurlora_seg import adapt, load_pretrained, merge
+from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models import pretrained
+from tcurlora_seg.models.backbone import build_network
+from tcurlora_seg.models.checkpoint import base_spacing, trained_on
 from tcurlora_seg.models.pretrained import base_hash, describe_base, resize_positions, save_base
 from tcurlora_seg.models.unetr import BACKBONE, POSITIONS
 
@@ -225,8 +229,18 @@ def test_weights_come_before_adapters(tiny, state, tmp_path):
 
 def test_builtin_is_the_packaged_file(tiny, state, tmp_path, monkeypatch):
     save_file(state, tmp_path / "small.safetensors")
-    monkeypatch.setattr(pretrained, "BUILTIN", tmp_path / "small.safetensors")
+    monkeypatch.setitem(pretrained.PACKAGED, "builtin", tmp_path / "small.safetensors")
     assert load_pretrained(tiny, "builtin").source == "builtin" and equal(tiny, state)
+
+
+@pytest.mark.parametrize("name", pretrained.PACKAGED)
+def test_the_packaged_bases_fit_the_small_network(name):
+    model = OmegaConf.load(config_folder() / "model" / "unetr_small.yaml")
+    report = load_pretrained(build_network(model, [64, 64, 64], in_channels=1, out_channels=3), name)
+    assert set(report.fresh) == {*BACKBONE.head} and not report.resized and not report.ignored
+    assert trained_on(name) == []
+    spacing = base_spacing(name)
+    assert (spacing is None) == (name == "builtin_tumours") and (spacing is None or spacing.covers([1.0, 1.5, 2.0]))
 
 
 def test_a_stored_base_is_named_by_its_hash_whatever_the_task(build, tmp_path):
