@@ -22,7 +22,7 @@ from tcurlora_seg.training.losses import balanced_weights
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
 _OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "training.class_weights")
-_STEPS, _MOST_STEPS, _ROUND = 300, 1000, 25
+_STEPS, _MOST_STEPS, _ROUND = 1000, 2000, 25
 
 
 def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
@@ -58,7 +58,7 @@ def common_spacing(
 
 
 def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
-    """Number of steps in the time of 300 with the largest window, at most 1,000.
+    """Number of steps in the time of 1,000 with the largest window, at most 2,000.
 
     Args:
         window: three sides in voxels.
