@@ -223,7 +223,9 @@ def test_a_sweep_that_is_stopped_says_how_to_go_on_and_ends_the_same(
             step(self, trainer, *args)
 
         stopping.setattr(StopOnSignal, "on_train_batch_end", interrupt)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `make test &` has it ignored
         assert run_script("train", *arguments, monkeypatch=stopping) == 130
+        signal.signal(signal.SIGINT, before)
     printed, error = capsys.readouterr()
     assert "1 finished, 1 stopped of 3" in printed and "job 3" not in printed
     assert error.splitlines() == [
