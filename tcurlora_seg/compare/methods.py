@@ -35,8 +35,8 @@ class Method:
         extras: {dotted key: value} of the other settings.
         runs: the repeats, by seed.
         scores: `headlines` and `VOLUMES` by (case, structure), averaged over the seeds of each draw, then the draws.
-        by_repeat: the same before averaging, by (repeat, case, structure), with `status` and `draw`, the seed of the
-            split.
+        by_repeat: the same before averaging, by (repeat, case, structure), with `status` and `draw`, that of the
+            training cases.
     """
 
     label: str

@@ -21,7 +21,7 @@ class Sample:
 
     Attributes:
         scores: a row a repeat, by (draw, repeat), and a column a case.
-        draws: the seeds of the split.
+        draws: those of the training cases.
         units: how many trainings are resampled: of several draws each is one unit, the mean over its seeds; of one
             draw each seed is.
         means: (1, cases), the mean over the units that have a figure.

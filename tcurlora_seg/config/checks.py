@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tcurlora_seg.adapters.stacks import check_rank
+from tcurlora_seg.config.paths import PACKAGED
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
@@ -68,7 +69,7 @@ def check_training(config: DictConfig) -> None:
         raise UserError(f"window={window}: three sides in voxels are needed, such as [96,96,96], or null")
     backbone.check(config.model, window)
     check_adapter(config.adapter, config.model)
-    if config.pretrained not in ("builtin", "builtin_tumours", "random") and not Path(str(config.pretrained)).is_file():
+    if config.pretrained not in (*PACKAGED, "random") and not Path(str(config.pretrained)).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
     instantiate(config.dataset).check_root()
 
@@ -155,6 +156,8 @@ def check_evaluation(config: DictConfig) -> None:
         UserError: `predictions` is no folder, or there is no `output` for their scores.
     """
     check_run(config)
+    if str(config.checkpoint).endswith(".safetensors"):
+        raise UserError(f"checkpoint={config.checkpoint} holds exported weights, which know no split: give a run")
     if config.predictions is not None:
         if not Path(config.predictions).is_dir():
             raise UserError(f"predictions={config.predictions} is not a folder: give one that holds <case>.nii.gz")

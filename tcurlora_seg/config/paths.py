@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+_ASSETS = PACKAGE / "assets"
+PACKAGED = {
+    "builtin": _ASSETS / "unetr_small.safetensors",
+    "builtin_tumours": _ASSETS / "unetr_small_tumours.safetensors",
+}
+"""Packaged bases by name: of synthesised heads, and of version 0.1.0's simulated tumours, which its runs refer to."""
 
 
 def shipped(name: str) -> Path:

@@ -62,7 +62,7 @@ def score_folder(
         raise UserError(f"output={output} is a run of its own: choose another folder")
     folder = Path(output) / "evaluation" / split
     dataset = stored_dataset(load_config(run / "config.yaml"), run / "config.yaml", root, trust)
-    records, maps = [], {}
+    records = []
     for id in told(drawn_cases(run, dataset, split)):
         case = dataset.manifest().case(id)
         raw, affine = dataset.read_label(case)
@@ -76,7 +76,8 @@ def score_folder(
             raise UserError(f"{path} holds {min(strange)}, which is no label value of {dataset.name}: give its own "
                             "values, not class indices")  # fmt: skip
         found = dataset.task.class_indices(found)
-        maps[id] = nib.Nifti1Image(found, affine)
+        with atomic_path(folder / "predictions" / f"{id}.nii.gz") as temporary:
+            nib.save(nib.Nifti1Image(found, affine), temporary)
         scores = score_structures(
             *without_ignored(found, dataset.task.class_indices(raw)),
             dataset.task.structures, voxel_sizes(affine), surface_tolerance_mm=surface_tolerance_mm,
@@ -87,9 +88,6 @@ def score_folder(
         folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
     )  # fmt: skip
-    for id, image in maps.items():
-        with atomic_path(folder / "predictions" / f"{id}.nii.gz") as temporary:
-            nib.save(image, temporary)
     _write_as_run(run, Path(output), name)
     print_summary(rows, summary)
     print(f"written to {output}")

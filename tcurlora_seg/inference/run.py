@@ -36,6 +36,8 @@ _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pr
            "seed")  # fmt: skip
 _EXPORTED = ("window", "dataset", "model", "adapter", "inference", "seed")
 """What of a run's configuration goes with its exported weights."""
+_PLACES = {"root": "data", "manifest": None, "datalist": None, "crosswalk": None}
+"""What stands there for the places of its data."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Run:
         """Safetensors metadata of its exported weights, by which `load_run` takes their file for a run."""
         config = OmegaConf.masked_copy(self.config, [*_EXPORTED])
         config.data = {"augmentation": {"mirror_axes": self.config.data.augmentation.mirror_axes}}
-        config.dataset.update({"root": "data", "manifest": None})
+        config.dataset.update({key: place for key, place in _PLACES.items() if key in config.dataset})
         known = inspect.signature(get_object(config.model._target_)).parameters
         sizes = {key: value for key, value in self.arguments.items() if key in known}
         config.model.update({key: value for key, value in sizes.items() if key not in self.dataset.channels})

@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tcurlora_seg.config.paths import PACKAGED
 from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
-from tcurlora_seg.models.pretrained import PACKAGED, LoadReport
+from tcurlora_seg.models.pretrained import LoadReport
 from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
 

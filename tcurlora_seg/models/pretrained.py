@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tcurlora_seg.config.paths import PACKAGE
+from tcurlora_seg.config.paths import PACKAGED
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.backbone import Backbone, backbone_of
@@ -22,12 +22,6 @@ from tcurlora_seg.models.weights_file import read_tensors
 
 _CHANNELS = " (the file is for {} image channels; pretrained_inflate=true spreads them)"
 _WORDS = {"resized": "are resized", "fresh": "start afresh and train", "ignored": "of the file are not used"}
-_ASSETS = PACKAGE / "assets"
-PACKAGED = {
-    "builtin": _ASSETS / "unetr_small.safetensors",
-    "builtin_tumours": _ASSETS / "unetr_small_tumours.safetensors",
-}
-"""Packaged bases by name: of synthesised heads, and of version 0.1.0's simulated tumours, which its runs refer to."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def test_another_program_is_one_more_row_of_a_comparison(
     whole = table.loc["maps"]["dice_mean"]
     assert (whole == 1.0).all() and table.loc["maps"]["trainable_parameters"].isna().all()
     assert list(table.index.unique("method"))[-1] == "maps" and len(table.index.unique("method")) == 2
+    planned = json.loads((run / "plan.json").read_text())
+    assert {"window", "training.class_weights"} <= set(planned) and "trainer.max_steps" not in planned
     assert "maps" in (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="is a run of its own"):
         score_folder(checkpoint=str(run), predictions=str(references), output=str(run))
@@ -75,7 +77,7 @@ def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: P
     for split, words in {"val": "drew no such cases", "dev": "choose train, val or test"}.items():
         with pytest.raises(UserError, match=rf"split={split}: .*{words}"):
             score(split)
-    assert not (tmp_path / "scores").exists()
+    assert not list((tmp_path / "scores").rglob("*.csv")) and not (tmp_path / "scores" / "config.yaml").exists()
 
 
 def test_scores_of_other_label_maps_do_not_take_the_place_of_the_runs_own(

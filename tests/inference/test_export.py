@@ -22,6 +22,7 @@ from programs import run_script
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tcurlora_seg.config.checks import check_evaluation
 from tcurlora_seg.data import intensity
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
@@ -85,6 +86,8 @@ def test_exported_weights_predict_and_export_like_their_run_and_name_no_folder_o
     assert again.read_bytes() == path.read_bytes()
     with pytest.raises(UserError, match="exported weights, which know no split"):
         there.cases("test")
+    with pytest.raises(UserError, match="exported weights, which know no split"):  # before anything is loaded
+        check_evaluation(OmegaConf.create({"checkpoint": str(path), "predictions": None}))
 
 
 def test_weights_that_say_nothing_of_their_task_are_refused_as_a_checkpoint(tmp_path: Path) -> None:
