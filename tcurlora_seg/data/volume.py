@@ -185,8 +185,10 @@ def _open(path: Path) -> Any:
         if path.is_dir() or ending(path) in SIMPLEITK:
             image: Any = open_foreign(path)
         elif ending(path) == ".hdr":
+            _check_extensions(path)
             image = _pair(path)
         else:
+            _check_extensions(path)
             image = _misnamed(path) or nib.load(path)
     _check_header(image, path)
     return image
@@ -225,6 +227,30 @@ def _pair(path: Path) -> Any:
     return kind.from_file_map(parts)
 
 
+def _check_extensions(path: Path) -> None:
+    """Hold the lengths of a NIfTI header's extensions against the file: nibabel allocates what they promise.
+
+    Raises:
+        UserError: an extension longer than the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        block = opened.read(544)
+        for kind in (nib.Nifti1Pair, nib.Nifti2Pair):
+            length = kind.header_class.sizeof_hdr
+            if not kind.header_class.may_contain_header(block) or not any(block[length : length + 1]):
+                continue
+            header = kind.header_class(block[:length], check=False)
+            end = size if ending(path) == ".hdr" else float(header["vox_offset"])
+            place = length + 4
+            while place + 16 <= min(end, size):
+                opened.seek(place)
+                promised = int.from_bytes(opened.read(4), "little" if header.endianness == "<" else "big", signed=True)
+                if promised < 8 or place + promised > size:
+                    raise UserError(f"{path}: an extension of its header promises {promised:,} bytes, the file has {size:,}")
+                place += promised
+
+
 def _check_header(image: Any, path: Path) -> None:
     """Check what a header says before anything is allocated by it.
 
@@ -252,7 +278,8 @@ def _check_header(image: Any, path: Path) -> None:
     holder = image.file_map["header" if "header" in image.file_map else "image"]
     if isinstance(image, nib.AnalyzeImage) and (holder.filename or holder.fileobj):
         with holder.get_prepare_fileobj("rb") as opened:  # sizes that nibabel has made positive by now
-            sizes = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4].tolist()
+            kind = type(image.header)
+            sizes = kind(opened.read(kind.template_dtype.itemsize), check=False)["pixdim"][1:4].tolist()
         if not isinstance(image, nib.Nifti1Pair):  # SPM marks a mirrored axis so; `analyze_axes` says where it runs
             sizes = [abs(size) for size in sizes]
         if not all(0 < size < math.inf for size in sizes):
