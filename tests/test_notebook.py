@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import re
 import shutil
 from pathlib import Path
@@ -59,6 +61,9 @@ def test_names_complete_and_objects_are_short(run: Path) -> None:
     assert {"load_run", "predict", "Switch", "adapt"} <= set(dir(tcurlora_seg))
     loaded = tcurlora_seg.load_run(run)
     assert repr(loaded) == f"Run({run}: tcurlora, lpba40 hippocampus_lr (t1))"
+    shown = loaded._repr_html_()
+    assert html.escape(repr(loaded)) in shown
+    assert base64.b64decode(shown.partition("base64,")[2].partition('"')[0]).startswith(b"\x89PNG")
 
 
 def test_a_rank_is_a_number(tiny: object) -> None:

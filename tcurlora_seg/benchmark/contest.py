@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None:
-            with self.process:
+            with suppress(BrokenPipeError), self.process:  # a command that a dead process never read
                 self.process.kill()
         self.errors.close()
 

@@ -247,7 +247,7 @@ def _check_extensions(path: Path) -> None:
                 opened.seek(place)
                 promised = int.from_bytes(opened.read(4), "little" if header.endianness == "<" else "big", signed=True)
                 if promised < 8 or place + promised > size:
-                    raise UserError(f"{path}: an extension of its header promises {promised:,} bytes, the file has {size:,}")
+                    raise UserError(f"{path}: an extension of its header promises {promised:,} bytes of {size:,}")
                 place += promised
 
 

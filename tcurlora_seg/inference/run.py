@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,12 @@ class Run:
     def __repr__(self) -> str:
         data = f"{self.dataset.name} {self.dataset.task.name} ({', '.join(self.dataset.modalities)})"
         return f"Run({self.directory}: {self.config.adapter.name}, {data})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: `repr`, and a held-out case's overlay where the run has stored one."""
+        pictures = sorted(self.directory.glob("evaluation/test/overlays/*.png"))[:1]
+        shown = [f'<img src="data:image/png;base64,{b64encode(p.read_bytes()).decode()}">' for p in pictures]
+        return "".join([f"<pre>{escape(repr(self))}</pre>", *shown])
 
     @property
     def simulated(self) -> bool:

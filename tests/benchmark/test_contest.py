@@ -5,7 +5,7 @@ import json
 import pytest
 from programs import run_script
 
-from tcurlora_seg.benchmark.contest import quartiles, variations
+from tcurlora_seg.benchmark.contest import _Worker, quartiles, variations
 
 SMALL = ("model=unetr_tiny", "rounds=3", "warmup=0", "inference_rounds=1", "json=true")
 PAIR = "{floor: {volume: null}, tcurlora: {rank: 3}}"
@@ -51,3 +51,17 @@ def test_a_benchmark_gives_ratios_paired_by_round_times_of_all_parts_and_a_plot(
 def test_mistakes_are_told_before_anything_starts(argument, words, monkeypatch, capsys):
     assert run_script("benchmark", argument, monkeypatch=monkeypatch) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_contestant_that_the_system_kills_is_named(monkeypatch, capsys):
+    start = _Worker.start
+
+    def killed(worker):
+        start(worker)
+        worker.process.kill()
+        worker.process.wait()
+
+    monkeypatch.setattr(_Worker, "start", killed)
+    given = (*SMALL, "~contest.contestants", f"+contest.contestants={PAIR}", "contest.common.side=32")
+    assert run_script("benchmark", *given, monkeypatch=monkeypatch) == 1
+    assert "contestant floor stopped at 'step': it ran out of memory" in " ".join(capsys.readouterr().err.split())
