@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -10,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -54,6 +56,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def lock(file: IO[Any], *, wait: bool = True) -> None:
+    """Exclusive lock on an open file until it is closed; none on a file system without locks (some of Lustre).
+
+    Args:
+        file: open for writing.
+        wait: until another process lets it go.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import resource
 import signal
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
+from tcurlora_seg.files import atomic_path, lock, read_json, write_json, write_text
 from tcurlora_seg.randomness import derive, generator
 
 
@@ -82,3 +84,28 @@ def test_seeds_depend_on_every_part_and_on_nothing_else() -> None:
     assert derive(0, "case", 3) == 2945345537869659137  # on every machine, or no result could be had again
     assert len({derive(0, 1), derive(1, 0), derive("0", 1), derive(0, 1, 0), derive(0)}) == 5
     assert generator(0, "a").initial_seed() == derive(0, "a") < 2**63
+
+
+def test_a_lock_holds_until_the_file_is_closed(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as first, (tmp_path / "a").open("w") as second:
+        lock(first)
+        with pytest.raises(BlockingIOError):
+            lock(second, wait=False)
+        first.close()
+        lock(second, wait=False)
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ENOSYS, True), (errno.ENOTSUP, True), (errno.EBADF, False)])
+def test_a_file_system_without_locks_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "as a mount without locks says")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (tmp_path / "a").open("w") as file:
+        if passes:
+            lock(file)
+        else:
+            with pytest.raises(OSError, match="mount"):
+                lock(file)

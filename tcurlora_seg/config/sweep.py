@@ -7,7 +7,6 @@ joblib's workers and submitit's jobs too.
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tcurlora_seg.config.paths import config_folder
-from tcurlora_seg.files import atomic_path
+from tcurlora_seg.files import atomic_path, lock
 
 SWEEP = "TCURLORA_SEG_SWEEP"
 TABLE = "sweep.csv"
@@ -132,8 +131,8 @@ def record(status: str, *, directory: str = "", dice: float | None = None, messa
         "seconds": f"{(datetime.now(UTC) - _began).total_seconds():.0f}", "ended": _now(), "directory": directory,
         "message": message,
     }  # fmt: skip
-    with (folder / f".{TABLE}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / f".{TABLE}.lock").open("w") as guard:
+        lock(guard)
         others = [old for old in read_table(folder) if old["job"] != name or old["directory"] not in ("", directory)]
         with atomic_path(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

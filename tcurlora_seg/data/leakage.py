@@ -77,8 +77,8 @@ def _warn(dataset: SegmentationDataset, seen: Collection[str]) -> None:
             return
         if name == cohort:
             log.warning(
-                "warning: the base network was trained on real images of %s, perhaps on those that are tested here: "
-                "scores on them mean little", cohort,
+                "warning: the base network was trained on cases of %s, perhaps on those that are tested here: scores "
+                "on them mean little", cohort,
             )  # fmt: skip
         else:
             log.warning(

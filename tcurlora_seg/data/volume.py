@@ -278,8 +278,8 @@ def _check_header(image: Any, path: Path) -> None:
     holder = image.file_map["header" if "header" in image.file_map else "image"]
     if isinstance(image, nib.AnalyzeImage) and (holder.filename or holder.fileobj):
         with holder.get_prepare_fileobj("rb") as opened:  # sizes that nibabel has made positive by now
-            kind = type(image.header)
-            sizes = kind(opened.read(kind.template_dtype.itemsize), check=False)["pixdim"][1:4].tolist()
+            header = type(image.header)
+            sizes = header(opened.read(header.template_dtype.itemsize), check=False)["pixdim"][1:4].tolist()
         if not isinstance(image, nib.Nifti1Pair):  # SPM marks a mirrored axis so; `analyze_axes` says where it runs
             sizes = [abs(size) for size in sizes]
         if not all(0 < size < math.inf for size in sizes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.config.sweep import slug
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.files import TEMPORARY
+from tcurlora_seg.files import TEMPORARY, lock
 
 ANNOUNCED = "TCURLORA_SEG_RUN_DIRECTORY"
 """Environment variable with the run directory, for the processes of the other devices."""
@@ -94,20 +93,20 @@ def claimed(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("a+", encoding="utf-8")
+        file = (directory / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise _unwritable(directory, error) from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except BlockingIOError as error:
-            lock.seek(0)
+            file.seek(0)
             raise UserError(
-                f"process {lock.read().strip() or 'unknown'} is at work in {directory}: wait for it or stop it"
+                f"process {file.read().strip() or 'unknown'} is at work in {directory}: wait for it or stop it"
             ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         for place in (directory, directory / "checkpoints"):
             for torn in place.glob(f"{TEMPORARY}*"):  # by a kill while the run wrote
                 torn.unlink()

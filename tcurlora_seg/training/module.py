@@ -82,8 +82,8 @@ class SegmentationModule(lightning.LightningModule):
         self.lr_factors = dict(lr_factors or {})
         if loss not in (*_LOSSES, "tokens"):
             raise UserError(f"training.loss={loss!r} is not known: choose from {', '.join(_LOSSES)}, tokens")
-        if token_loss < 0:
-            raise UserError(f"training.token_loss={token_loss}: at least 0 is needed")
+        if token_loss < 0 or (token_loss and loss == "tokens"):
+            raise UserError(f"training.token_loss={token_loss}: expected 0 or more, and 0 with training.loss=tokens")
         self.logits: Callable[[Tensor], Tensor] = torch.compile(network.forward) if compile else network.forward
         self.ignoring = ignoring
         self._validated: list[tuple[str, dict[str, float]]] = []

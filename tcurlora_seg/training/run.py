@@ -116,7 +116,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
         bf16 = training_precision(config) == "bf16-mixed"
         steps = config.trainer.max_steps - (checkpoint.step if checkpoint else 0)
-        if steps > 0:
+        if steps > 0 and config.training.loss != "tokens":  # which leaves out the decoder
             print(describe_step(network, shape, device, bf16=bf16, steps=steps), flush=True)
     if device.type == "cpu":
         keep_freed_memory()

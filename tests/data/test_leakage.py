@@ -94,12 +94,12 @@ def test_without_a_crosswalk_there_is_a_warning(
 @pytest.mark.parametrize(
     ("name", "seen", "words"),
     [
-        ("lpba40", "lpba40", "was trained on real images of lpba40, perhaps on those"),
+        ("lpba40", "lpba40", "was trained on cases of lpba40, perhaps on those"),
         ("brats2021", "upenn_gbm", "was trained on upenn_gbm, which shares patients with brats2021"),
         ("brats2021", "decathlon/Task01_BrainTumour", "which shares patients with brats2021"),
         ("upenn_gbm", "decathlon/Task01_BrainTumour", "which shares patients with upenn_gbm"),
         ("decathlon/Task01_BrainTumour", "brats2021", "which shares patients with decathlon/Task01_BrainTumour"),
-        ("decathlon/Task04_Hippocampus", "decathlon/Task04_Hippocampus", "was trained on real images of decathlon"),
+        ("decathlon/Task04_Hippocampus", "decathlon/Task04_Hippocampus", "was trained on cases of decathlon"),
         ("decathlon/Task04_Hippocampus", "decathlon/Task09_Spleen", None),
         ("decathlon/Task04_Hippocampus", "brats2021", None),
         ("brats2021", "lpba40", None),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.files import read_json
+from tcurlora_seg.files import lock, read_json
 
 _TASKS = (
     "Task01_BrainTumour", "Task02_Heart", "Task03_Liver", "Task04_Hippocampus", "Task05_Prostate", "Task06_Lung",
@@ -157,8 +156,8 @@ def _download(task: str, folder: Path) -> None:
     archive = folder / f"{task}.tar"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f".{task}.lock").open("w") as lock:  # several devices of one run come here, and need it once
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (folder / f".{task}.lock").open("w") as file:  # several devices of one run come here, and need it once
+            lock(file)
             if (folder / task / "dataset.json").is_file():
                 return
             download_url(DecathlonDataset.resource[task], archive, DecathlonDataset.md5[task], "md5")
