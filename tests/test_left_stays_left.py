@@ -99,7 +99,7 @@ def test_left_stays_left_from_file_to_file(
 
     window = [8 * -(-n // 8) for n in label.shape[1:]]  # one window, so that its halves are those of the brain
     predictor = Predictor(Anatomist(), window=window, mirror_axes=(0, 1, 2), mirror_pairs=pairs)
-    evaluate(predictor, dataset, ["S01"], tmp_path / "out", spacing=None, adapter="none", trainable_parameters=0)
+    evaluate([predictor], dataset, ["S01"], tmp_path / "out", spacing=None, adapter="none", trainable_parameters=0)
     written = nib.load(tmp_path / "out" / "predictions" / "S01.nii.gz")
     prediction = np.asarray(written.dataobj)
     np.testing.assert_allclose(written.affine, affine)

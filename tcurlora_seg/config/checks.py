@@ -150,14 +150,18 @@ def check_run(config: DictConfig) -> None:
 
 
 def check_evaluation(config: DictConfig) -> None:
-    """Check a configuration of `scripts/evaluate.py`: the run, and the folders of another program's label maps.
+    """Check a configuration of `scripts/evaluate.py`: the run or runs, and the folders of another program's label maps.
 
     Raises:
-        UserError: `predictions` is no folder, or there is no `output` for their scores.
+        UserError: no run; `predictions` is no folder; no `output` for the scores of those or of an ensemble.
     """
     check_run(config)
-    if str(config.checkpoint).endswith(".safetensors"):
-        raise UserError(f"checkpoint={config.checkpoint} holds exported weights, which know no split: give a run")
+    several = isinstance(config.checkpoint, ListConfig)
+    for place in config.checkpoint if several else [config.checkpoint]:
+        if str(place).endswith(".safetensors"):
+            raise UserError(f"checkpoint={place} holds exported weights, which know no split: give a run")
+    if several and (config.predictions is not None or config.output is None):
+        raise UserError("checkpoint=[...] averages runs and needs output=DIR for their scores, without predictions")
     if config.predictions is not None:
         if not Path(config.predictions).is_dir():
             raise UserError(f"predictions={config.predictions} is not a folder: give one that holds <case>.nii.gz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,36 +14,41 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
+from omegaconf import OmegaConf
 
+from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.task import Task, without_ignored
 from tcurlora_seg.data.typical import UNKNOWN, Ranges, image_facts, result_facts, unusual
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.metrics import Score, score_structures
 from tcurlora_seg.evaluation.overlay import Slices, overlay_figure, slices_of
 from tcurlora_seg.evaluation.processes import gather, is_first, share
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS, summarise
-from tcurlora_seg.files import atomic_path, read_json, write_json
+from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
 from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
-from tcurlora_seg.inference.run import clearing_for, load_run
+from tcurlora_seg.inference.run import Run, load_run, segmenter
 from tcurlora_seg.inference.windows import Predictor
 
 
 def evaluate_run(
     *,
-    checkpoint: str,
+    checkpoint: str | Sequence[str],
     split: str = "test",
     surface_tolerance_mm: float = 1.0,
     pictures: int = 3,
     output: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Scores of a run on one of its splits, printed and written; what `scripts/evaluate.py` calls.
+    """Scores of a run, or of an ensemble, on one split, printed and written; what `scripts/evaluate.py` calls.
+
+    The folder of an ensemble looks like a run, so that a comparison takes it for one more method.
 
     Args:
-        checkpoint: the run directory.
+        checkpoint: the run directory; or several, whose probabilities are averaged, scored on the cases of the first.
         split: train, val or test, as the run drew them.
         surface_tolerance_mm: see `score`.
         pictures: see `evaluate`.
@@ -52,24 +59,38 @@ def evaluate_run(
         The summary.
 
     Raises:
-        UserError: see `load_run` and `drawn_cases`.
+        UserError: see `load_run`, `drawn_cases` and `segmenter`; a member of the ensemble that trained on a case.
     """
-    run = load_run(checkpoint, **options)
-    cases, metrics = run.cases(split), read_json(run.directory / "metrics.json")
+    runs = [load_run(place, **options) for place in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
+    run, network = runs[0], segmenter(runs)
+    cases, trained = run.cases(split), [read_json(r.directory / "metrics.json")["trainable_parameters"] for r in runs]
+    _check_unseen(runs[1:], cases if split != "train" else ())
+    name = ", ".join(dict.fromkeys(r.config.adapter.name for r in runs))
+    name += f", {len(runs)} averaged" if runs[1:] else ""
     folder = Path(output) if output else run.directory / "evaluation" / split
     summary, rows = evaluate(
-        run.predictor(), run.dataset, cases, folder,
-        spacing=run.spacing, typical=run.typical, clearing=clearing_for(run.config),
+        network.predictors, run.dataset, cases, folder / "evaluation" / split if runs[1:] else folder,
+        spacing=network.spacing, typical=network.typical, clearing=network.clearing,
         surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
-        pictures=pictures, adapter=run.config.adapter.name, trainable_parameters=metrics["trainable_parameters"],
+        pictures=pictures, adapter=name, trainable_parameters=sum(trained),
     )  # fmt: skip
+    if runs[1:]:
+        write_as_run(run.directory, folder, name, trainable_parameters=sum(trained))
     print_summary(rows, summary)
     print(f"written to {folder}")
     return summary
 
 
+def _check_unseen(runs: Sequence[Run], cases: Sequence[str]) -> None:
+    for run in runs:
+        drawn = read_json(run.directory / "split.json")
+        seen = sorted(set(cases) & {*drawn.get("train", []), *drawn.get("val", [])})
+        if seen:
+            raise UserError(f"{run.directory} trained on {seen[0]}, which is scored: no run of an ensemble may see it")
+
+
 def evaluate(
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     dataset: SegmentationDataset,
     cases: Sequence[str],
     folder: Path,
@@ -90,7 +111,7 @@ def evaluate(
     `overlays/<case>.png`.
 
     Args:
-        predictor: inference of the network.
+        predictors: inference of the network, or of several whose probabilities are averaged.
         dataset: where the cases are.
         cases: their ids.
         folder: for the files.
@@ -110,7 +131,7 @@ def evaluate(
     for case in told(share(cases)):
         item = dataset.prepare(case, spacing)
         started = time.perf_counter()
-        found = segment([predictor], item, dataset.task, clearing)
+        found = segment(predictors, item, dataset.task, clearing)
         seconds = time.perf_counter() - started
         scores = score_structures(
             *without_ignored(found.native, item.native_label.numpy()), dataset.task.structures,
@@ -132,7 +153,7 @@ def evaluate(
     summary = write_scores(
         folder, dataset, rows, **facts,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
-        overlap=predictor.overlap, mirror_axes=list(predictor.mirror_axes), **rules,
+        overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), **rules,
         surface_tolerance_mm=surface_tolerance_mm,
         limited=None if limited is None else f"the first {limited} test cases by hash (split.test)",
         unusual=gather(remarks),
@@ -173,6 +194,26 @@ def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame,
             rows.to_csv(temporary, index=False)
         write_json(folder / "summary.json", summary)
     return summary
+
+
+def write_as_run(run: Path, output: Path, name: str, **figures: Any) -> None:
+    """Write what a comparison reads besides scores: a run's settings under another method's name.
+
+    Args:
+        run: the directory of a run on the same cases.
+        output: the folder that shall look like one.
+        name: of the method.
+        figures: entries of `metrics.json`; costs that nobody measured stay unknown.
+    """
+    config = load_config(run / "config.yaml")
+    config.adapter = {"name": name, "rank": None}
+    write_text(output / "config.yaml", OmegaConf.to_yaml(config))
+    for file in ("split.json", "plan.json"):
+        if (run / file).exists():
+            write_json(output / file, read_json(run / file))
+    write_json(output / "environment.json", {**read_json(run / "environment.json"), "command": shlex.join(sys.argv)})
+    unknown = ("steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes")
+    write_json(output / "metrics.json", {"seed": config.seed, **dict.fromkeys(unknown), **figures})
 
 
 def told(cases: Sequence[str]) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,17 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
-from omegaconf import OmegaConf
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import case_rows, told, write_scores
+from tcurlora_seg.evaluation.evaluate import case_rows, told, write_as_run, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
-from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
+from tcurlora_seg.files import atomic_path
 from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 
 
@@ -88,20 +85,7 @@ def score_folder(
         folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
     )  # fmt: skip
-    _write_as_run(run, Path(output), name)
+    write_as_run(run, Path(output), name)
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
-
-
-def _write_as_run(run: Path, output: Path, name: str) -> None:
-    """What a comparison reads besides the scores: the run's settings under another method's name, and no costs."""
-    config = load_config(run / "config.yaml")
-    config.adapter = {"name": name, "rank": None}
-    write_text(output / "config.yaml", OmegaConf.to_yaml(config))
-    for file in ("split.json", "plan.json"):
-        if (run / file).exists():
-            write_json(output / file, read_json(run / file))
-    write_json(output / "environment.json", {**read_json(run / "environment.json"), "command": shlex.join(sys.argv)})
-    unknown = ("steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes")
-    write_json(output / "metrics.json", {"seed": config.seed, **dict.fromkeys(unknown)})

@@ -137,8 +137,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         folder = directory / "evaluation" / config.test
         with merged(network.to(device)):
             metrics["scores"], rows = evaluate(
-                predictor_for(network, config, dataset), dataset, cases, folder, spacing=spacing, typical=data.typical,
-                adapter=config.adapter.name, trainable_parameters=metrics["trainable_parameters"], clearing=clearing,
+                [predictor_for(network, config, dataset)], dataset, cases, folder,
+                spacing=spacing, typical=data.typical, clearing=clearing, adapter=config.adapter.name,
+                trainable_parameters=metrics["trainable_parameters"],
                 pictures=config.inference.pictures, limited=config.split.test if config.test == "test" else None,
             )  # fmt: skip
         if is_first():

@@ -48,6 +48,41 @@ def test_label_maps_are_those_of_predict_whatever_voxels_were_trained_on(
     assert (changed > 0) == (size != 6.0)
 
 
+def test_an_ensemble_is_scored_as_predict_averages_it_and_is_a_row_of_a_comparison(
+    trained: list[Path], cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, output = f"[{trained[0]},{trained[1]}]", tmp_path / "both"
+    assert run_script("evaluate", f"checkpoint={runs}", f"output={output}", monkeypatch=monkeypatch) == 0
+    assert run_script("predict", f"checkpoint={runs}", f"input={cohort / 'manifest.json'}",
+                      f"output={tmp_path / 'predicted'}", monkeypatch=monkeypatch) == 0  # fmt: skip
+    maps, alone = sorted((output / "evaluation/test/predictions").iterdir()), 0
+    assert len(maps) == 2
+    for path in maps:
+        scored, predicted = (np.asanyarray(nib.load(p).dataobj) for p in (path, tmp_path / "predicted" / path.name))
+        np.testing.assert_array_equal(np.array([0, 165, 166])[scored], predicted)
+        first = np.asanyarray(nib.load(trained[0] / "evaluation/test/predictions" / path.name).dataobj)
+        alone += int((scored != first).sum())
+    assert alone > 0
+    given = (f"runs=[{trained[0]},{output}]", f"output={tmp_path / 'compared'}")
+    assert run_script("compare", *given, monkeypatch=monkeypatch) == 0
+    assert "| tcurlora, 2 averaged | mean of structures |" in (tmp_path / "compared" / "comparison.md").read_text()
+
+
+def test_an_ensemble_that_has_seen_a_scored_case_or_has_no_place_is_refused(
+    trained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(trained[1], tmp_path / "other"))
+    drawn = json.loads((other / "split.json").read_text())
+    drawn["train"].append(drawn["test"].pop())
+    (other / "split.json").write_text(json.dumps(drawn))
+    with pytest.raises(UserError, match=rf"other trained on {drawn['train'][-1]}, which is scored"):
+        evaluate_run(checkpoint=[str(trained[0]), str(other)], device="cpu", output=str(tmp_path / "both"))
+    maps = (f"output={tmp_path}", f"predictions={tmp_path}")
+    for given, words in (((), "needs output=DIR"), (maps, "without predictions")):
+        assert run_script("evaluate", f"checkpoint=[{trained[0]},{other}]", *given, monkeypatch=monkeypatch) == 1
+        assert words in capsys.readouterr().err
+
+
 def test_a_case_that_has_left_the_data_set_is_named(run: Path, cohort: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(cohort, tmp_path / "data"))
     case = json.loads((run / "split.json").read_text())["test"][0]
