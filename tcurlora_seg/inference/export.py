@@ -13,6 +13,7 @@ from torch import Tensor
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.bundle import write_bundle
+from tcurlora_seg.inference.exported import exported_notes
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.backbone import backbone_of, window_of
 
@@ -67,7 +68,7 @@ def export_run(
             elif path.suffix == ".pt":
                 torch.save(cast(state, getattr(torch, dtype)), temporary)
             else:
-                save_file(cast(state, getattr(torch, dtype)), temporary, metadata=run.notes)
+                save_file(cast(state, getattr(torch, dtype)), temporary, metadata=exported_notes(run))
         write_json(described, arguments)
         size = path
     print(f"{path}: {sum(t.numel() for t in state.values()):,} parameters, {size.stat().st_size / 1e6:.1f} MB")

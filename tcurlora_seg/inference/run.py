@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from nibabel.spatialimages import SpatialImage
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from tcurlora_seg.config.stored import load_config, parse_config
+from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
@@ -24,22 +22,19 @@ from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.typical import Ranges, read_ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
+from tcurlora_seg.inference.exported import exported_config
 from tcurlora_seg.inference.pieces import Clearing
 from tcurlora_seg.inference.segmenter import Channels, Segmenter
 from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
-from tcurlora_seg.models.checkpoint import export_notes, load_model, read_metadata, trained_on
+from tcurlora_seg.models.checkpoint import load_model, read_metadata, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
 from tcurlora_seg.models.pretrained import load_pretrained
 from tcurlora_seg.models.speed import speed_up
 
 _NEEDED = ("dataset", "model", "adapter", "data", "inference", "pretrained", "pretrained_missing", "pretrained_inflate",
            "seed")  # fmt: skip
-_EXPORTED = ("window", "dataset", "model", "adapter", "inference", "seed")
-"""What of a run's configuration goes with its exported weights."""
-_PLACES = {"root": "data", "manifest": None, "datalist": None, "crosswalk": None}
-"""What stands there for the places of its data."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +84,6 @@ class Run:
         if self.directory.is_file():
             raise UserError(f"{self.directory} holds exported weights, which know no split: give the run directory")
         return drawn_cases(self.directory, self.dataset, split)
-
-    @property
-    def notes(self) -> dict[str, str]:
-        """Safetensors metadata of its exported weights, by which `load_run` takes their file for a run."""
-        config = OmegaConf.masked_copy(self.config, [*_EXPORTED])
-        config.data = {"augmentation": {"mirror_axes": self.config.data.augmentation.mirror_axes}}
-        config.dataset.update({key: place for key, place in _PLACES.items() if key in config.dataset})
-        known = inspect.signature(get_object(config.model._target_)).parameters
-        sizes = {key: value for key, value in self.arguments.items() if key in known}
-        config.model.update({key: value for key, value in sizes.items() if key not in self.dataset.channels})
-        return export_notes(self.model_file, OmegaConf.to_yaml(config, resolve=True))
 
     @property
     def model_file(self) -> Path:
@@ -157,7 +141,7 @@ def load_run(
     place = Path(directory)
     exported = place.suffix == ".safetensors"
     source = place if exported else place / "config.yaml"
-    config = _exported_config(place) if exported else load_config(source)
+    config = exported_config(place) if exported else load_config(source)
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
         raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
@@ -186,22 +170,6 @@ def load_run(
         raise UserError(f"{source}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
     return Run(place, config, dataset, network, spacing, typical)
-
-
-def _exported_config(path: Path) -> DictConfig:
-    """The configuration in a file of exported weights, which are their own base.
-
-    Raises:
-        UserError: no such file, or one that holds weights alone.
-    """
-    text = read_metadata(path).get("config")
-    if not isinstance(text, str):
-        raise UserError(
-            f"{path} holds weights alone, and nothing on what they segment: give a run directory, or weights that "
-            "scripts/export.py has written as .safetensors"
-        )
-    alone = {"pretrained": str(path), "pretrained_missing": None, "pretrained_inflate": False}
-    return OmegaConf.merge(parse_config(text, path), alone)  # type: ignore[return-value]
 
 
 def choose_device(name: str) -> torch.device:
