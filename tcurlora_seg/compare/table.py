@@ -115,6 +115,9 @@ def notes(
         f"A missed structure has Dice 0 and {distance}; 'missed' counts them over all cases and seeds.",
         "Step time and memory are as each run met its machine: compare them only between runs that had it alone.",
     ]
+    draws = max(method.draws for method in methods)
+    if draws > 1:
+        words[1] += f" 'Seeds' counts trainings: the training cases were drawn up to {draws} times."
     if table["simulated"].any():
         words.insert(0, f"{SIMULATED[0].upper()}{SIMULATED[1:]}.")
     differing = list(differing_settings(methods))

@@ -107,6 +107,16 @@ def test_the_notes_tell_of_runs_that_were_scored_in_different_ways(make_run: Cal
     assert "not scored alike: their evaluations differ in overlap." in text
 
 
+def test_the_notes_say_that_seeds_are_trainings_where_the_training_cases_were_drawn_again(
+    make_run: Callable[..., Path],
+) -> None:
+    for options, told in (({"split__seed": 1}, True), ({"seed": 1}, False)):
+        methods = group_methods([read_run(run, "test") for run in (make_run([0.8]), make_run([0.9], **options))])
+        text = " ".join(notes(methods, summarise_methods(methods, "test"), pd.DataFrame()))
+        assert len(methods) == 1
+        assert ("'Seeds' counts trainings: the training cases were drawn up to 2 times." in text) is told
+
+
 def chance(make_run: Callable[..., Path], *runs: tuple[str, int, float], cases: int = 6, **options: int) -> str:
     """The notes on chance for runs given as (adapter, seed, how much worse than the first)."""
     made = [make_run([0.5 + 0.05 * k - worse for k in range(cases)], adapter=name, seed=seed, **options)
