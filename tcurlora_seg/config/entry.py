@@ -67,6 +67,7 @@ def program(
             except (SystemExit, KeyboardInterrupt):  # the other jobs of a sweep must hear of it, and may be elsewhere
                 if not sweep.running():
                     raise
+                sweep.record("stopped")
                 sweep.ask_to_stop()
                 return float("nan")
 

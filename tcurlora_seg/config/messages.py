@@ -57,6 +57,8 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
         key, equals, value = str(error.override).partition("=")
         if not equals:
             return f"'{key}' sets nothing: expected key=value; --cfg job lists the keys"
+        if value.startswith("{"):
+            return f"{error.override} is cut short: a shell divides at spaces, so quote the whole: '{key}={value} ...'"
         return (
             f"{error.override} cannot be read: spaces, commas, quotes, brackets, = and ~ mean something to Hydra; "
             f"a text with them needs two kinds of quotes: '{key}=\"{value or 'value'}\"'"

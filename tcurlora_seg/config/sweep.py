@@ -114,7 +114,7 @@ def begin() -> None:
 
 
 def record(status: str, *, directory: str = "", dice: float | None = None, message: str = "") -> None:
-    """Record the end of this job in `sweep.csv`; it replaces the line of an earlier try.
+    """Record the end of this job in `sweep.csv`; it replaces the line of an earlier try, whose folder may be unknown.
 
     Args:
         status: finished, skipped, stopped or failed.
@@ -133,7 +133,9 @@ def record(status: str, *, directory: str = "", dice: float | None = None, messa
     }  # fmt: skip
     with (folder / f".{TABLE}.lock").open("w") as guard:
         lock(guard)
-        others = [old for old in read_table(folder) if old["job"] != name or old["directory"] not in ("", directory)]
+        replaced = ("", directory)
+        others = [old for old in read_table(folder)
+                  if old["job"] != name or (directory and old["directory"] not in replaced)]  # fmt: skip
         with atomic_path(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -191,14 +193,16 @@ def close() -> int:
     counts = {status: sum(row["status"] == status for row in rows) for status in _STATES}
     total = note["total"] or len(rows)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    print(f"\nsweep {folder / TABLE}: {told or 'none'} of {total}")
+    print(f"\nsweep {folder / TABLE if rows else folder}: {told or 'none'} of {total}")
     width = max((len(row["job"]) for row in rows), default=0)
     for row in rows:
-        dice = f"Dice {row['dice'][:5]}" if row["dice"] else ""
+        dice = f"Dice {float(row['dice']):.3f}" if row["dice"] else ""
         line = f"  {row['job']:<{width}}  {row['status']:<8}  {dice:<10}  {row['seconds']:>6} s  {row['directory']}"
         print(line.rstrip(), flush=True)
     left = total - counts["finished"] - counts["skipped"]
-    if left:
-        why = "stopped" if stopped else f"error: {counts['failed']} job(s) failed"
-        print(f"{why}: run the same command again, it goes on with the {left} that are left", file=sys.stderr)
+    if stopped:
+        print(f"stopped: run the same command again, it goes on with the {left} that are left", file=sys.stderr)
+    elif counts["failed"]:
+        print(f"error: {counts['failed']} job(s) failed: mend what their errors say and run the same command again, it "
+              f"goes on with the {left} that are left", file=sys.stderr)  # fmt: skip
     return 130 if stopped else int(bool(counts["failed"]))

@@ -21,6 +21,7 @@ from tcurlora_seg.data.foreign import open_foreign
 from tcurlora_seg.data.formats import SHOWN, SIMPLEITK, ending, is_series, voxels_of
 from tcurlora_seg.data.grid import centred_affine, check_affine
 from tcurlora_seg.data.notes import note
+from tcurlora_seg.data.units import unit
 from tcurlora_seg.errors import UserError
 
 _EXPANSION = 1032
@@ -28,8 +29,6 @@ _EXPANSION = 1032
 than this times its own size."""
 _ROUNDING = 1e-3
 """How far from a whole number a label value may be."""
-_UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
-"""NIfTI's codes for units of length other than mm."""
 
 
 def read_volume(path: str | Path, analyze_axes: str = "LAS") -> tuple[np.ndarray, np.ndarray]:
@@ -127,22 +126,21 @@ def _affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndar
     Raises:
         UserError: see `check_affine`.
     """
-    unit, millimetres = _unit(image)
+    name, millimetres = _unit(image)
     if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
         affine = centred_affine(image.shape[:3], image.header.get_zooms()[:3], analyze_axes)
     else:
         affine = np.array(image.affine, dtype=np.float64)
         affine[:3] *= millimetres
-    check_affine(affine, source, unit)
-    if unit != "mm":
-        note("units", f"{source}: its header is in {unit}, converted to mm")
+    check_affine(affine, source, name)
+    if name != "mm":
+        note("units", f"{source}: its header is in {name}, converted to mm")
     return affine
 
 
 def _unit(image: Any) -> tuple[str, float]:
     """An image's unit of length and how many mm it is; for all that a header cannot say, one."""
-    code = int(image.header["xyzt_units"]) & 7 if isinstance(image, nib.Nifti1Pair) else 0
-    return _UNITS.get(code, ("mm", 1.0))
+    return unit(image.header["xyzt_units"] if isinstance(image, nib.Nifti1Pair) else 0)
 
 
 def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -71,7 +71,7 @@ def evaluate_run(
     summary, rows = evaluate(
         network.predictors, run.dataset, cases, folder / "evaluation" / split if runs[1:] else folder,
         spacing=network.spacing, typical=network.typical, clearing=network.clearing,
-        surface_tolerance_mm=surface_tolerance_mm, limited=run.config.split.test if split == "test" else None,
+        surface_tolerance_mm=surface_tolerance_mm, limited=limited_by(run.config, split),
         pictures=pictures, adapter=name, trainable_parameters=sum(trained),
     )  # fmt: skip
     if runs[1:]:
@@ -79,6 +79,12 @@ def evaluate_run(
     print_summary(rows, summary)
     print(f"written to {folder}")
     return summary
+
+
+def limited_by(config: DictConfig, split: str | None) -> str | None:
+    """The words for cases that are only a part of a run's split; None where they are all of it."""
+    count = config.split.get("test") if split == "test" else None
+    return None if count is None else f"the first {count} test cases by hash (split.test)"
 
 
 def _check_unseen(runs: Sequence[Run], cases: Sequence[str]) -> None:
@@ -99,7 +105,7 @@ def evaluate(
     typical: Ranges = UNKNOWN,
     clearing: Clearing = NOTHING,
     surface_tolerance_mm: float = 1.0,
-    limited: int | None = None,
+    limited: str | None = None,
     pictures: int = 3,
     **facts: Any,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -119,7 +125,7 @@ def evaluate(
         typical: ranges over the training images, see `unusual`.
         clearing: rules for pieces.
         surface_tolerance_mm: see `score`.
-        limited: `split.test`, where the cases are only a part of the split.
+        limited: see `limited_by`.
         pictures: number of overlays, evenly from the worst to the best case by mean Dice.
         facts: further entries of the summary, such as `adapter`.
 
@@ -155,7 +161,7 @@ def evaluate(
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
         overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), **rules,
         surface_tolerance_mm=surface_tolerance_mm,
-        limited=None if limited is None else f"the first {limited} test cases by hash (split.test)",
+        limited=limited,
         unusual=gather(remarks),
     )  # fmt: skip
     return summary, rows

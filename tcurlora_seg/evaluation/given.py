@@ -16,7 +16,7 @@ from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import case_rows, told, write_as_run, write_scores
+from tcurlora_seg.evaluation.evaluate import case_rows, limited_by, told, write_as_run, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
@@ -84,6 +84,7 @@ def score_folder(
     summary = write_scores(
         folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
+        limited=limited_by(load_config(run / "config.yaml"), split),
     )  # fmt: skip
     write_as_run(run, Path(output), name)
     print_summary(rows, summary)

@@ -33,12 +33,12 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         table.caption = f"the worst {len(shown)} of {len(cases)} rows; cases.csv has all"
     for row in shown.itertuples():
         table.add_row(row.case, row.structure, row.status, _number(row.dice, 3), _number(row.hd95_mm, 2),
-                      _number(row.volume_ml, 1), _number(row.reference_ml, 1))  # fmt: skip
+                      _volume(row.volume_ml), _volume(row.reference_ml))  # fmt: skip
     table.add_section()
     for name, measures in summary["structures"].items():
         dice, hd95 = measures["dice"], measures["hd95_mm"]
         missed = f"{hd95['missed']} missed" if hd95["missed"] else ""
-        volumes = [_number(measures[key]["mean"], 1) for key in ("volume_ml", "reference_ml")]
+        volumes = [_volume(measures[key]["mean"]) for key in ("volume_ml", "reference_ml")]
         table.add_row(f"mean of {dice['n']}", name, missed, _spread(dice, 3), _spread(hd95, 2), *volumes)
     console.print(table)
     if metrics:
@@ -60,6 +60,11 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         console.print(f"{more} more remarks are in summary.json", style="yellow")
     if summary["simulated"]:
         console.print(SIMULATED, style="yellow")
+
+
+def _volume(value: float | None) -> str:
+    """One decimal, or three digits of what is smaller than a tenth."""
+    return _number(value, 1) if value is None or not 0 < value < 0.1 else f"{value:.3g}"
 
 
 def _number(value: float | None, digits: int) -> str:

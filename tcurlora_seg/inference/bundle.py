@@ -1,7 +1,7 @@
 """MONAI bundles: folders that `python -m monai.bundle run` executes without this package.
 
 The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` is repeated here as MONAI's transforms in
-JSON, with a copy of `intensity`. Tests compare the label maps of both.
+JSON, with copies of `intensity` and `units`. Tests compare the label maps of both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tcurlora_seg.config.paths import PACKAGE
-from tcurlora_seg.data import intensity
+from tcurlora_seg.data import intensity, units
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
 from tcurlora_seg.inference.run import Run, clearing_for, predictor_for
@@ -40,11 +40,17 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
 
     Raises:
         UserError: a network that MONAI lacks; a run with rules for pieces, which MONAI's transforms cannot apply by
-            structure.
+            structure; label values above 2^24, which its writer, in float32, would round.
     """
     kind = network.rpartition(".")[2]
     if not network.startswith("monai."):
         raise UserError(f"format=bundle: MONAI has no {kind}; take format=state_dict")
+    largest = max(label_values(run.dataset.task).values())
+    if largest > 2**24:
+        raise UserError(
+            f"format=bundle: MONAI writes label maps through float32, which rounds the value {largest}: take "
+            "format=state_dict, or scripts/predict.py"
+        )
     for key, rule in clearing_for(run.config)._asdict().items():
         if rule is not None:
             raise UserError(
@@ -58,7 +64,9 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
             write_json(new / "configs" / "metadata.json", bundle_metadata(run, kind))
             write_json(new / "configs" / "inference.json", inference_config(run, kind))
             write_text(new / "docs" / "README.md", _readme(run, kind, folder.name))
-            write_text(new / "scripts" / "intensity.py", Path(intensity.__file__).read_text(encoding="utf-8"))
+            for module in (intensity, units):
+                copied = Path(str(module.__file__))
+                write_text(new / "scripts" / copied.name, copied.read_text(encoding="utf-8"))
             shutil.copy(_license(), new / "LICENSE")
             (new / "models").mkdir()
             torch.save(dict(state), new / "models" / "model.pt")
@@ -89,6 +97,7 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "files": _files(run),
         "intensity": "$runpy.run_path(@bundle_root + '/scripts/intensity.py')",
+        "units": "$runpy.run_path(@bundle_root + '/scripts/units.py')",
         "network_def": {"_target_": kind, **run.arguments},
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(run)},
@@ -103,6 +112,7 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
         "postprocessing": {"_target_": "Compose", "transforms": [
             {"_target_": "EnsureTyped", "keys": "pred"},  # Invertd takes nothing but a MetaTensor
             *((invert, choose) if resampled else (choose, invert)),
+            {"_target_": "Lambdad", "keys": "pred", "func": "$@units['to_own_unit']"},
             {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: torch.tensor({table})[x.long()]"},
             {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
              "output_dtype": f"$'{label_dtype(values).__name__}'", "resample": False, "separate_folder": False},
@@ -133,6 +143,7 @@ def _preprocessing(run: Run) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True, "dtype": "$torch.float32"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Lambdad", "keys": "image", "func": "$@units['to_millimetres']"},
         {"_target_": "Lambdad", "keys": "image",
          "func": f"$lambda x, note=@intensity['note_backgrounds']: note(x, {preparation.background!r})"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},

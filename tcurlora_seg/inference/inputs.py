@@ -108,13 +108,17 @@ def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
 
 
 def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = None) -> Iterator[Input]:
-    """Group `<case>_<modality>.nii.gz` by case; in the folder of a case any text may precede the modality."""
+    """Group `<case>_<modality>.nii.gz` by case, or nnU-Net's `<case>_0000.nii.gz` by the order of the modalities.
+
+    In the folder of a case any text may precede the modality.
+    """
     cases: dict[str, dict[str, Path]] = {}
     for path in paths:
         own = stem(path)
-        for modality in modalities:
-            if own.lower() == modality.lower() or own.lower().endswith(f"_{modality.lower()}"):
-                name = case or own[: -len(modality)].rstrip("_") or own
+        for number, modality in enumerate(modalities):
+            word = f"{number:04}" if own.endswith(f"_{number:04}") else modality
+            if own.lower() == word.lower() or own.lower().endswith(f"_{word.lower()}"):
+                name = case or own[: -len(word)].rstrip("_") or own
                 first = cases.setdefault(name, {}).setdefault(modality, path)
                 if first != path:
                     raise UserError(f"{first} and {path} would both be the {modality} image of {name}; move one away")

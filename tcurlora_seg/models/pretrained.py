@@ -108,7 +108,7 @@ def load_pretrained(
         whose = "these weights are unetr_small's" if source in PACKAGED else "these weights are of another size"
         raise UserError(
             f"pretrained={source} does not fit the network: {whose} ({len(differ)} of {len(wanted)} tensors differ in "
-            "shape); take pretrained=random or a file of this size"
+            f"shape, {', '.join(differ[:3])}, ...); take pretrained=random or a file of this size"
         )
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -18,7 +18,7 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.leakage import keep_apart
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.spacing import training_spacing
-from tcurlora_seg.evaluation.evaluate import evaluate
+from tcurlora_seg.evaluation.evaluate import evaluate, limited_by
 from tcurlora_seg.evaluation.processes import is_first
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json
@@ -69,6 +69,8 @@ def train(config: DictConfig) -> float | None:
         check_data(directory, dataset)
         skipped = is_finished(directory, config.trainer.max_steps)
         if skipped:
+            keep_apart(dataset, trained_on(config.pretrained))
+            draw_cases(dataset, config.split, overfit=config.overfit, directory=directory)  # no other cohort, either
             print(f"{directory} is finished: skipped")
         else:
             _run(config, dataset, directory)
@@ -140,7 +142,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
                 [predictor_for(network, config, dataset)], dataset, cases, folder,
                 spacing=spacing, typical=data.typical, clearing=clearing, adapter=config.adapter.name,
                 trainable_parameters=metrics["trainable_parameters"],
-                pictures=config.inference.pictures, limited=config.split.test if config.test == "test" else None,
+                pictures=config.inference.pictures, limited=limited_by(config, config.test),
             )  # fmt: skip
         if is_first():
             log_evaluation(trainer.logger, folder, config.test, metrics["scores"], rows, trainer.global_step)

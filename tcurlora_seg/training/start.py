@@ -147,7 +147,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         path: its file.
         step: number of optimiser steps taken.
-        epoch: index of its epoch, from 0.
+        epoch: number of whole epochs before it.
     """
 
     path: str
@@ -167,7 +167,8 @@ def readable_checkpoint(folder: Path) -> Checkpoint | None:
             state = torch.load(path, weights_only=True, map_location="cpu")
             if not isinstance(state, dict) or not state.keys() >= _KEYS:
                 raise ValueError("it is no checkpoint of a run")
-            return Checkpoint(str(path), state["global_step"], state["epoch"])
+            epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            return Checkpoint(str(path), state["global_step"], epochs)
         except Exception as error:  # torch.load raises what unpickling any bytes may raise
             reason = str(error).split("\n")[0] or type(error).__name__
             warnings.warn(f"{path} is damaged ({reason}): it is passed over", stacklevel=2)

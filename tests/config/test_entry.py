@@ -93,6 +93,7 @@ def test_a_tilde_is_understood_from_the_command_line(argument, monkeypatch, caps
     ("argument", "words"),
     [
         ("dataset.root=a;b", "dataset.root=a;b cannot be read: spaces, commas, quotes, brackets, = and ~ mean"),
+        ("dataset.classes={anterior:", "divides at spaces, so quote the whole: 'dataset.classes={anterior: ...'"),
         ("dataset.root=[/a", "two kinds of quotes: 'dataset.root=\"[/a\"'"),
         ("dataset.root=/a,/b", "a comma divides the values of a sweep, which needs -m; one text is written"),
     ],

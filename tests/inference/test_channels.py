@@ -89,6 +89,19 @@ def test_a_file_of_all_channels_gets_the_label_map_of_the_evaluation(
     assert len(np.unique(upright(expected))) == 2
 
 
+def test_files_named_as_nnu_net_names_channels_are_read(
+    prostate: Path, prostate_run: Path, predicted: Callable[..., Path], tmp_path: Path
+) -> None:
+    (expected,) = (prostate_run / "evaluation" / "test" / "predictions").iterdir()
+    case, both = expected.name.removesuffix(".nii.gz"), nib.load(prostate / "imagesTr" / expected.name)
+    for number in (0, 1):
+        channel = nib.Nifti1Image(np.asanyarray(both.dataobj)[..., number], both.affine)
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        nib.save(channel, tmp_path / "raw" / f"{case}_{number:04}.nii.gz")
+    out = predicted(prostate_run, tmp_path / "raw")
+    np.testing.assert_array_equal(upright(out / expected.name), upright(expected))
+
+
 def test_a_bundle_reads_a_file_of_all_channels(
     prostate: Path, prostate_run: Path, tmp_path: Path, predicted: Callable[..., Path]
 ) -> None:

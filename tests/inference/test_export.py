@@ -24,9 +24,10 @@ from torch import nn
 
 from tcurlora_seg.config.checks import check_evaluation
 from tcurlora_seg.data import intensity
+from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata
+from tcurlora_seg.inference.bundle import _preprocessing, bundle_metadata, write_bundle
 from tcurlora_seg.inference.export import cast, export_run
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.models.injection import merge
@@ -149,7 +150,7 @@ def test_a_bundle_gives_the_label_map_of_the_run(
     np.testing.assert_allclose(affine, expected.affine)
 
 
-@pytest.mark.parametrize("change", ["finer voxels", "z-scores", "another field of view"])
+@pytest.mark.parametrize("change", ["finer voxels", "z-scores", "another field of view", "microns"])
 def test_a_bundle_and_predict_agree_on_an_image_unlike_the_training_images(
     run: Path, head: Path, tmp_path: Path, change: str
 ) -> None:
@@ -160,9 +161,12 @@ def test_a_bundle_and_predict_agree_on_an_image_unlike_the_training_images(
         array, affine = np.repeat(array, 2, axis=1), affine @ np.diag([1, 0.5, 1.3, 1])
     elif change == "z-scores":
         array = np.where(array > 0, (array - array[array > 0].mean()) / array[array > 0].std(), 0)
-    else:
+    elif change == "another field of view":
         array = np.pad(array[4:], ((0, 0), (5, 0), (0, 9)))
     other = nib.Nifti1Image(array.astype(np.float32), affine).as_reoriented([[2, 1], [0, -1], [1, 1]])
+    if change == "microns":
+        other = nib.Nifti1Image(np.asanyarray(other.dataobj), np.diag([1000, 1000, 1000, 1]) @ other.affine)
+        other.header.set_xyzt_units("micron")
     nib.save(other, tmp_path / "head.nii.gz")
     export_run(checkpoint=str(run), output=str(tmp_path / "bundle"), format="bundle", mirror=False)
     expected = load_run(run, device="cpu", mirror=False).predict(nib.load(tmp_path / "head.nii.gz"))
@@ -171,7 +175,8 @@ def test_a_bundle_and_predict_agree_on_an_image_unlike_the_training_images(
     parser.update({"bundle_root": str(tmp_path / "bundle"), "input": str(tmp_path / "head.nii.gz"),
                    "output_dir": str(tmp_path / "out"), "device": "$torch.device('cpu')"})  # fmt: skip
     parser.get_parsed_content("run")
-    array, _ = labels(tmp_path / "out" / "head.nii.gz")
+    array, there = labels(tmp_path / "out" / "head.nii.gz")
+    np.testing.assert_allclose(there, other.affine, rtol=1e-5)
     assert len(np.unique(array)) == 3
     assert np.mean(array == np.asanyarray(expected.dataobj)) > 0.999
 
@@ -238,12 +243,19 @@ def test_a_bundle_takes_percentiles_of_large_volumes(run: Path, tmp_path: Path) 
     """More than 2^24 voxels, where `torch.quantile` gives up."""
     here = load_run(variant(run, tmp_path / "run", intensity="percentiles", limits=[25.0, 75.0]), device="cpu")
     steps = _preprocessing(here)
-    parser = ConfigParser({"intensity": vars(intensity), "note": steps[2], "scale": steps[-1]})
+    parser = ConfigParser({"intensity": vars(intensity), "note": steps[3], "scale": steps[-1]})
     image = torch.arange(2.0**24 + 1)[None, :, None, None] + 1
     noted = parser.get_parsed_content("note")({"image": MetaTensor(image)})
     scaled = parser.get_parsed_content("scale")(noted)["image"].as_tensor()
     expected = ((image / len(image[0]) - 0.25) / 0.5).clamp(0, 1)
     torch.testing.assert_close(scaled, expected, atol=1e-5, rtol=0)
+
+
+def test_a_bundle_is_refused_whose_label_values_monai_would_round(run: Path, tmp_path: Path) -> None:
+    here = load_run(run, device="cpu")
+    here.dataset.task = Task.of_classes("atlas", {"a": [2**24 + 1], "b": [3]})
+    with pytest.raises(UserError, match="rounds the value 16777217"):
+        write_bundle(here, tmp_path / "bundle", {}, "monai.networks.nets.UNETR")
 
 
 @pytest.fixture

@@ -194,7 +194,8 @@ def test_a_sweep_leaves_one_directory_a_job_reports_failures_and_skips_what_is_f
     printed, error = capsys.readouterr()
     assert error.count("rank=999 is not possible") == 2 and error.count("error: [lora, rank 999] ") == 1
     assert error.splitlines()[-1] == (
-        "error: 2 job(s) failed: run the same command again, it goes on with the 2 that are left"
+        "error: 2 job(s) failed: mend what their errors say and run the same command again, it goes on with the 2 that "
+        "are left"
     )
     assert "Traceback" not in error
     assert "job 1 of 4: tcurlora, rank 2" in printed and "job 4 of 4: lora, rank 999; about 1 min to go" in printed
@@ -268,7 +269,7 @@ def test_a_longer_run_says_that_its_schedule_changes(
     assert "goes on" not in capsys.readouterr().out
     again = [argument for argument in arguments if not argument.startswith("trainer.max_steps")]
     assert run_script("train", *again, f"resume={tmp_path / 'run'}", "trainer.max_steps=4", monkeypatch=patch) == 0
-    assert "goes on after step 2 of 4, in epoch 2; trainer.max_steps was 2: from here" in capsys.readouterr().out
+    assert "goes on after step 2 of 4, in epoch 3; trainer.max_steps was 2: from here" in capsys.readouterr().out
 
 
 def test_rules_for_pieces_that_cannot_be_are_told_before_the_training(
