@@ -79,7 +79,9 @@ class Folder(SegmentationDataset):
         if self._datalist is None:
             entries, skipped = join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
         else:
-            listed, skipped = read_list(self.root / Path(self._datalist).expanduser(), self.modalities), {}
+            place = Path(self._datalist).expanduser()
+            under = self.root / place
+            listed, skipped = read_list(place if place.is_file() and not under.exists() else under, self.modalities), {}
             entries = self._named([self._inside(entry) for entry in listed])
         cases, left_out = [], {}
         sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}

@@ -114,8 +114,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
             text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252")
-        heading = text.partition("\n")[0]
-        return list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=heading.count)))
+        lines = text.splitlines()
+        lines = lines[1:] if lines and lines[0].strip('"').startswith("sep=") else lines  # for Excel's eyes
+        heading = lines[0] if lines else ""
+        return list(csv.DictReader(lines, delimiter=max(",;\t", key=heading.count)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = "it is no text" if isinstance(error, UnicodeDecodeError) else error
         raise UserError(f"cannot read {path} as a table: {reason}") from error

@@ -171,8 +171,19 @@ def test_tables_are_read_as_spreadsheets_save_them(write: Callable[..., Path], d
     root = write("images/Käse_t1.nii", "labels/Käse_t1.nii")
     rows = [["id", "image", "label"], ["Käse", "images/Käse_t1.nii", "labels/Käse_t1.nii"]]
     text = "\r\n".join(delimiter.join(row) for row in rows)
-    (root / "cases.csv").write_bytes(text.encode(code))
-    assert [case.id for case in dataset(root, datalist="cases.csv").manifest().cases] == ["Käse"]
+    for name, first in (("cases.csv", ""), ("marked.csv", f"sep={delimiter}\r\n")):
+        (root / name).write_bytes((first + text).encode(code))
+        assert [case.id for case in dataset(root, datalist=name).manifest().cases] == ["Käse"]
+
+
+def test_a_list_may_lie_in_the_working_folder(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write("images/a_t1.nii", "labels/a_t1.nii")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    Path("cases.csv").write_text("id,image,label\na,images/a_t1.nii,labels/a_t1.nii")
+    assert [case.id for case in dataset(root, datalist="cases.csv").manifest().cases] == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["links", "absolute paths"])
