@@ -189,11 +189,12 @@ class SegmentationModule(lightning.LightningModule):
         adapters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
         known = {id(p) for p in adapters}
         others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        groups = [*self._by_factor(others), (self.adapter_lr_factor, adapters)]  # the adapters come last
-        groups = [(factor, parameters) for factor, parameters in groups if parameters]
-        optimizer = self.build_optimizer([{"params": parameters} for _, parameters in groups])
-        for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] *= factor
+        groups = {("base" if f == 1 else f"base x {f:g}"): (f, own) for f, own in self._by_factor(others)}
+        groups["adapters"] = (self.adapter_lr_factor, adapters)  # the adapters come last
+        groups = {name: group for name, group in groups.items() if group[1]}
+        optimizer = self.build_optimizer([{"params": own, "name": name} for name, (_, own) in groups.items()])
+        for group in optimizer.param_groups:
+            group["lr"] *= groups[group["name"]][0]
         schedule = LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -119,6 +119,8 @@ def log_hyperparameters(logger: Logger | None, config: DictConfig, split: str, m
     if logger is None:
         return
     settings = {name: _plain(OmegaConf.select(config, key)) for name, key in _COLUMNS.items()}
+    base = Path(str(settings["pretrained"]))
+    settings["pretrained"] = "random" if base.parent.name == "bases" else base.name  # where `load_base` stores it
     settings["model"] = str(settings["model"]).rpartition(".")[2].removeprefix("build_")
     costs = {f"run/{name}": float(metrics[name]) for name in _COSTS if metrics[name] is not None}
     logger.log_metrics(costs, metrics["steps"])
