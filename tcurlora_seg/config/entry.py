@@ -64,10 +64,11 @@ def program(
             except Exception as error:
                 _report(error, _job_name())
                 return float("nan")  # what an optimising sweeper takes for a failed trial
-            except (SystemExit, KeyboardInterrupt):  # the other jobs of a sweep must hear of it, and may be elsewhere
+            except (SystemExit, KeyboardInterrupt) as stop:  # other jobs must hear of it, and may be elsewhere
                 if not sweep.running():
                     raise
-                sweep.record("stopped")
+                if isinstance(stop, KeyboardInterrupt):  # a training that a signal ended has recorded itself
+                    sweep.record("stopped")
                 sweep.ask_to_stop()
                 return float("nan")
 

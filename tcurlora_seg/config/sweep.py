@@ -133,9 +133,8 @@ def record(status: str, *, directory: str = "", dice: float | None = None, messa
     }  # fmt: skip
     with (folder / f".{TABLE}.lock").open("w") as guard:
         lock(guard)
-        replaced = ("", directory)
-        others = [old for old in read_table(folder)
-                  if old["job"] != name or (directory and old["directory"] not in replaced)]  # fmt: skip
+        known = {directory, ""} if directory else None  # of an unknown folder: all lines of that name
+        others = [old for old in read_table(folder) if old["job"] != name or (known and old["directory"] not in known)]
         with atomic_path(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

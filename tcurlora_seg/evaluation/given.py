@@ -58,7 +58,8 @@ def score_folder(
     if (Path(output) / "model.safetensors").exists():
         raise UserError(f"output={output} is a run of its own: choose another folder")
     folder = Path(output) / "evaluation" / split
-    dataset = stored_dataset(load_config(run / "config.yaml"), run / "config.yaml", root, trust)
+    config = load_config(run / "config.yaml")
+    dataset = stored_dataset(config, run / "config.yaml", root, trust)
     records = []
     for id in told(drawn_cases(run, dataset, split)):
         case = dataset.manifest().case(id)
@@ -84,7 +85,7 @@ def score_folder(
     summary = write_scores(
         folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
-        limited=limited_by(load_config(run / "config.yaml"), split),
+        limited=limited_by(config, split),
     )  # fmt: skip
     write_as_run(run, Path(output), name)
     print_summary(rows, summary)

@@ -104,26 +104,35 @@ def _folder(folder: Path, modalities: Sequence[str]) -> list[Input]:
     found = list(_named(images, modalities))
     for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         found += _named(_images(inner), modalities, case=inner.name)
+    found = found or _numbered(images, modalities)
     return found or [Input(path.name, dict.fromkeys(modalities, path), _target(path)) for path in images]
 
 
 def _named(paths: Sequence[Path], modalities: Sequence[str], case: str | None = None) -> Iterator[Input]:
-    """Group `<case>_<modality>.nii.gz` by case, or nnU-Net's `<case>_0000.nii.gz` by the order of the modalities.
-
-    In the folder of a case any text may precede the modality.
-    """
+    """Group `<case>_<modality>.nii.gz` by case; in the folder of a case any text may precede the modality."""
     cases: dict[str, dict[str, Path]] = {}
     for path in paths:
         own = stem(path)
-        for number, modality in enumerate(modalities):
-            word = f"{number:04}" if own.endswith(f"_{number:04}") else modality
-            if own.lower() == word.lower() or own.lower().endswith(f"_{word.lower()}"):
-                name = case or own[: -len(word)].rstrip("_") or own
+        for modality in modalities:
+            if own.lower() == modality.lower() or own.lower().endswith(f"_{modality.lower()}"):
+                name = case or own[: -len(modality)].rstrip("_") or own
                 first = cases.setdefault(name, {}).setdefault(modality, path)
                 if first != path:
                     raise UserError(f"{first} and {path} would both be the {modality} image of {name}; move one away")
     for name, files in sorted(cases.items()):
         yield Input(name, files, f"{name}.nii.gz")
+
+
+def _numbered(paths: Sequence[Path], modalities: Sequence[str]) -> list[Input]:
+    """nnU-Net's `<case>_0000.nii.gz`, `<case>_0001.nii.gz`, ...; nothing unless all files make whole cases so."""
+    numbers = {f"{number:04}": modality for number, modality in enumerate(modalities)}
+    cases: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        name, _, number = stem(path).rpartition("_")
+        cases.setdefault(name, {})[numbers.get(number, "")] = path
+    if any(files.keys() != set(modalities) for files in cases.values()) or len(paths) != len(cases) * len(modalities):
+        return []
+    return [Input(name, files, f"{name}.nii.gz") for name, files in sorted(cases.items())]
 
 
 def _manifest(path: Path, root: str | None) -> list[Input]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -57,6 +58,15 @@ def test_another_program_is_one_more_row_of_a_comparison(
     assert "maps" in (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="is a run of its own"):
         score_folder(checkpoint=str(run), predictions=str(references), output=str(run))
+
+
+def test_scores_of_a_part_of_the_cases_say_so(run: Path, references: Path, tmp_path: Path) -> None:
+    part = Path(shutil.copytree(run, tmp_path / "part"))
+    text = (part / "config.yaml").read_text()
+    assert "  test: null\n" in text
+    (part / "config.yaml").write_text(text.replace("  test: null\n", "  test: 2\n"))
+    summary = score_folder(checkpoint=str(part), predictions=str(references), output=str(tmp_path / "scores"))
+    assert summary["limited"] == "the first 2 test cases by hash (split.test)"
 
 
 def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:

@@ -27,3 +27,10 @@ def test_twenty_cases_are_all_listed_and_of_more_the_worst_ten(capsys: pytest.Ca
 def test_a_structure_that_was_not_predicted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not predicted" not in printed(2, capsys)
     assert "head: in the training labels, but not predicted" in printed(2, capsys, not_predicted=["head"])
+
+
+def test_a_small_volume_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pd.DataFrame([{**dict.fromkeys(COLUMNS, 0.000375), "case": "c", "structure": "dot", "status": "scored"}])
+    named = {"dataset": "d", "task": "t", "adapter": "a", "simulated": None, "unusual": []}
+    print_summary(rows, {**named, **summarise(rows)})
+    assert capsys.readouterr().out.count("0.000375") == 4  # of the case and of the mean, both volumes

@@ -100,6 +100,11 @@ def test_files_named_as_nnu_net_names_channels_are_read(
         nib.save(channel, tmp_path / "raw" / f"{case}_{number:04}.nii.gz")
     out = predicted(prostate_run, tmp_path / "raw")
     np.testing.assert_array_equal(upright(out / expected.name), upright(expected))
+    (tmp_path / "whole").mkdir()
+    for id in ("p_0001", "p_0002", "p_0003"):  # cases, each of which holds both channels
+        nib.save(both, tmp_path / "whole" / f"{id}.nii.gz")
+        out = predicted(prostate_run, tmp_path / "whole")
+        np.testing.assert_array_equal(upright(out / f"{id}.nii.gz"), upright(expected))
 
 
 def test_a_bundle_reads_a_file_of_all_channels(

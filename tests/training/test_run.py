@@ -232,6 +232,8 @@ def test_a_sweep_that_is_stopped_says_how_to_go_on_and_ends_the_same(
     assert error.splitlines() == [
         "SIGINT: saved after step 2", "stopped: run the same command again, it goes on with the 2 that are left",
     ]  # fmt: skip
+    table = pd.read_csv(tmp_path / "sweeps" / "default" / "sweep.csv").set_index("status")
+    assert Path(table.loc["stopped", "directory"]).name.startswith("seed1")
     assert run_script("train", *arguments, monkeypatch=patch) == 0
     printed, error = capsys.readouterr()
     assert "1 skipped, 2 finished" in printed or "2 finished, 1 skipped of 3" in printed
@@ -257,8 +259,24 @@ def test_data_that_changed_stop_a_skip_and_a_resume_and_new_cases_are_counted(
     label.write_bytes(next(folder.glob("S03/*.label.img.gz")).read_bytes())
     assert run_script("train", "-m", *arguments, "seed=0", monkeypatch=patch) == 1
     assert f"{label} changed since {run} began" in capsys.readouterr().err
+    assert list(pd.read_csv(tmp_path / "sweeps" / "default" / "sweep.csv")["status"]) == ["failed"]
     assert run_script("train", *arguments, f"resume={run}", "trainer.max_steps=3", monkeypatch=patch) == 1
     assert f"{label} changed since {run} began" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_skipped_when_cases_were_added(
+    root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(root, tmp_path / "data"))
+    (data / "manifest.json").unlink()
+    (data / "LPBA40" / "delineation_space" / "S08").rename(tmp_path / "S08")
+    arguments = ["-m", f"dataset.root={data}", *TINY, "test=null", f"outputs={tmp_path}", "adapter.rank=2", "seed=0"]
+    assert run_script("train", *arguments, monkeypatch=patch) == 0
+    assert run_script("train", *arguments, monkeypatch=patch) == 0
+    assert "is finished: skipped" in capsys.readouterr().out
+    (tmp_path / "S08").rename(data / "LPBA40" / "delineation_space" / "S08")
+    assert run_script("train", *arguments, monkeypatch=patch) == 1
+    assert "the cohort has changed since" in capsys.readouterr().err
 
 
 def test_a_longer_run_says_that_its_schedule_changes(
