@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
     else:
         from tcurlora_seg.evaluation.given import score_folder
 
-        taken = ("checkpoint", "split", "root", "surface_tolerance_mm", "output", "trust")
+        taken = ("checkpoint", "split", "root", "surface_tolerance_mm", "pictures", "output", "trust")
         score_folder(predictions=config.predictions, **{key: given[key] for key in taken})
 
 

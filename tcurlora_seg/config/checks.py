@@ -76,7 +76,7 @@ def check_training(config: DictConfig) -> None:
 
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 _SHORT = ("16", "bf16", "32", "64")  # Lightning's own, as 16 for 16-mixed
-_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _OF_THE_RUN = "every run sets it itself"
 _WITHOUT_EFFECT = {
     "limit_test_batches": "split.test=N scores N of the test cases",
@@ -97,7 +97,7 @@ def _check_trainer(trainer: DictConfig) -> None:
     """Check the arguments of Lightning's Trainer.
 
     Raises:
-        UserError: an unknown precision or accelerator, or an argument without effect.
+        UserError: an unknown precision or accelerator, no device, or an argument without effect.
     """
     for key, instead in _WITHOUT_EFFECT.items():
         if key in trainer:
@@ -106,6 +106,8 @@ def _check_trainer(trainer: DictConfig) -> None:
         raise UserError(f"trainer.precision={trainer.precision}: choose {', '.join(_PRECISIONS)}")
     if trainer.accelerator not in _ACCELERATORS:
         raise UserError(f"trainer.accelerator={trainer.accelerator}: choose {', '.join(_ACCELERATORS)}")
+    if trainer.devices in (0, "0"):
+        raise UserError("trainer.devices=0: a number of at least 1 is needed, or -1 for every GPU")
 
 
 def check_adapter(adapter: DictConfig, model: DictConfig) -> None:

@@ -154,7 +154,7 @@ def evaluate(
             shown, label = without_ignored(found.prepared, item.label[0].numpy())
             kept[case] = slices_of(item.image[0].numpy(), label, shown, sizes)
     rows = pd.DataFrame(gather(records), columns=list(COLUMNS))
-    _draw(rows, kept, folder / "overlays", dataset.task, pictures)
+    draw(rows, kept, folder / "overlays", dataset.task, pictures)
     rows = rows.sort_values("case", key=lambda ids: ids.map(list(cases).index), kind="stable", ignore_index=True)
     summary = write_scores(
         folder, dataset, rows, **facts,
@@ -245,8 +245,16 @@ def spread_out(rows: pd.DataFrame, count: int) -> list[str]:
     return [str(case) for case in dice.index[places]]
 
 
-def _draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Task, count: int) -> None:
-    """Write the overlays of the chosen cases that this process has scored."""
+def draw(rows: pd.DataFrame, kept: Mapping[str, Slices], folder: Path, task: Task, count: int) -> None:
+    """Write `<case>.png` of the chosen cases that this process has scored.
+
+    Args:
+        rows: of `cases.csv`.
+        kept: slices by case.
+        folder: for the overlays.
+        task: for the names of the structures.
+        count: see `spread_out`.
+    """
     for case in spread_out(rows, count):
         if case in kept:
             own = rows[rows["case"] == case].set_index("structure")["dice"]

@@ -16,8 +16,9 @@ from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import case_rows, limited_by, told, write_as_run, write_scores
+from tcurlora_seg.evaluation.evaluate import case_rows, draw, limited_by, told, write_as_run, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
+from tcurlora_seg.evaluation.overlay import Slices, slices_of
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
 from tcurlora_seg.files import atomic_path
@@ -32,6 +33,7 @@ def score_folder(
     split: str = "test",
     root: str | None = None,
     surface_tolerance_mm: float = 1.0,
+    pictures: int = 3,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores of `predictions/<case>.nii.gz`, which hold the data set's own label values.
@@ -45,6 +47,7 @@ def score_folder(
         split: train, val or test, as the run drew them.
         root: data folder, if it has moved since.
         surface_tolerance_mm: see `score`.
+        pictures: see `evaluate`.
         trust: see `check_trusted`.
 
     Returns:
@@ -60,7 +63,7 @@ def score_folder(
     folder = Path(output) / "evaluation" / split
     config = load_config(run / "config.yaml")
     dataset = stored_dataset(config, run / "config.yaml", root, trust)
-    records = []
+    records, kept = [], {}
     for id in told(drawn_cases(run, dataset, split)):
         case = dataset.manifest().case(id)
         raw, affine = dataset.read_label(case)
@@ -76,12 +79,16 @@ def score_folder(
         found = dataset.task.class_indices(found)
         with atomic_path(folder / "predictions" / f"{id}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found, affine), temporary)
+        found, reference = without_ignored(found, dataset.task.class_indices(raw))
         scores = score_structures(
-            *without_ignored(found, dataset.task.class_indices(raw)),
-            dataset.task.structures, voxel_sizes(affine), surface_tolerance_mm=surface_tolerance_mm,
-        )  # fmt: skip
+            found, reference, dataset.task.structures, voxel_sizes(affine), surface_tolerance_mm=surface_tolerance_mm
+        )
         records += case_rows(id, case.patient, scores, seconds=float("nan"))
+        if pictures:
+            _, *image = next(dataset.read_images(case))
+            kept[id] = _slices(image, (reference, affine), (found, affine))
     rows = pd.DataFrame(records, columns=list(COLUMNS))
+    draw(rows, kept, folder / "overlays", dataset.task, pictures)
     summary = write_scores(
         folder, dataset, rows, adapter=name, predictions=predictions, surface_tolerance_mm=surface_tolerance_mm,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()}, unusual=[],
@@ -91,3 +98,10 @@ def score_folder(
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
+
+
+def _slices(*volumes: Sequence[np.ndarray]) -> Slices:
+    """Slices of an image, its reference and a prediction, each given with its affine."""
+    turned = [turn_to(*volume, np.eye(4)) for volume in volumes]
+    image, reference, prediction = (volume for volume, _ in turned)
+    return slices_of(image, reference, prediction, voxel_sizes(turned[0][1]))

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-COLOURS = ("#56b4e9", "#e69f00", "#2fd6a3", "#f0e442", "#ff8fc7", "#ff6a3d", "#b9a3ff")
-"""One a class, in turn: Okabe and Ito's, told apart by colour-blind eyes, the dark ones lightened for black."""
+COLOURS = ("#6dffff", "#c49500", "#beff87", "#ffec13", "#d9529c", "#ff295d", "#aa90ff")
+"""One a class, in turn. Any two differ by 32 or more in CIE L*a*b*, also to eyes that lack one kind of cones."""
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 _MOST_NAMED = 10

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
@@ -113,7 +114,8 @@ def build_trainer(
         checkpoints: the checkpoint callback, which comes last but one.
 
     Raises:
-        UserError: early stopping without validation cases, or a GPU where PyTorch sees none.
+        UserError: early stopping without validation cases, a GPU where PyTorch sees none, or
+            arguments that Lightning refuses.
     """
     device = config.trainer.accelerator
     if device in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -134,18 +136,21 @@ def build_trainer(
             raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
         callbacks.append(Patience(patience))
     callbacks += [checkpoints, StopOnSignal(checkpoints)]
-    return instantiate(
-        {**config.trainer, "precision": training_precision(config)},
-        max_epochs=-1,
-        default_root_dir=str(directory),
-        logger=logger,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=terminal,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
+    try:
+        return instantiate(
+            {**config.trainer, "precision": training_precision(config)},
+            max_epochs=-1,
+            default_root_dir=str(directory),
+            logger=logger,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=terminal,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except InstantiationException as error:
+        raise UserError(f"trainer: {error.__cause__ or error}") from error
 
 
 def training_precision(config: DictConfig) -> str:

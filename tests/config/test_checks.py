@@ -16,6 +16,8 @@ from programs import TINY, run_script
         ("+trainer.callbacks=[]", "trainer.callbacks has no effect here: every run sets it itself"),
         ("trainer.precision=fp16", "trainer.precision=fp16: choose auto, 32-true, bf16-mixed, 16-mixed"),
         ("trainer.accelerator=graphics", "trainer.accelerator=graphics: choose auto, cpu, gpu"),
+        ("trainer.accelerator=tpu", "trainer.accelerator=tpu: choose auto, cpu, gpu, cuda, mps"),
+        ("trainer.devices=0", "trainer.devices=0: a number of at least 1 is needed, or -1 for every GPU"),
         ("seed=-1", "seed=-1: expected 0 to 4294967295"),
         ("sweep=null", "sweep=null: a name is needed"),
         ("window=96", "window=96: three sides in voxels are needed, such as [96,96,96], or null"),
@@ -40,6 +42,8 @@ def test_one_line_of_ours(
         (["model=unetr_tiny"], "pretrained=builtin does not fit the network: these weights are unetr_small's"),
         ([*TINY, "training.loss=tokens", "trainer.devices=2"], "training.loss=tokens leaves the decoder out"),
         ([*TINY, "trainer.accelerator=gpu"], "trainer.accelerator=gpu: PyTorch sees no GPU here; choose auto or cpu"),
+        ([*TINY, "+trainer.strategy=foo"], "trainer: You selected an invalid strategy name"),
+        ([*TINY, "+trainer.foo=1"], "trainer: Trainer.__init__() got an unexpected keyword argument 'foo'"),
         ([*TINY, "split.test=9"], "split.test=9: expected 1 to 6, the number of test cases"),
     ],
 )

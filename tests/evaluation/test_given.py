@@ -38,7 +38,9 @@ def test_a_copy_of_the_references_scores_one_whatever_its_orientation(
 ) -> None:
     arguments = (f"checkpoint={run}", f"predictions={references}", f"output={tmp_path / 'scores'}")
     assert run_script("evaluate", *arguments, monkeypatch=monkeypatch) == 0
-    summary = json.loads((tmp_path / "scores" / "evaluation" / "test" / "summary.json").read_text())
+    folder = tmp_path / "scores" / "evaluation" / "test"
+    assert len(list((folder / "overlays").glob("*.png"))) == 2
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["mean_dice"] == 1.0 and summary["cases"] == 2 and summary["adapter"] == "maps"
     assert {s["hd95_mm"]["mean"] for s in summary["structures"].values()} == {0.0}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
-from matplotlib.colors import to_hex
+import pytest
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from tcurlora_seg.evaluation.overlay import COLOURS, overlay_figure, slices_of
@@ -48,3 +51,30 @@ def test_of_many_structures_the_worst_are_named() -> None:
     )  # fmt: skip
     names = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert len(names) == 12 and names[0] == "s55, Dice 0.450" and names[9] == "s46, Dice 0.540"
+
+
+_CONES_MISSING = {  # Machado et al. (2009), doi 10.1109/TVCG.2009.113, severity 1; on linear RGB
+    "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "long": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "middle": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "short": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+@pytest.mark.parametrize("missing", _CONES_MISSING)
+def test_colours_are_told_apart_by_colour_blind_eyes(missing: str) -> None:
+    seen = [_lab(np.array(_CONES_MISSING[missing]) @ _linear(colour)) for colour in COLOURS]
+    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 32
+
+
+def _linear(colour: str) -> np.ndarray:
+    values = np.array(to_rgb(colour))
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* under D65."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    ratio = to_xyz @ linear.clip(0, 1) / np.array([0.9505, 1.0, 1.089])
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
