@@ -16,7 +16,7 @@ from tcurlora_seg.errors import UserError
 _WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
     "trainer.max_steps": (1, "a whole number of at least 1 is needed, or null for a plan from the data"),
     "overfit": (0, "a number of training cases is needed, 0 for a real run"),
-    "data.batch_size": (1, "at least 1 is needed"),
+    "data.batch_size": (1, "at least 1 is needed, or null for what fits in memory"),
     "data.steps_per_epoch": (1, "at least 1 is needed"),
     "data.num_workers": (0, "a number of processes is needed, or null"),
     "training.save_every": (1, "at least 1 epoch is needed"),

@@ -40,7 +40,7 @@ class SegmentationDataModule(LightningDataModule):
         dataset: SegmentationDataset,
         split: Split,
         crop: list[int] | None = None,
-        batch_size: int,
+        batch_size: int | None,
         steps_per_epoch: int,
         num_workers: int | None = None,
         cache: Literal["auto", "memory", "disk", "none"] = "auto",
@@ -50,7 +50,7 @@ class SegmentationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name}={value}: expected at least 1")
         self.dataset, self.case_split, self.crop = dataset, split, crop
         self.augmentation = replace(augmentation, mirror_axes=dataset.task.mirror_axes(augmentation.mirror_axes))
@@ -93,7 +93,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._volumes.typical()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self._volumes is not None and self.crop, "setup('fit') comes first, and a plan"
+        assert self._volumes is not None and self.crop and self.batch_size, "setup('fit') comes first, and a plan"
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         step = self.batch_size * world * (trainer.accumulate_grad_batches if trainer else 1)

@@ -23,6 +23,7 @@ _REMEDIES = (
     "window, speed.checkpointing=true, or trainer.precision=bf16-mixed"
 )
 _STATES = 3  # an optimiser's numbers for each that trains: Adam's two means, and amsgrad's maximum
+_BATCH = 2
 
 
 class _Tally(TorchDispatchMode):
@@ -123,6 +124,26 @@ def speed(device: torch.device, *, bf16: bool) -> float:
     return products * 2 * side**3 / seconds
 
 
+def fitting_batch(
+    network: nn.Module, window: Sequence[int], device: torch.device, *, bf16: bool, processes: int = 1
+) -> int:
+    """Windows a step: two, or one where the memory for a step of two is not there.
+
+    Args:
+        network: the network, ready to train.
+        window: (channels, X, Y, Z).
+        device: where the steps will run.
+        bf16: whether the forward pass runs in bfloat16.
+        processes: that train together; several take two, since each may see another amount of free memory.
+    """
+    free = free_memory(device)
+    try:
+        size, _ = estimate_step(network, (_BATCH, *window), device, bf16=bf16)
+    except Exception:  # a network of one's own may compute what shapes alone do not decide
+        return _BATCH
+    return 1 if processes == 1 and free is not None and size > free else _BATCH
+
+
 @contextmanager
 def remedies() -> Iterator[None]:
     """Context manager that turns running out of memory into one line with the remedies.
@@ -154,7 +175,9 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
     except Exception as error:  # a network of one's own may compute what shapes alone do not decide
         return f"expected: no estimate of memory and time for this network ({type(error).__name__})"
     minutes = steps * operations / (0.25 * speed(device, bf16=bf16)) / 60  # convolutions reach about a quarter of it
-    line = f"expected: {size / 1e9:.1f} GB for a step, roughly {max(1, round(minutes))} min for {steps} steps"
+    windows = "1 window" if shape[0] == 1 else f"{shape[0]} windows"
+    line = f"expected: {size / 1e9:.1f} GB for a step of {windows}, "
+    line += f"roughly {max(1, round(minutes))} min for {steps} steps"
     free = free_memory(device)
     if free is not None and size > free:
         line += f"; only {free / 1e9:.1f} GB are free. What helps: {_REMEDIES}"

@@ -31,7 +31,7 @@ from tcurlora_seg.training.build import build_data, build_module, build_trainer,
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.classes import ClassWatch
 from tcurlora_seg.training.directory import announced_directory, claimed
-from tcurlora_seg.training.estimate import describe_step, remedies
+from tcurlora_seg.training.estimate import describe_step, fitting_batch, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.results import Watchers, figures, keep_weights, model_notes, parameter_counts
@@ -106,7 +106,11 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         Checkpoints(directory / "checkpoints", validated=bool(split.val), every=config.training.save_every),
     )
     trainer = build_trainer(config, directory, list(watchers[:3]), watchers.checkpoints)
-    device = trainer.strategy.root_device
+    device, bf16 = trainer.strategy.root_device, training_precision(config) == "bf16-mixed"
+    if config.data.batch_size is None:
+        window = (len(dataset.modalities), *config.window)
+        size = fitting_batch(network, window, device, bf16=bf16, processes=trainer.world_size)
+        data.batch_size = config.data.batch_size = plan.filled["data.batch_size"] = size
     if is_first():
         going_on = [describe_resumption(checkpoint, directory, config.trainer.max_steps)] if checkpoint else []
         note_start(directory, config, dataset, split, str(device), plan.filled)
@@ -116,7 +120,6 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         print(_describe(config, dataset, split, parameter_counts(network)))
         print("\n".join([f"run directory {directory}", *going_on]), flush=True)
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
-        bf16 = training_precision(config) == "bf16-mixed"
         steps = config.trainer.max_steps - (checkpoint.step if checkpoint else 0)
         if steps > 0 and config.training.loss != "tokens":  # which leaves out the decoder
             print(describe_step(network, shape, device, bf16=bf16, steps=steps), flush=True)

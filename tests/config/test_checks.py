@@ -22,7 +22,7 @@ from programs import TINY, run_script
         ("sweep=null", "sweep=null: a name is needed"),
         ("window=96", "window=96: three sides in voxels are needed, such as [96,96,96], or null"),
         ("pretrained=null", "pretrained=None is not a file: give a path of weights, builtin, or random"),
-        ("data.batch_size=null", "data.batch_size=None: at least 1 is needed"),
+        ("data.batch_size=0", "data.batch_size=0: at least 1 is needed, or null for what fits in memory"),
         ("training.lr_factors={vit.**: x}", "training.lr_factors={'vit.**': 'x'}: numbers of at least 0 by glob"),
         ("training.lr_factors=0.1", "training.lr_factors=0.1: numbers of at least 0 by glob"),
         ("training.patience=x", "training.patience='x': a number of epochs is needed, or null"),

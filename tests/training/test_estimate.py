@@ -8,7 +8,7 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.memory import peak_of_tensors
 from tcurlora_seg.models.injection import adapt
 from tcurlora_seg.models.speed import speed_up
-from tcurlora_seg.training.estimate import describe_step, estimate_step, remedies, speed
+from tcurlora_seg.training.estimate import describe_step, estimate_step, fitting_batch, remedies, speed
 
 SHAPE = (2, 1, 64, 64, 64)
 CPU = torch.device("cpu")
@@ -52,6 +52,16 @@ def test_a_step_that_does_not_fit_is_told_with_what_helps(build, monkeypatch):
     monkeypatch.setattr("tcurlora_seg.training.estimate.free_memory", lambda device: 1)
     line = describe_step(build(img_size=[64, 64, 64]), SHAPE, torch.device("cpu"), bf16=False, steps=10)
     assert "10 steps" in line and "speed.checkpointing=true" in line
+
+
+def test_two_windows_a_step_or_one_where_two_do_not_fit(build, monkeypatch):
+    network = build(img_size=[64, 64, 64])
+    two, one = (estimate_step(network, (n, *SHAPE[1:]), CPU, bf16=False)[0] for n in (2, 1))
+    assert one < two
+    for free, expected in ((two, 2), (two - 1, 1), (None, 2)):
+        monkeypatch.setattr("tcurlora_seg.training.estimate.free_memory", lambda device, free=free: free)
+        assert fitting_batch(network, SHAPE[1:], CPU, bf16=False) == expected
+        assert fitting_batch(network, SHAPE[1:], CPU, bf16=False, processes=2) == 2
 
 
 def test_a_network_that_cannot_be_estimated_stops_no_training(tiny):
