@@ -85,8 +85,8 @@ def score_folder(
         )
         records += case_rows(id, case.patient, scores, seconds=float("nan"))
         if pictures:
-            _, *image = next(dataset.read_images(case))
-            kept[id] = _slices(image, (reference, affine), (found, affine))
+            _, image, placed = next(dataset.read_images(case))
+            kept[id] = _slices((image, placed), (reference, affine), (found, affine))
     rows = pd.DataFrame(records, columns=list(COLUMNS))
     draw(rows, kept, folder / "overlays", dataset.task, pictures)
     summary = write_scores(
@@ -100,7 +100,7 @@ def score_folder(
     return summary
 
 
-def _slices(*volumes: Sequence[np.ndarray]) -> Slices:
+def _slices(*volumes: tuple[np.ndarray, np.ndarray]) -> Slices:
     """Slices of an image, its reference and a prediction, each given with its affine."""
     turned = [turn_to(*volume, np.eye(4)) for volume in volumes]
     image, reference, prediction = (volume for volume, _ in turned)
