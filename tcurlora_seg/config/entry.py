@@ -32,7 +32,7 @@ from tcurlora_seg.config.messages import FULL_ERROR, explain, wants_traceback
 from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.config.schema import flatten, validate
 from tcurlora_seg.config.stored import load_config
-from tcurlora_seg.config.terminal import tolerate
+from tcurlora_seg.config.terminal import shorten_warnings, tolerate
 
 _FAILURES = "TCURLORA_SEG_FAILURES"  # a file that every process of a sweep adds its failed jobs to
 
@@ -51,6 +51,7 @@ def program(
         @functools.wraps(function)
         def job(config: DictConfig) -> Any:
             tolerate()
+            shorten_warnings()
             if sweep.asked_to_stop():
                 return float("nan")
             try:

@@ -1,4 +1,4 @@
-"""Output that never fails, on an ASCII terminal or a closed pipe."""
+"""Output that never fails, on an ASCII terminal or a closed pipe, and warnings in one line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import codecs
 import io
 import os
 import sys
+import warnings
+from typing import Any
 
 _ASCII = {"±": "+-", "→": "->", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "×": "x"}
+_usual = warnings.formatwarning
 
 
 def tolerate() -> None:
@@ -21,6 +24,15 @@ def tolerate() -> None:
             tolerant = _Tolerant(stream.detach(), encoding, "ascii_words", line_buffering=buffered)
             setattr(sys, name, tolerant)
             setattr(sys, f"__{name}__", tolerant)
+
+
+def shorten_warnings() -> None:
+    """Make warnings to the user one line, without the place in the code that raised them."""
+    warnings.formatwarning = _short  # type: ignore[assignment]
+
+
+def _short(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    return f"warning: {message}\n" if category is UserWarning else _usual(message, category, *place)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

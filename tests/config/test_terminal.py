@@ -28,3 +28,10 @@ def test_a_closed_pipe_is_no_failure() -> None:
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b"done\n" and process.wait() == 0
+
+
+def test_a_warning_to_the_user_is_one_line_and_others_keep_their_place() -> None:
+    code = "import warnings\nfrom tcurlora_seg.config.terminal import shorten_warnings; shorten_warnings()\n"
+    code += "warnings.warn('no voxel of tail was predicted')\nwarnings.warn('old', FutureWarning)"
+    said = run(code, stderr=subprocess.PIPE).communicate()[1].decode()
+    assert said.startswith("warning: no voxel of tail was predicted\n<string>:5: FutureWarning: old")
