@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 from tcurlora_seg.errors import UserError
 
 
-class AdaLoRA(Adapter):
+class AdaLoRA(SliceBySlice):
     """Adaptive budget allocation: delta = (alpha / r0) P diag(E) Q, with the least important E set to zero.
 
     P (out, r0) and Q (r0, in) start from N(0, 0.02^2), E (r0) at zero. It trains r0 (out + in + 1) numbers per matrix.
@@ -92,11 +92,9 @@ class AdaLoRA(Adapter):
         """(alpha / r0) P diag(E) Q."""
         return self.scale * (self.P[index] * self.E[index]) @ self.Q[index]
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Q, E and P one after another."""
-        return [F.linear(F.linear(x, self.Q[i]) * (self.scale * self.E[i]), self.P[i]) for i in indices]
+        return F.linear(F.linear(x, self.Q[index]) * (self.scale * self.E[index]), self.P[index])
 
     @classmethod
     def penalty(cls, adapters: Sequence[Self]) -> Tensor:

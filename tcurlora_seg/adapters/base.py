@@ -86,6 +86,20 @@ class Adapter(nn.Module, ABC):
         return None
 
 
+class SliceBySlice(Adapter):
+    """Base class of methods whose cheap form shares nothing between slices."""
+
+    @abstractmethod
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """Update of one slice's output; arguments as those of `updates`."""
+
+    def updates(
+        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """`update`, slice by slice."""
+        return [self.update(i, x, y, weight) for i, y, weight in zip(indices, ys, weights, strict=True)]
+
+
 def penalty(adapters: Iterable[Adapter]) -> Tensor | float:
     """Sum of the penalty terms of all methods in a network; see `Adapter.penalty`."""
     return sum((method.penalty(members) for method, members in _by_method(adapters).items()), 0.0)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
-class Bottleneck(Adapter):
+class Bottleneck(SliceBySlice):
     """A residual bottleneck on the output: y' = y + B A y with y = W x + b, A (r, out) and B (out, r).
 
         delta = B A W,    bias_delta = B A b
@@ -53,8 +52,6 @@ class Bottleneck(Adapter):
         """B A b."""
         return None if bias is None else self.B[index] @ (self.A[index] @ bias)
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """A, then B, on the outputs."""
-        return [F.linear(F.linear(y, self.A[i]), self.B[i]) for i, y in zip(indices, ys, strict=True)]
+        return F.linear(F.linear(y, self.A[index]), self.B[index])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.circulant import circulant, multiply_circulant
 from tcurlora_seg.adapters.stacks import Stack
 from tcurlora_seg.errors import UserError
 
 
-class CDVFT(Adapter):
+class CDVFT(SliceBySlice):
     """Circulant and diagonal vectors: delta = alpha diag(a3) circ(c) diag(a1).
 
         delta[i, j] = alpha a3_i c_(i-j mod p) a1_j        for a square matrix of p rows
@@ -67,13 +66,8 @@ class CDVFT(Adapter):
         out, inner = weight.shape
         return self.alpha * self.a3[index][:, None] * circulant(self.c[index])[:out, :inner] * self.a1[index]
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Entrywise products around one circular convolution, by FFT."""
-        return [self._update(i, x) for i in indices]
-
-    def _update(self, index: int, x: Tensor) -> Tensor:
         c, a3 = self.c[index], self.alpha * self.a3[index]
         padded = F.pad(self.a1[index] * x, (0, c.shape[1] * c.shape[2] - x.shape[-1]))
         return a3 * multiply_circulant(c, padded)[..., : len(a3)]

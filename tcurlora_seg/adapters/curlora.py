@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter, check_indices
+from tcurlora_seg.adapters.base import SliceBySlice, check_indices
 from tcurlora_seg.adapters.selection import select
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
-class CURLoRA(Adapter):
+class CURLoRA(SliceBySlice):
     """CUR adaptation of each matrix by itself: delta = alpha C U R.
 
     C = W[:, columns] (out, r) and R = W[rows, :] (r, in) are frozen copies; U (r, r) starts at zero. Columns are drawn
@@ -77,8 +76,6 @@ class CURLoRA(Adapter):
         """alpha C U R."""
         return self.alpha * (self.C[index] @ self.core[index] @ self.R[index])
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """R, U and C one after another."""
-        return [F.linear(F.linear(F.linear(x, self.R[i]), self.alpha * self.core[i]), self.C[i]) for i in indices]
+        return F.linear(F.linear(F.linear(x, self.R[index]), self.alpha * self.core[index]), self.C[index])

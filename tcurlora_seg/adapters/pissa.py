@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
-class PiSSA(Adapter):
+class PiSSA(SliceBySlice):
     """Principal singular values and vectors adaptation: delta = B A - B0 A0, the change since its own start.
 
     With W = U S V' and its r leading triples, B0 = U_r sqrt(S_r) (out, r) and A0 = sqrt(S_r) V_r' (r, in): the method's
@@ -61,16 +59,11 @@ class PiSSA(Adapter):
         right, start = self._right(index)
         return self.B[index] @ right - self.B0[index] @ start
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """(B - B0) A x + B0 (A - A0) x: the same without cancellation, which half precision needs."""
-        updates = []
-        for i in indices:
-            right, start = self._right(i)
-            moved = F.linear(F.linear(x, right), self.B[i] - self.B0[i])
-            updates.append(moved + F.linear(F.linear(x, right - start), self.B0[i]))
-        return updates
+        right, start = self._right(index)
+        moved = F.linear(F.linear(x, right), self.B[index] - self.B0[index])
+        return moved + F.linear(F.linear(x, right - start), self.B0[index])
 
     def _right(self, index: int) -> tuple[Tensor, Tensor]:
         """The factor (r, in) right of B, now and at the start, the core included."""

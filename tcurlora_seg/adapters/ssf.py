@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.stacks import Stack
 
 
-class SSF(Adapter):
+class SSF(SliceBySlice):
     """Scaling and shifting the outputs: y' = scale * y + shift, entry by entry, with y = W x + b.
 
         delta = diag(scale - 1) W,    bias_delta = (scale - 1) * b + shift
@@ -47,8 +45,6 @@ class SSF(Adapter):
         shift = self.shift[index]
         return shift if bias is None else (self.scale[index] - 1) * bias + shift
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """(scale - 1) y."""
-        return [(self.scale[i] - 1).to(y.dtype) * y for i, y in zip(indices, ys, strict=True)]
+        return (self.scale[index] - 1).to(y.dtype) * y

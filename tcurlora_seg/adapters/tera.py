@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.stacks import Stack
 from tcurlora_seg.errors import UserError
 
 
-class TeRA(Adapter):
+class TeRA(SliceBySlice):
     """Random tensor network adaptation: delta_l = s unfold(G x_1 A_1 diag(d_1,l) ... x_6 A_6 diag(d_6,l)).
 
     Rows and columns are split into three modes each, as equal as can be (768 = 8 8 12, 3072 = 12 16 16). The core G,
@@ -77,13 +77,8 @@ class TeRA(Adapter):
         left, right = self._scaled(index)
         return self.size * (_kron(left) @ self.core @ _kron(right).T)
 
-    def updates(
-        self, indices: Sequence[int], x: Tensor, ys: Sequence[Tensor], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """R', G and L one after another, R and L mode by mode; the main cost is one product with the frozen G."""
-        return [self._update(i, x) for i in indices]
-
-    def _update(self, index: int, x: Tensor) -> Tensor:
         left, right = self._scaled(index)
         tokens = x.reshape(-1, *self.modes[3:])
         z = torch.einsum("tabc,ai,bj,ck->tijk", tokens, *right).flatten(1) @ self.core.T
