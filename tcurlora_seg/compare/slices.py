@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from hydra.errors import HydraException
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from tcurlora_seg.config.messages import explain
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.grid import turn_to
+from tcurlora_seg.data.spacing import ras_spacing
 from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
@@ -114,13 +114,9 @@ def _planes(case: str, dataset: SegmentationDataset, folders: Sequence[Path]) ->
         volumes[str(i)], _ = read_volume(folder / "predictions" / f"{case}.nii.gz")
     if len({volume.shape for volume in volumes.values()}) > 1:
         raise UserError(f"case {case}: image, label and predictions do not share one grid")
-    turn = nib.orientations.io_orientation(affine)
-    volumes = {name: nib.orientations.apply_orientation(volume, turn) for name, volume in volumes.items()}
-    sizes = np.empty(3)  # voxel sizes along the turned axes
-    sizes[turn[:, 0].astype(int)] = nib.affines.voxel_sizes(affine)
-    volumes = _crop(volumes)
+    volumes = _crop({name: turn_to(volume, affine, np.eye(4))[0] for name, volume in volumes.items()})
     volumes["image"] = _to_grey(volumes["image"])
-    return [_strips(volumes, name, axis, sizes, len(folders)) for name, axis in _PLANES]
+    return [_strips(volumes, name, axis, ras_spacing(affine), len(folders)) for name, axis in _PLANES]
 
 
 def _crop(volumes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -11,9 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.errors import UserError
 
-_MOVED = {  # key -> what older runs name there, and where it is now
-    "speed._target_": ("tcurlora_seg.models.backbone.speed_up", "tcurlora_seg.models.speed.speed_up"),
-}
 _GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
 _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "window": None,
@@ -69,9 +66,8 @@ def parse_config(text: str, source: object) -> DictConfig:
         raise UserError(f"{source} is not a readable configuration: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{source} is not a configuration: its top level is no mapping")
-    for key, (old, new) in _MOVED.items():
-        if OmegaConf.select(loaded, key, throw_on_missing=False) == old:
-            OmegaConf.update(loaded, key, new)
+    if OmegaConf.select(loaded, "speed._target_", throw_on_missing=False) == "tcurlora_seg.models.backbone.speed_up":
+        OmegaConf.update(loaded, "speed._target_", "tcurlora_seg.models.speed.speed_up")  # where older runs name it
     for key in _GONE:
         loaded.get("speed", {}).pop(key, None)
     if loaded.get("pretrained") == "builtin" and "lr_factors" not in loaded.get("training", {}):

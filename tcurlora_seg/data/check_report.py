@@ -67,16 +67,6 @@ class CheckReport:
         except (UserError, KeyError, TypeError, AttributeError):
             return None
 
-    def examined(self, id: str, files: Fingerprint, settings: str) -> Examination | None:
-        """Earlier findings of a case; None where its files or the settings have changed.
-
-        Args:
-            id: of the case.
-            files: its files as they are now.
-            settings: as they are now.
-        """
-        return self.cases.get(id) if self.settings == settings and self.files.get(id) == files else None
-
 
 def print_report(report: CheckReport, *, simulated: bool) -> None:
     """Print the table: found, usable, left out and why, skipped and why.

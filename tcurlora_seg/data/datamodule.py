@@ -86,12 +86,6 @@ class SegmentationDataModule(LightningDataModule):
             self._validation.keep = place == "memory"
         return self._volumes
 
-    @property
-    def typical(self) -> dict[str, list[float]]:
-        """Typical values of the training images; see `TrainingVolumes.typical`."""
-        assert self._volumes is not None, "setup('fit') comes first"
-        return self._volumes.typical()
-
     def train_dataloader(self) -> DataLoader[Any]:
         assert self._volumes is not None and self.crop and self.batch_size, "setup('fit') comes first, and a plan"
         trainer = self.trainer

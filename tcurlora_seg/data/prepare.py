@@ -113,10 +113,10 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
         by_hand=by_hand, skipped=skipped,
     )  # fmt: skip
     files = {case.id: fingerprint(case, dataset.root) for case in cohort.cases}
-    for id, found in files.items():
-        examination = before.examined(id, found, settings) if before else None
-        if examination:
-            report.cases[id], report.files[id] = examination, found
+    if before and before.settings == settings:
+        for id, found in files.items():
+            if id in before.cases and before.files.get(id) == found:
+                report.cases[id], report.files[id] = before.cases[id], found
     _examine_rest(dataset, report, files, folder / REPORT, workers)
     problems = {id: case.problem for id, case in sorted(report.cases.items()) if case.problem}
     problems |= duplicates({id: report.cases[id] for id in files if id not in problems})

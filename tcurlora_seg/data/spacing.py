@@ -74,8 +74,4 @@ def training_spacing(sizes: Iterable[Sequence[float]]) -> TrainingSpacing:
 
 def ras_spacing(affine: np.ndarray) -> np.ndarray:
     """Voxel sizes in mm in the order of the axes after turning to RAS."""
-    order = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    sizes = nib.affines.voxel_sizes(affine)
-    result = sizes.copy()
-    result[order] = sizes
-    return result
+    return nib.affines.voxel_sizes(affine)[np.argsort(nib.io_orientation(affine)[:, 0])]

@@ -18,7 +18,7 @@ from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import case_rows, draw, limited_by, told, write_as_run, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
-from tcurlora_seg.evaluation.overlay import Slices, slices_of
+from tcurlora_seg.evaluation.overlay import slices_of
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
 from tcurlora_seg.files import atomic_path
@@ -86,7 +86,9 @@ def score_folder(
         records += case_rows(id, case.patient, scores, seconds=float("nan"))
         if pictures:
             _, image, placed = next(dataset.read_images(case))
-            kept[id] = _slices((image, placed), (reference, affine), (found, affine))
+            volumes = (image, placed), (reference, affine), (found, affine)
+            (image, placed), (reference, _), (found, _) = (turn_to(*volume, np.eye(4)) for volume in volumes)
+            kept[id] = slices_of(image, reference, found, voxel_sizes(placed))
     rows = pd.DataFrame(records, columns=list(COLUMNS))
     draw(rows, kept, folder / "overlays", dataset.task, pictures)
     summary = write_scores(
@@ -98,10 +100,3 @@ def score_folder(
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
-
-
-def _slices(*volumes: tuple[np.ndarray, np.ndarray]) -> Slices:
-    """Slices of an image, its reference and a prediction, each given with its affine."""
-    turned = [turn_to(*volume, np.eye(4)) for volume in volumes]
-    image, reference, prediction = (volume for volume, _ in turned)
-    return slices_of(image, reference, prediction, voxel_sizes(turned[0][1]))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -73,7 +72,6 @@ def overlay_figure(
         dice: by structure; of more than ten the legend names the worst.
     """
     figure = Figure(figsize=(12, 4.8), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
     low, high = slices.limits
     for axes, (name, axis, index, aspect, planes) in zip(figure.subplots(1, 3), slices.planes, strict=True):
         axes.imshow(planes[0], cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
@@ -115,10 +113,3 @@ def _legend(structures: Mapping[str, Sequence[int]], dice: Mapping[str, float | 
     lines.append(Line2D([], [], color="silver", linestyle="solid", label="reference"))
     lines.append(Line2D([], [], color="silver", linestyle="dashed", label="prediction"))
     return lines
-
-
-def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
-    """Pixels (height, width, 3) of a figure, for TensorBoard."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

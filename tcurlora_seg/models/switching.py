@@ -127,7 +127,9 @@ class Switch:
         trained: dict[str, Tensor] = {} if decoder is None else self._members[decoder].tensors
         for key, parameter in network.named_parameters():
             if key in self._base:
-                parameter.data = _beside(parameter, trained if key in trained else self._base, key)
+                tensors = trained if key in trained else self._base
+                tensors[key] = tensors[key].to(parameter.device)  # it stays there, in its own precision
+                parameter.data = tensors[key].to(parameter.dtype)
                 parameter.requires_grad_(False).grad = None
         for key, layer in self._layers():
             layer.attached = [
@@ -148,10 +150,3 @@ class Switch:
 
     def _layers(self) -> list[tuple[str, Adapted]]:
         return [(key, layer) for key, layer in self.network.named_modules() if isinstance(layer, Adapted)]
-
-
-def _beside(parameter: nn.Parameter, tensors: dict[str, Tensor], key: str) -> Tensor:
-    """One of the tensors where the parameter is, and in its precision; it stays there, but in its own precision."""
-    if tensors[key].device != parameter.device:
-        tensors[key] = tensors[key].to(parameter.device)
-    return tensors[key].to(parameter.dtype)

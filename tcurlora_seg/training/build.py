@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from tcurlora_seg.config.target import backbone_of_target
@@ -26,7 +26,7 @@ from tcurlora_seg.models.pretrained import LoadReport, load_pretrained, save_bas
 from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
-from tcurlora_seg.training.plan import Plan, open_keys, plan_spacing, plan_training
+from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
@@ -72,8 +72,8 @@ def build_module(config: DictConfig, dataset: SegmentationDataset, network: nn.M
     )
 
 
-def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, Plan]:
-    """Data module with prepared training volumes, and the plan that follows from them.
+def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -> tuple[SegmentationDataModule, str]:
+    """Data module with prepared training volumes, and in two lines the plan that follows from them.
 
     Args:
         config: of the run; the plan completes it.
@@ -83,7 +83,6 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     Raises:
         UserError: a case that cannot be used, or too little memory.
     """
-    keys = open_keys(config)
     plan_spacing(config, dataset, split.train)
     options = {k: v for k, v in config.data.items() if k != "augmentation"}
     data = SegmentationDataModule(
@@ -98,8 +97,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     largest, multiple = backbone.window(config.model), backbone.multiple
     text = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
     data.crop = list(config.window)
-    filled = OmegaConf.to_container(OmegaConf.create({key: OmegaConf.select(config, key) for key in keys}))
-    return data, Plan(text, filled)  # type: ignore[arg-type]
+    return data, text
 
 
 def build_trainer(

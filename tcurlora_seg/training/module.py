@@ -187,29 +187,24 @@ class SegmentationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
-        known = {id(p) for p in adapters}
-        others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        groups = {("base" if f == 1 else f"base x {f:g}"): (f, own) for f, own in self._by_factor(others)}
-        groups["adapters"] = (self.adapter_lr_factor, adapters)  # the adapters come last
+        known, names = {id(p) for p in adapters}, [name for name, _ in self.network.named_parameters()]
+        factors: dict[str, float] = {}  # of several globs that match one name the last counts
+        for pattern, factor in self.lr_factors.items():
+            globs = backbone_of(self.network).globs([pattern])
+            factors |= dict.fromkeys(expand(globs, names, "training.lr_factors"), factor)
+        groups: dict[str, tuple[float, list[nn.Parameter]]] = {"base": (1.0, [])}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                factor = factors.get(name.removeprefix("network."), 1.0)
+                label = "base" if factor == 1 else f"base x {factor}"
+                groups.setdefault(label, (factor, []))[1].append(parameter)
+        groups["adapters"] = (self.adapter_lr_factor, adapters)  # they come last
         groups = {name: group for name, group in groups.items() if group[1]}
         optimizer = self.build_optimizer([{"params": own, "name": name} for name, (_, own) in groups.items()])
         for group in optimizer.param_groups:
             group["lr"] *= groups[group["name"]][0]
         schedule = LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _by_factor(self, parameters: Sequence[nn.Parameter]) -> list[tuple[float, list[nn.Parameter]]]:
-        """Parameters by the factor of their learning rate; of several globs that match one the last counts."""
-        names = [name for name, _ in self.network.named_parameters()]
-        factors: dict[str, float] = {}
-        for pattern, factor in self.lr_factors.items():
-            globs = backbone_of(self.network).globs([pattern])
-            factors |= dict.fromkeys(expand(globs, names, "training.lr_factors"), factor)
-        chosen = {id(p): factors.get(name, 1.0) for name, p in self.network.named_parameters()}
-        grouped: dict[float, list[nn.Parameter]] = {1.0: []}
-        for parameter in parameters:
-            grouped.setdefault(chosen.get(id(parameter), 1.0), []).append(parameter)
-        return list(grouped.items())
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))

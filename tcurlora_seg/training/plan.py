@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +20,7 @@ from tcurlora_seg.training.losses import balanced_weights
 
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
-_OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "training.class_weights")
+_OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "data.batch_size", "training.class_weights")
 _STEPS, _MOST_STEPS, _ROUND = 1000, 2000, 25
 
 
@@ -112,20 +111,8 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     )
 
 
-class Plan(NamedTuple):
-    """Plan of a run: what the configuration left open.
-
-    Attributes:
-        text: the plan in two lines.
-        filled: the values by dotted key; of a run that goes on none, since its configuration holds them.
-    """
-
-    text: str
-    filled: dict[str, Any]
-
-
 def open_keys(config: DictConfig) -> list[str]:
-    """Dotted keys that a plan fills in."""
+    """Dotted keys that a plan fills in; of a run that goes on none, since its configuration holds the values."""
     return [key for key in _OPEN if OmegaConf.select(config, key) in (None, "auto")]
 
 

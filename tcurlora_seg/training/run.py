@@ -34,6 +34,7 @@ from tcurlora_seg.training.directory import announced_directory, claimed
 from tcurlora_seg.training.estimate import describe_step, fitting_batch, remedies
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
+from tcurlora_seg.training.plan import open_keys
 from tcurlora_seg.training.results import Watchers, figures, keep_weights, model_notes, parameter_counts
 from tcurlora_seg.training.start import (
     Checkpoint,
@@ -90,6 +91,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     origin = trained_on(config.pretrained)
     left_out = keep_apart(dataset, origin)
     split = draw_cases(dataset, config.split, overfit=config.overfit, directory=directory)
+    planned = open_keys(config)
     data, plan = build_data(config, dataset, split)
 
     # the network
@@ -110,13 +112,13 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if config.data.batch_size is None:
         window = (len(dataset.modalities), *config.window)
         size = fitting_batch(network, window, device, bf16=bf16, processes=trainer.world_size)
-        data.batch_size = config.data.batch_size = plan.filled["data.batch_size"] = size
+        data.batch_size = config.data.batch_size = size
     if is_first():
         going_on = [describe_resumption(checkpoint, directory, config.trainer.max_steps)] if checkpoint else []
-        note_start(directory, config, dataset, split, str(device), plan.filled)
+        note_start(directory, config, dataset, split, str(device), planned)
         if left_out:
             print(f"left out {len(left_out)} case(s) that the base network was trained on (metrics.json lists them)")
-        print(f"{plan.text}\nbase: {base}")
+        print(f"{plan}\nbase: {base}")
         print(_describe(config, dataset, split, parameter_counts(network)))
         print("\n".join([f"run directory {directory}", *going_on]), flush=True)
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
@@ -130,11 +132,11 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
 
     # what it leaves
     keep_weights(module, watchers)
-    spacing = training_spacing(dataset.training_sizes(split.train))
+    spacing, typical = training_spacing(dataset.training_sizes(split.train)), data.volumes().typical()
     metrics = {**figures(config, network, base, watchers, trainer.global_step), "left_out": left_out}
     if is_first():
         model_file = directory / "model.safetensors"
-        save_model(network, model_file, metadata=model_notes(config, dataset, origin, spacing, data.typical))
+        save_model(network, model_file, metadata=model_notes(config, dataset, origin, spacing, typical))
         metrics["file_bytes"] = model_file.stat().st_size
     rows = None
     cases = split.sides[config.test] if config.test else ()
@@ -143,7 +145,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         with merged(network.to(device)):
             metrics["scores"], rows = evaluate(
                 [predictor_for(network, config, dataset)], dataset, cases, folder,
-                spacing=spacing, typical=data.typical, clearing=clearing, adapter=config.adapter.name,
+                spacing=spacing, typical=typical, clearing=clearing, adapter=config.adapter.name,
                 trainable_parameters=metrics["trainable_parameters"],
                 pictures=config.inference.pictures, limited=limited_by(config, config.test),
             )  # fmt: skip

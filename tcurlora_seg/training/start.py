@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -94,7 +94,7 @@ def note_start(
     dataset: SegmentationDataset,
     split: Split,
     device: str,
-    planned: Mapping[str, Any],
+    planned: Sequence[str],
 ) -> None:
     """Write the inputs of a run: `config.yaml`, `split.json`, `environment.json`, and once `data.json`, `plan.json`.
 
@@ -104,14 +104,15 @@ def note_start(
         dataset: where the cases are.
         split: the cases.
         device: name of the device.
-        planned: values of the configuration that follow from the training cases, by dotted key.
+        planned: dotted keys of the values that follow from the training cases.
     """
     stored = OmegaConf.merge(config, {"dataset": dict(dataset.remembered)})
     write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", _listed(split))
     write_json(directory / "environment.json", environment(device))
     if not (directory / _CONTENTS).exists():
-        write_json(directory / "plan.json", planned)
+        values = OmegaConf.create({key: OmegaConf.select(config, key) for key in planned})
+        write_json(directory / "plan.json", OmegaConf.to_container(values))
         ids = [id for side in split.sides.values() for id in side]
         write_json(directory / _CONTENTS, contents(map(dataset.manifest().case, ids), dataset.root))
     unlisted = dataset.unlisted()

@@ -19,7 +19,7 @@ from pandas import DataFrame
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
-from tcurlora_seg.evaluation.overlay import figure_to_array, overlay_figure, slices_of
+from tcurlora_seg.evaluation.overlay import overlay_figure, slices_of
 from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
@@ -36,9 +36,7 @@ class ValidationOverlays(Callback):
             slices_of(image, label, outputs["prediction"], spacing), title=f"{batch.case}, step {trainer.global_step}",
             structures=module.structures, dice=outputs["dice"],
         )  # fmt: skip
-        trainer.logger.experiment.add_image(
-            "dice/overlay_val", figure_to_array(figure), trainer.global_step, dataformats="HWC"
-        )
+        trainer.logger.experiment.add_figure("dice/overlay_val", figure, trainer.global_step)
 
 
 class Histograms(AtEpochEnd):
