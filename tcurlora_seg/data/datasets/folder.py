@@ -76,13 +76,7 @@ class Folder(SegmentationDataset):
         self._suffixes, self._label_suffix = dict(zip(modalities, image_suffixes, strict=False)), label_suffix
 
     def find_cases(self) -> Found:
-        if self._datalist is None:
-            entries, skipped = join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
-        else:
-            place = Path(self._datalist).expanduser()
-            under = self.root / place
-            listed, skipped = read_list(place if place.is_file() and not under.exists() else under, self.modalities), {}
-            entries = self._named([self._inside(entry) for entry in listed])
+        entries, skipped = self._entries()
         cases, left_out = [], {}
         sides: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         for entry in entries:
@@ -103,6 +97,15 @@ class Folder(SegmentationDataset):
         lists = {self.own_split: split} if split.val or split.test else {}
         return Found(tuple(sorted(cases, key=lambda case: case.id)), left_out, skipped, lists)
 
+    def _entries(self) -> tuple[Sequence[Entry], dict[str, str]]:
+        """The cases as a list or the folders have them, and what is skipped, with the reason."""
+        if self._datalist is None:
+            return join_folders(self.root, *self._folders, self._suffixes, self._label_suffix)
+        place = Path(self._datalist).expanduser()
+        under = self.root / place
+        listed = read_list(place if place.is_file() and not under.exists() else under, self.modalities)
+        return self._named([self._inside(entry) for entry in listed]), {}
+
     def label_hint(self, strange: Sequence[float]) -> str:
         return f"dataset.classes={self._classes}: name them there, or in dataset.background if they are none"
 
@@ -112,10 +115,11 @@ class Folder(SegmentationDataset):
     def _unusable(self, entry: Entry) -> str:
         """Why the files of an entry make no case; nothing if they do."""
         place = next(iter(entry.images.values()), entry.label or "its row")
-        missing = [modality for modality in self.modalities if modality not in entry.images]
-        if missing or entry.label is None:
+        missing = [modality for modality in self.modalities if not entry.images.get(modality)]
+        if missing or not entry.label:
             return f"{place} has no {missing[0] if missing else 'label'}"
-        gone = [path for path in (*entry.images.values(), entry.label) if not (self.root / path).exists()]
+        wanted = [*(entry.images[modality] for modality in self.modalities), entry.label]
+        gone = [path for path in wanted if not (self.root / path).exists()]
         if gone and (self.root / gone[0]).is_symlink():
             return f"{gone[0]} is a link to what is not there (git annex and datalad get it)"
         return f"{self._datalist} lists {gone[0]}, which is not there" if gone else ""

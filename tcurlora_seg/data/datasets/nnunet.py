@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.datasets.found import Found
+from tcurlora_seg.data.datasets.folder import Folder
 from tcurlora_seg.data.datasets.listing import Entry, join_folders, plain_name
-from tcurlora_seg.data.datasets.patients import patient_finder, warn_of_shared_names
-from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.datasets.patients import patient_finder
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
@@ -19,7 +18,7 @@ from tcurlora_seg.files import read_json
 _KEPT = ("channel_names", "modality", "labels")
 
 
-class NNUNet(SegmentationDataset):
+class NNUNet(Folder):
     """imagesTr/CASE_0000 to CASE_0003 with labelsTr/CASE, and a dataset.json of version 2 or 1.
 
     Regions, which nnU-Net trains with a sigmoid each, are here unions of classes under one softmax: a class for each
@@ -29,7 +28,6 @@ class NNUNet(SegmentationDataset):
     name = "nnunet"
     source = "your own, or whoever shares a folder Dataset001_NAME for nnU-Net."
     paper_split = (0.8, 0)
-    extent_mm = None  # it need not be a head
 
     def __init__(
         self,
@@ -68,9 +66,9 @@ class NNUNet(SegmentationDataset):
         self.tasks = {chosen: _task(chosen, regions, ignored, mirror_pairs)}
         self.known_labels = frozenset({0, *ignored, *(value for values in regions.values() for value in values)})
         self.layout = "dataset.json, imagesTr/CASE_0000 and labelsTr/CASE"
-        self._patient, self._asked = patient_finder(patient), patient is not None
-        super().__init__(
-            root=str(folder), task=chosen, manifest=manifest, modalities=modalities or self.all_modalities,
+        self._patient, self._pattern, self._datalist = patient_finder(patient), patient, path.name
+        SegmentationDataset.__init__(
+            self, root=str(folder), task=chosen, manifest=manifest, modalities=modalities or self.all_modalities,
             preparation=preparation, outside_root=outside_root,
         )  # fmt: skip
         self._check_tomography()
@@ -79,25 +77,7 @@ class NNUNet(SegmentationDataset):
     def cohort(self) -> str:
         return f"{self.name}/{self.root.name}"
 
-    def find_cases(self) -> Found:
-        entries, skipped = self._entries()
-        cases, left_out = [], {}
-        for entry in entries:
-            id, wanted = str(entry.id), {m: entry.images.get(m) for m in self.modalities} | {"label": entry.label}
-            lacking = next((name for name, path in wanted.items() if not path), None)
-            gone = next((path for path in wanted.values() if path and not (self.root / path).exists()), None)
-            patient = self._patient(id)
-            if lacking or gone:
-                left_out[id] = f"it has no {lacking}" if lacking else f"dataset.json lists {gone}, which is not there"
-            elif not patient:
-                left_out[id] = "dataset.patient does not match it"
-            else:
-                cases.append(Case(id, patient, entry.images, entry.label))
-        if not self._asked:
-            warn_of_shared_names([case.id for case in cases if case.patient == case.id])
-        return Found(tuple(cases), left_out, skipped)
-
-    def _entries(self) -> tuple[list[Entry], dict[str, str]]:
+    def _entries(self) -> tuple[Sequence[Entry], dict[str, str]]:
         """The cases as dataset.json lists them, or else as the folders hold them; and what is skipped."""
         path = self.root / "dataset.json"
         listed = read_json(path).get("dataset") if path.is_file() else None

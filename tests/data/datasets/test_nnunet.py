@@ -109,7 +109,7 @@ def test_a_run_predicts_where_there_is_no_dataset_json(raw: Callable[..., Path],
 def test_a_channel_that_is_missing_leaves_the_case_out(raw: Callable[..., Path]) -> None:
     folder = raw(channels=2)
     (folder / "imagesTr/b_0001.nii.gz").unlink()
-    assert dataset(folder).manifest().excluded == {"b": "it has no flair"}
+    assert dataset(folder).manifest().excluded == {"b": "imagesTr/b_0000.nii.gz has no flair"}
     assert len(dataset(folder, modalities=["t1"]).manifest().cases) == 2
 
 
