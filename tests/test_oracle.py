@@ -72,3 +72,12 @@ def test_an_update_made_of_c_and_r_is_held_whole():
     core = torch.randn(4, 2, 2, dtype=torch.float64, generator=generator())
     change = tproduct(tproduct(weights[:, :, columns], core), weights[:, rows, :])
     assert shares_held(weights, change, [2], generator=generator())[0].cur == pytest.approx(1)
+
+
+def test_rows_and_columns_aligned_with_a_target_are_those_that_hold_it_alone():
+    weights, _ = pair()
+    core = torch.randn(4, 1, 1, dtype=torch.float64, generator=generator())
+    change = tproduct(tproduct(weights[:, :, [3]], core), weights[:, [4], :])
+    rows, columns = oracle.aligned(weights, change, 1)
+    assert (rows.tolist(), columns.tolist()) == ([4], [3])
+    assert shares_held(weights, change, [1], selection=change, generator=generator())[0].cur == pytest.approx(1)
