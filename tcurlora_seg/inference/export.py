@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.utils import get_object
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path, read_json, write_json
 from tcurlora_seg.inference.bundle import write_bundle
-from tcurlora_seg.inference.exported import exported_notes
-from tcurlora_seg.inference.run import load_run
+from tcurlora_seg.inference.run import Run, load_run
 from tcurlora_seg.models.backbone import backbone_of, window_of
+from tcurlora_seg.models.checkpoint import export_notes
 
 _ENDINGS = {"state_dict": (".safetensors", ".pt"), "torchscript": (".ts", ".pt"), "bundle": ("",)}
+_KEPT = ("window", "dataset", "model", "adapter", "inference", "seed")
+"""What of a run's configuration goes with its exported weights."""
+_PLACES = {"root": "data", "manifest": None, "datalist": None, "crosswalk": None}
+"""What stands there for the places of its data."""
 
 
 def export_run(
@@ -82,3 +89,18 @@ def cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         dtype: the type.
     """
     return {name: (t.to(dtype) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
+
+
+def exported_notes(run: Run) -> dict[str, str]:
+    """Safetensors metadata of a run's exported weights: its configuration, and the facts of its training images.
+
+    Args:
+        run: the run, loaded.
+    """
+    config = OmegaConf.masked_copy(run.config, [*_KEPT])
+    config.data = {"augmentation": {"mirror_axes": run.config.data.augmentation.mirror_axes}}
+    config.dataset.update({key: place for key, place in _PLACES.items() if key in config.dataset})
+    known = inspect.signature(get_object(config.model._target_)).parameters
+    sizes = {key: value for key, value in run.arguments.items() if key in known}
+    config.model.update({key: value for key, value in sizes.items() if key not in run.dataset.channels})
+    return export_notes(run.model_file, OmegaConf.to_yaml(config, resolve=True))
