@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tcurlora_seg.adapters.stacks import check_rank
-from tcurlora_seg.config.paths import PACKAGED
+from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
@@ -142,7 +142,7 @@ def check_run(config: DictConfig) -> None:
     directories = config.checkpoint if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     if not directories:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
-    for directory in map(Path, directories):
+    for directory in map(packaged, directories):
         if directory.suffix == ".safetensors" and directory.is_file():
             continue
         if not directory.is_dir():
@@ -161,7 +161,7 @@ def check_evaluation(config: DictConfig) -> None:
     check_run(config)
     several = isinstance(config.checkpoint, ListConfig)
     for place in config.checkpoint if several else [config.checkpoint]:
-        if str(place).endswith(".safetensors"):
+        if packaged(place).suffix == ".safetensors":
             raise UserError(f"checkpoint={place} holds exported weights, which know no split: give a run")
     if several and (config.predictions is not None or config.output is None):
         raise UserError("checkpoint=[...] averages runs and needs output=DIR for their scores, without predictions")

@@ -13,6 +13,11 @@ PACKAGED = {
 """Packaged bases by name: of synthesised heads, and of version 0.1.0's simulated tumours, which its runs refer to."""
 
 
+def packaged(source: str | Path) -> Path:
+    """Path of weights that are given by the name of a packaged base, or by a path."""
+    return PACKAGED.get(str(source), Path(source))
+
+
 def shipped(name: str) -> Path:
     """Folder `name` of the checkout, or its copy in an installed wheel."""
     checkout = PACKAGE.parent / name

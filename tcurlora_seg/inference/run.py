@@ -14,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
 from torch import nn
 
+from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
@@ -123,7 +124,7 @@ def load_run(
     """Finished run with its network, rebuilt from base, model file and configuration, the adapters merged.
 
     Args:
-        directory: the run directory; or a .safetensors file of exported weights.
+        directory: the run directory; a .safetensors file of exported weights; or the name of a packaged base.
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
@@ -138,7 +139,7 @@ def load_run(
     Raises:
         UserError: files missing or damaged, another base, a device that is not there.
     """
-    place = Path(directory)
+    place = packaged(directory)
     exported = place.suffix == ".safetensors"
     source = place if exported else place / "config.yaml"
     config = exported_config(place) if exported else load_config(source)
@@ -146,8 +147,7 @@ def load_run(
     if lacking:
         raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
     check_trusted(config, source, trust=trust)
-    if pretrained is not None:
-        config.pretrained = pretrained
+    config.pretrained = pretrained or _base_of(str(config.pretrained), place)
     given = {"overlap": overlap, "mirror": mirror, "precision": precision, "min_component_ml": min_component_ml,
              "largest_pieces": largest_pieces}  # fmt: skip
     config.inference.update({key: value for key, value in given.items() if value is not None})
@@ -170,6 +170,13 @@ def load_run(
         raise UserError(f"{source}: {what} ({error})") from error
     network = (merge(network) if merged else network).eval().to(choose_device(device))
     return Run(place, config, dataset, network, spacing, typical)
+
+
+def _base_of(source: str, run: Path) -> str:
+    """A run's `pretrained`; a path relative to another working folder is looked for in the folders above the run."""
+    if source in PACKAGED or Path(source).exists():
+        return source
+    return next((str(above / source) for above in run.resolve().parents if (above / source).is_file()), source)
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tcurlora_seg.config.paths import PACKAGED
+from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
@@ -127,7 +127,7 @@ def base_spacing(source: str) -> TrainingSpacing | None:
         source: as in `pretrained=`.
     """
     try:
-        return read_spacing(_notes_of(str(PACKAGED.get(source, source))).get("spacing"))
+        return read_spacing(_notes_of(str(packaged(source))).get("spacing"))
     except (KeyError, TypeError):
         return None
 

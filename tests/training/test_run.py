@@ -95,6 +95,17 @@ def test_nothing_frozen_is_stored_and_nothing_frozen_has_moved(run: Path) -> Non
             assert torch.equal(loaded[name], tensor), name
 
 
+def test_a_random_base_is_found_from_another_working_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Path(shutil.copytree(run.parent, tmp_path / "project" / "outputs")) / run.name
+    config = OmegaConf.load(moved / "config.yaml")
+    config.pretrained = f"outputs/bases/{Path(config.pretrained).name}"
+    OmegaConf.save(config, moved / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_run(moved, device="cpu").config.pretrained.startswith(str(tmp_path / "project"))
+
+
 def test_metrics_hold_what_was_measured(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["steps"] == 4
