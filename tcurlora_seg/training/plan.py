@@ -21,7 +21,7 @@ from tcurlora_seg.training.losses import balanced_weights
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
 _OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "data.batch_size", "training.class_weights")
-_STEPS, _MOST_STEPS, _ROUND = 1000, 2000, 25
+_STEPS, _MOST_STEPS, _ROUND = 2000, 4000, 25
 
 
 def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
@@ -57,7 +57,7 @@ def common_spacing(
 
 
 def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
-    """Number of steps in the time of 1,000 with the largest window, at most 2,000.
+    """Number of steps in the time of 2,000 with the largest window, at most 4,000.
 
     Args:
         window: three sides in voxels.

@@ -52,27 +52,27 @@ def test_voxel_sizes_that_the_base_has_never_seen_become_its_own() -> None:
 
 
 def test_a_smaller_window_takes_more_steps_in_the_same_time() -> None:
-    assert steps_for((64, 64, 64), LARGEST) == 1000
-    assert steps_for((48, 64, 48), LARGEST) == 1775
-    assert steps_for((16, 16, 16), LARGEST) == 2000
-    assert steps_for((96, 96, 96), LARGEST) == 1000
+    assert steps_for((64, 64, 64), LARGEST) == 2000
+    assert steps_for((48, 64, 48), LARGEST) == 3550
+    assert steps_for((16, 16, 16), LARGEST) == 4000
+    assert steps_for((96, 96, 96), LARGEST) == 2000
 
 
 def test_data_that_fill_the_window_have_the_networks_own_and_as_many_steps_as_ever() -> None:
     config, _ = planned(Survey(shapes=[(150, 180, 140)], voxels=[[3_770_000, 5000]]))
-    assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 1000)
+    assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 2000)
 
 
 def test_small_volumes_get_a_window_weights_and_steps_that_fit_them_and_the_plan_says_so() -> None:
     config, said = planned(HIPPOCAMPI)
-    assert (config.window, config.trainer.max_steps) == ([48, 64, 48], 1775)
+    assert (config.window, config.trainer.max_steps) == ([48, 64, 48], 3550)
     assert config.training.class_weights == pytest.approx([1, 9.6, 9.3], abs=0.4)
-    assert "window of 48 x 64 x 48 for training volumes of up to 38 x 51 x 37" in said and "1775 steps" in said
+    assert "window of 48 x 64 x 48 for training volumes of up to 38 x 51 x 37" in said and "3550 steps" in said
 
 
 def test_what_is_given_stays_and_the_rest_follows_from_it() -> None:
     config, _ = planned(HIPPOCAMPI, window="[64,64,64]")
-    assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 1000)
+    assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 2000)
     assert config.training.class_weights[1] > 12
     config, said = planned(HIPPOCAMPI, **{"training.class_weights": "[1,2,3]", "trainer.max_steps": 7})
     assert (config.training.class_weights, config.trainer.max_steps) == ([1, 2, 3], 7)
