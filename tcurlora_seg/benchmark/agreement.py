@@ -50,7 +50,7 @@ def compare_labels(device: torch.device, spacing: float) -> dict[str, float]:
         simulate("brats2021", folder, subjects=1, spacing=spacing)
         dataset = instantiate(OmegaConf.load(options("dataset")["brats2021"]), root=folder)
         image = dataset.prepare(dataset.manifest().cases[0].id).image.as_tensor()
-    network: Any = instantiate(OmegaConf.load(options("model")["unetr_small"]))
+    network: Any = instantiate(OmegaConf.load(options("model")["unetr_small"]), feature_size=8)
     load_pretrained(network, "builtin_tumours")
     network.eval().to(device)
     window = [64, 64, 64]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tcurlora_seg.config.paths import PACKAGED
+from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.models.backbone import Backbone, backbone_of
@@ -75,7 +75,7 @@ def load_pretrained(
     """
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
-    path = PACKAGED.get(source) or Path(source)
+    path = packaged(source)
     wanted, backbone = dict(model.named_parameters()), backbone_of(model)
     tensors = backbone.converted(read_tensors(path, wanted, backbone.is_stale), model)
     optional, aside = {*backbone.head}, {name for name in tensors if backbone.is_stale(name)}
@@ -105,14 +105,15 @@ def load_pretrained(
     faults += [f"{name} is surplus" for name in tensors if name not in wanted and name not in aside]
     differ = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
     if len(differ) > len(wanted) / 2:
-        whose = "these weights are unetr_small's" if source in PACKAGED else "these weights are of another size"
+        whose = "unetr_small's" if source in PACKAGED else "of another size"
         raise UserError(
-            f"pretrained={source} does not fit the network: {whose} ({len(differ)} of {len(wanted)} tensors differ in "
-            f"shape, {', '.join(differ[:3])}, ...); take pretrained=random or a file of this size"
+            f"pretrained={source} does not fit the network: these weights are {whose} ({len(differ)} of {len(wanted)} "
+            f"tensors differ in shape, {', '.join(differ[:3])}, ...); take pretrained=random or a file of this size"
         )
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}")
+        hint = "; it goes with model.feature_size=8" if source == "builtin_tumours" and differ else ""
+        raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}{hint}")
     if set(backbone.head) & set(fresh):  # a weight without its bias is no head
         fresh += [name for name in backbone.head if values.pop(name, None) is not None]
     with torch.no_grad():

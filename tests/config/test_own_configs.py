@@ -27,7 +27,7 @@ def test_they_are_run_listed_and_named_in_errors(
 ) -> None:  # fmt: skip
     given = added(folder, way)
     assert run_script("train", *given, "--help", monkeypatch=monkeypatch) == 0
-    assert "pretrain_small, quick, rank_curve" in capsys.readouterr().out
+    assert "pretrain_small, pretrain_tokens, quick, rank_curve" in capsys.readouterr().out
     assert run_script("train", *given, "experiment=slow", monkeypatch=monkeypatch) == 1
     assert "experiment=slow does not exist; choose from" in (error := capsys.readouterr().err) and "quick" in error
     tiny = [argument for argument in TINY if not argument.startswith("trainer.max_steps")]
