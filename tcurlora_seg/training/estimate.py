@@ -23,7 +23,7 @@ _REMEDIES = (
     "window, speed.checkpointing=true, or trainer.precision=bf16-mixed"
 )
 _STATES = 3  # an optimiser's numbers for each that trains: Adam's two means, and amsgrad's maximum
-_BATCH = 2
+_BATCH = 2  # windows in a step, where there is the memory
 
 
 class _Tally(TorchDispatchMode):
@@ -137,11 +137,13 @@ def fitting_batch(
         processes: that train together; several take two, since each may see another amount of free memory.
     """
     free = free_memory(device)
+    if processes > 1 or free is None:
+        return _BATCH
     try:
         size, _ = estimate_step(network, (_BATCH, *window), device, bf16=bf16)
     except Exception:  # a network of one's own may compute what shapes alone do not decide
         return _BATCH
-    return 1 if processes == 1 and free is not None and size > free else _BATCH
+    return 1 if size > free else _BATCH
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from programs import run_script
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.given import score_folder
+from tcurlora_seg.evaluation.overlay import Slices
 from tcurlora_seg.inference.stored import stored_dataset
 
 RECIPE = Path(__file__).parents[2] / "docs" / "nnunet.md"
@@ -43,6 +44,24 @@ def test_a_copy_of_the_references_scores_one_whatever_its_orientation(
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["mean_dice"] == 1.0 and summary["cases"] == 2 and summary["adapter"] == "maps"
     assert {s["hd95_mm"]["mean"] for s in summary["structures"].values()} == {0.0}
+
+
+def test_the_pictures_lay_image_reference_and_prediction_over_each_other(
+    run: Path, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label maps of these run along other axes than the references."""
+    drawn: dict[str, Slices] = {}
+    monkeypatch.setattr("tcurlora_seg.evaluation.given.draw", lambda rows, kept, *_: drawn.update(kept))
+    score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"))
+    assert len(drawn) == 2
+    dataset = stored_dataset(load_config(run / "config.yaml"), "config.yaml")
+    for id, slices in drawn.items():
+        _, voxels, affine = next(dataset.read_images(dataset.manifest().case(id)))
+        head = nib.as_closest_canonical(nib.Nifti1Image(voxels.astype(np.float32), affine)).get_fdata()
+        for _, axis, index, _, (image, reference, prediction) in slices.planes:
+            np.testing.assert_array_equal(reference, prediction)
+            expected = np.take(head, index, axis).T
+            np.testing.assert_allclose(image[expected != 0], expected[expected != 0])
 
 
 def test_another_program_is_one_more_row_of_a_comparison(

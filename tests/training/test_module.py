@@ -56,6 +56,9 @@ def test_tensors_have_rates_of_their_own_by_glob_and_the_last_that_matches_count
     assert named["decoder2.conv_block.conv1.conv.weight"] == pytest.approx(0.5)
     assert named["vit.blocks.0.mlp.linear1.weight"] == pytest.approx(0.05)
     assert named["vit.patch_embedding.patch_embeddings.weight"] == pytest.approx(0.005)
+    near = module(tiny, lr_factors={"vit.**": 0.12345678, "decoder2.**": 0.12345679})
+    groups = near.configure_optimizers()["optimizer"].param_groups
+    assert len(groups) == 3 and sum(len(group["params"]) for group in groups) == len(rates)
     with pytest.raises(UserError, match=r"training\.lr_factors: 'vot\.\*\*' matches no parameter"):
         module(tiny, lr_factors={"vot.**": 0.1}).configure_optimizers()
 

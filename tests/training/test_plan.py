@@ -58,7 +58,7 @@ def test_a_smaller_window_takes_more_steps_in_the_same_time() -> None:
     assert steps_for((96, 96, 96), LARGEST) == 2000
 
 
-def test_data_that_fill_the_window_have_the_networks_own_and_as_many_steps_as_ever() -> None:
+def test_data_that_fill_the_window_have_the_networks_own_and_the_fewest_steps() -> None:
     config, _ = planned(Survey(shapes=[(150, 180, 140)], voxels=[[3_770_000, 5000]]))
     assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 2000)
 
