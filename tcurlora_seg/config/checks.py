@@ -50,6 +50,8 @@ def check_training(config: DictConfig) -> None:
     numbers = factors.values() if isinstance(factors, DictConfig) else [] if factors is None else [None]
     if not all(isinstance(factor, int | float) and factor >= 0 for factor in numbers):
         raise UserError(f"training.lr_factors={factors}: numbers of at least 0 by glob are needed, as {{vit.**: 0.1}}")
+    if not 0 <= config.training.weights_fade <= 1:
+        raise UserError(f"training.weights_fade={config.training.weights_fade}: a share from 0 to 1 is needed")
     if config.training.loss == "tokens" and config.trainer.devices not in (1, "1", "auto"):
         raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):

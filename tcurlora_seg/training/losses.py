@@ -19,7 +19,7 @@ class WeightedDiceCE(nn.Module):
         L = − Σ_v w(y_v) log p_v(y_v) / Σ_v w(y_v)  +  1 − mean_c 2 Σ_v p_v(c) [y_v = c] / Σ_v (p_v(c) + [y_v = c])
 
     With weights of about 1 / √frequency a random network learns small structures at all, but finds too much of them.
-    So the weights fade: w(c) to the power of `strength`, which training lowers from 1 to 0.
+    So the weights fade: w(c) to the power of `strength`, which training lowers from 1, by default to 0.
 
     Args:
         weights: one a class, background first.

@@ -45,7 +45,8 @@ class SegmentationModule(lightning.LightningModule):
             pre-training: `TokenSupervision` alone, for which the decoder is not computed.
         token_loss: factor of `TokenSupervision` beside the loss; 0 for none.
         class_weights: one a class, background first: `WeightedDiceCE` takes the place of `dice_ce`, and the weights
-            fade to 1 as the polynomial decay ends, but for those of the tokens.
+            fade as training goes on, but for those of the tokens.
+        weights_fade: f, at step t of T the weights are taken to the power of 1 - f t / T; 0 to 1.
         decay_power: power of the polynomial decay; 0 keeps the rate.
         warmup_steps: steps before the full rate is reached.
         adapter_lr_factor: learning rate of the adapters relative to that of the trained base tensors.
@@ -68,6 +69,7 @@ class SegmentationModule(lightning.LightningModule):
         loss: Literal["dice_ce", "dice", "tokens"] = "dice_ce",
         token_loss: float = 0.0,
         class_weights: Sequence[float] | None = None,
+        weights_fade: float = 1.0,
         decay_power: float = 0.9,
         warmup_steps: int = 0,
         adapter_lr_factor: float = 1.0,
@@ -97,6 +99,7 @@ class SegmentationModule(lightning.LightningModule):
                     "background and for each class, and training.loss=dice_ce or tokens"
                 )
             self.criterion = WeightedDiceCE(class_weights)
+        self.weights_fade = weights_fade
         self.tokens: TokenSupervision | None = None
         if self.alone or token_loss:
             self.tokens = TokenSupervision(network, classes=classes, weights=class_weights)
@@ -119,7 +122,7 @@ class SegmentationModule(lightning.LightningModule):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16, if it was in it
         label = batch["label"].as_subclass(Tensor)
         if isinstance(self.criterion, WeightedDiceCE):  # it passes over what is ignored by itself
-            self.criterion.strength = max(0.0, 1 - self.global_step / self.total_steps)
+            self.criterion.strength = 1 - self.weights_fade * min(self.global_step / self.total_steps, 1.0)
             loss = self.criterion(logits, label)
         else:
             loss = over_labelled(self.criterion, logits, label) if self.ignoring else self.criterion(logits, label)

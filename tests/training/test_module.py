@@ -103,6 +103,22 @@ def test_compiled_steps_have_the_same_gradients(
     assert distance(found[1], found[0]) < 1e-10
 
 
+@pytest.mark.parametrize(
+    ("fade", "expected"), [(1.0, [1.0, 0.5, 0.0]), (0.7, [1.0, 0.65, 0.3]), (0.0, [1.0, 1.0, 1.0])]
+)
+def test_class_weights_fade_by_the_share_asked_for(
+    tiny: nn.Module, image: Tensor, monkeypatch: pytest.MonkeyPatch, fade: float, expected: list[float]
+) -> None:
+    wrapped = module(tiny, class_weights=[1.0, 6.0], weights_fade=fade)
+    wrapped.log = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer
+    found = []
+    for step in (0, 50, 120):  # the last beyond the end, as after an epoch that was rounded up
+        monkeypatch.setattr(SegmentationModule, "global_step", step)
+        wrapped.training_step({"image": image, "label": (image > 1).to(torch.uint8)}, 0)
+        found.append(wrapped.criterion.strength)
+    assert found == pytest.approx(expected)
+
+
 def test_a_checkpoint_keeps_what_trains_and_the_adapters_alone(tiny: nn.Module) -> None:
     tcurlora_seg.adapt(tiny, "tcurlora", rank=2)
     wrapped = module(tiny)
