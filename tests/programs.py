@@ -14,7 +14,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = (  # seconds on one core; every part of a real run takes part
     "model=unetr_tiny", "pretrained=random", "trainer.max_steps=2", "data.steps_per_epoch=1",
-    "trainer.precision=32-true", "logger=none",
+    "trainer.precision=32-true", "training.probe=2", "logger=none",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ _WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
     "data.batch_size": (1, "at least 1 is needed, or null for what fits in memory"),
     "data.steps_per_epoch": (1, "at least 1 is needed"),
     "data.num_workers": (0, "a number of processes is needed, or null"),
+    "training.probe": (0, "a number of windows is needed, 0 for none"),
     "training.save_every": (1, "at least 1 epoch is needed"),
     "training.patience": (1, "a number of epochs is needed, or null"),
 }

@@ -21,6 +21,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "adapter.lr": None,
     "training.class_weights": None,
     "training.weights_fade": 1.0,
+    "training.probe": 0,
     "training.token_loss": 0.0,
     "training.lr_factors": None,
     "training.save_every": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any, Literal
@@ -110,6 +110,13 @@ class SegmentationDataModule(LightningDataModule):
             pin_memory=gpu,
             persistent_workers=workers > 0,
         )
+
+    def first_samples(self, number: int) -> Iterator[dict[str, Any]]:
+        """The first samples of the stream, whatever step the training is at."""
+        assert self._volumes is not None and self.crop, "setup('fit') comes first, and a plan"
+        stream = SampleStream(cases=len(self._volumes), length=number, seed=self.seed, position=lambda: 0)
+        crops = RandomCrops(self._volumes, self.augmentation, self.crop, self.seed)
+        return map(crops.__getitem__, stream)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Whole volumes; an empty list without validation cases, which Lightning takes as no validation.

@@ -29,8 +29,8 @@ from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.plan import plan_spacing, plan_training
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
-_NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "save_every", "histograms")
-"""Keys of `training` that belong to callbacks, not to the module."""
+_NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "probe", "save_every", "histograms")
+"""Keys of `training` that do not belong to the module."""
 
 
 def load_base(network: nn.Module, config: DictConfig) -> LoadReport:

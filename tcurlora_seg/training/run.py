@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 from tcurlora_seg.config import sweep
 from tcurlora_seg.config.resume import resumed
@@ -24,7 +25,7 @@ from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.files import read_json, write_json
 from tcurlora_seg.inference.run import clearing_for, predictor_for
 from tcurlora_seg.memory import keep_freed_memory
-from tcurlora_seg.models.backbone import build_network
+from tcurlora_seg.models.backbone import backbone_of, build_network
 from tcurlora_seg.models.checkpoint import save_model, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merged
 from tcurlora_seg.training.build import build_data, build_module, build_trainer, load_base, quieten, training_precision
@@ -32,6 +33,7 @@ from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
 from tcurlora_seg.training.classes import ClassWatch
 from tcurlora_seg.training.directory import announced_directory, claimed
 from tcurlora_seg.training.estimate import describe_step, fitting_batch, remedies
+from tcurlora_seg.training.head import output_layer, probe
 from tcurlora_seg.training.interruption import Stopped
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.plan import open_keys
@@ -128,6 +130,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     if device.type == "cpu":
         keep_freed_memory()
     module = build_module(config, dataset, network)
+    if checkpoint is None and set(backbone_of(network).head) & set(base.fresh):
+        _start_output(network.to(device), data, config)
     _fit(trainer, module, data, checkpoint, directory)
 
     # what it leaves
@@ -157,6 +161,15 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         if rows is not None:
             print_summary(rows, metrics["scores"], metrics)
             print(f"scores, label maps and pictures: {directory / 'evaluation' / config.test}")
+
+
+def _start_output(network: nn.Module, data: SegmentationDataModule, config: DictConfig) -> None:
+    """Fit a new output layer to the first training windows."""
+    layer, options = output_layer(network), config.training
+    if layer is not None and options.probe and options.loss != "tokens":
+        samples, precision = data.first_samples(options.probe), training_precision(config)
+        with remedies():
+            probe(network, layer, samples, precision=precision, weights=options.class_weights)
 
 
 def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: SegmentationDataModule,

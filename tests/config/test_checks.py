@@ -26,6 +26,7 @@ from programs import TINY, run_script
         ("training.lr_factors={vit.**: x}", "training.lr_factors={'vit.**': 'x'}: numbers of at least 0 by glob"),
         ("training.lr_factors=0.1", "training.lr_factors=0.1: numbers of at least 0 by glob"),
         ("training.weights_fade=1.5", "training.weights_fade=1.5: a share from 0 to 1 is needed"),
+        ("training.probe=-1", "training.probe=-1: a number of windows is needed, 0 for none"),
         ("training.patience=x", "training.patience='x': a number of epochs is needed, or null"),
     ],
 )
