@@ -94,16 +94,17 @@ def test_a_run_begins_so_where_its_output_layer_is_new(
     same = tmp_path / "same.safetensors"
     save_file({name: p.detach().contiguous() for name, p in build(out_channels=2).named_parameters()}, same)
 
-    def start(name: str, *arguments: str) -> tuple[Tensor, dict[str, object]]:
+    def start(name: str, *arguments: str, windows: int = 2) -> tuple[Tensor, dict[str, object]]:
         options = ("dataset=lpba40", f"dataset.root={root}", "adapter=decoder_only", "optimizer.lr=0", "test=null",
-                   "trainer.max_steps=1", f"outputs={tmp_path}", f"output={tmp_path / name}")  # fmt: skip
+                   "trainer.max_steps=1", f"outputs={tmp_path}", f"output={tmp_path / name}",
+                   f"training.probe={windows}")  # fmt: skip
         assert run_script("train", *TINY, *options, *arguments, monkeypatch=monkeypatch) == 0
         trained = load_file(tmp_path / name / "model.safetensors")
         return trained["out.conv.conv.weight"], json.loads((tmp_path / name / "metrics.json").read_text())
 
     fitted, again = start("fitted", f"pretrained={base}")[0], start("again", f"pretrained={base}")[0]
     torch.testing.assert_close(fitted, again, rtol=0, atol=0)
-    drawn = start("drawn", f"pretrained={base}", "training.probe=0")[0]
+    drawn = start("drawn", f"pretrained={base}", windows=0)[0]
     assert (fitted - drawn).norm() > 0.1 * drawn.norm()
     known = start("known", f"pretrained={same}")[0]  # the base has this layer already
     torch.testing.assert_close(known, load_file(same)["out.conv.conv.weight"])
