@@ -59,6 +59,8 @@ def probe(
     finally:
         network.train(was_training)
     x, y, count = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not len(y):  # nothing is labelled
+        return
     if weights is not None:
         count = count * torch.tensor(list(weights), dtype=count.dtype)[y]
     weight, bias = _regression(x, y, count / count.sum(), layer.out_channels)

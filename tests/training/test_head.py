@@ -72,6 +72,9 @@ def test_a_class_in_no_window_stays_alive_and_ignored_voxels_do_not_count() -> N
         shares = network(torch.randn(1, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))).softmax(1)
     assert 0.001 < float(shares[:, 2].mean()) < 0.05
     assert float(shares[:, 2].max()) < 0.2
+    before = network.out.weight.clone()
+    probe(network, network.out, windows(1, 2, lambda image: torch.full_like(image[0], IGNORED)), precision="32-true")
+    assert torch.equal(network.out.weight, before)
 
 
 def test_only_a_single_linear_map_for_all_voxels_is_fitted_and_nothing_else_changes(tiny: nn.Module) -> None:
