@@ -51,6 +51,14 @@ def equal(a: list[dict[str, Tensor]], b: list[dict[str, Tensor]]) -> bool:
     )
 
 
+def test_the_first_samples_are_those_of_the_first_batches(data: Callable[..., SegmentationDataModule]) -> None:
+    module = data(seed=3)
+    batches = epoch(module)
+    first = list(module.first_samples(4))
+    for key in ("image", "label"):
+        assert torch.equal(torch.stack([sample[key] for sample in first]), torch.cat([b[key] for b in batches[:2]]))
+
+
 def test_batches_have_the_shapes_and_types_that_training_expects(data: Callable[..., SegmentationDataModule]) -> None:
     batches = epoch(data())
     assert len(batches) == 5
