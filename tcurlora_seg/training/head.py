@@ -1,8 +1,8 @@
 """Start of a new output layer: logistic regression on the features that the base already has.
 
 A random output layer sends random gradients into the layers below, and may spoil what the base knows. So it is fitted
-before the first step, as linear probing before fine-tuning does (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
-Underperform Out-of-Distribution", ICLR 2022, arXiv 2202.10054).
+before the first step, as linear probing before fine-tuning does (Kumar et al., "Fine-Tuning can Distort Pretrained
+Features and Underperform Out-of-Distribution", ICLR 2022, arXiv 2202.10054).
 """
 
 from __future__ import annotations
