@@ -290,13 +290,20 @@ class EpochBar(RichProgressBar):
 
 
 class EpochLine(AtEpochEnd):
-    """Progress line at the end of each epoch, where there is no terminal for a bar."""
+    """Progress line at the end of each epoch, where there is no terminal for a bar; with the remaining time."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._begun, self._first = time.perf_counter(), trainer.global_step
 
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         names = {"train/loss_epoch": "loss", "dice/val": "validation Dice"}
         figures = [(names[k], float(v)) for k, v in trainer.callback_metrics.items() if k in names]
-        text = "  ".join(f"{name} {value:.4f}" for name, value in figures)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        print(f"step {trainer.global_step}/{trainer.max_steps}  {text}  lr {rate:.2e}", flush=True)
+        text = "  ".join([*(f"{name} {value:.4f}" for name, value in figures), f"lr {rate:.2e}"])
+        done, left = trainer.global_step - self._first, trainer.max_steps - trainer.global_step
+        if done and left > 0:
+            minutes = (time.perf_counter() - self._begun) / done * left / 60
+            text += f"  about {max(1, round(minutes))} min left"
+        print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", flush=True)

@@ -1,13 +1,14 @@
-"""What a checkpoint carries of the generators goes back to as many devices as there are."""
+"""What a checkpoint carries of the generators goes back to as many devices as there are; the line of an epoch."""
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tcurlora_seg.training.callbacks import RandomState
+from tcurlora_seg.training.callbacks import EpochLine, RandomState
 
 
 @pytest.mark.parametrize(("saved", "devices"), [(4, 1), (1, 4), (2, 2), (3, 0)])
@@ -30,3 +31,26 @@ def test_a_run_goes_on_with_fewer_or_more_devices(monkeypatch: pytest.MonkeyPatc
     callback.on_train_start(SimpleNamespace(global_rank=0), SimpleNamespace())
     assert list(restored) == list(range(min(saved, devices)))
     assert all(torch.equal(restored[n], states[n]) for n in restored)
+
+
+def test_the_line_of_an_epoch_tells_the_remaining_time_of_the_steps_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = SimpleNamespace(
+        global_step=100,
+        max_steps=400,
+        is_global_zero=True,
+        callback_metrics={"train/loss_epoch": torch.tensor(0.5)},
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 1e-3}])],
+    )
+    callback = EpochLine()
+    clock = 1000.0
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    callback.on_train_start(trainer, SimpleNamespace())
+    trainer.global_step, clock = 160, 1060.0
+    callback.at_epoch_end(trainer, SimpleNamespace())
+    trainer.global_step, clock = 400, 1300.0
+    callback.at_epoch_end(trainer, SimpleNamespace())
+    now, last = capsys.readouterr().out.splitlines()
+    assert now == "step 160/400  loss 0.5000  lr 1.00e-03  about 4 min left"
+    assert last == "step 400/400  loss 0.5000  lr 1.00e-03"
