@@ -1,4 +1,4 @@
-"""Stopwatch for the parts of a step, on a CPU or a GPU."""
+"""Stopwatch for the parts of a step, on a CPU or a GPU, and words for the time that is left."""
 
 from __future__ import annotations
 
@@ -42,3 +42,15 @@ class Stopwatch:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Words for the remaining time, such as "about 4 min left".
+
+    Args:
+        seconds: what `done` took.
+        done: how many are done, at least 1.
+        total: of how many.
+    """
+    left = seconds / done * (total - done)
+    return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left"

@@ -32,6 +32,7 @@ from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.run import Run, load_run, segmenter
 from tcurlora_seg.inference.windows import Predictor
+from tcurlora_seg.stopwatch import time_left
 
 
 def evaluate_run(
@@ -228,8 +229,8 @@ def told(cases: Sequence[str]) -> Iterator[str]:
     for done, case in enumerate(cases):
         now = time.monotonic()
         if done and now - said > 20 and is_first():
-            said, left = now, (now - begun) / done * (len(cases) - done)
-            print(f"scored {done} of {len(cases)} cases, about {max(1, round(left / 60))} min left", flush=True)
+            said = now
+            print(f"scored {done} of {len(cases)} cases, {time_left(now - begun, done, len(cases))}", flush=True)
         yield case
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tcurlora_seg.inference.windows import Predictor, count_windows, unwatched
+from tcurlora_seg.stopwatch import time_left
 
 _EVERY = 30.0  # seconds between two lines, where there is no terminal for a bar
 
@@ -38,8 +39,8 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
             bar.update(work, completed=done)
             now = time.monotonic()
             if not sys.stdout.isatty() and now - said > _EVERY and done < total:
-                said, left = now, (now - started) * (total - done) / done
-                print(f"{heading}: {done / total:.0%} of {total} windows, about {_duration(left)} left", flush=True)
+                said, left = now, time_left(now - started, done, total)
+                print(f"{heading}: {done / total:.0%} of {total} windows, {left}", flush=True)
 
         for predictor in predictors:
             predictor.begin, predictor.tick = begin, tick
@@ -48,7 +49,3 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
         finally:
             for predictor in predictors:
                 predictor.begin = predictor.tick = unwatched
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -23,10 +23,11 @@ from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.run import predictor_for
 from tcurlora_seg.models.precision import resolve_precision
 from tcurlora_seg.models.pretrained import LoadReport, load_pretrained, save_base
-from tcurlora_seg.training.callbacks import Checkpoints, EpochBar, EpochLine, RandomState
+from tcurlora_seg.training.callbacks import Checkpoints, RandomState
 from tcurlora_seg.training.interruption import Divergence, Patience, StopOnSignal
 from tcurlora_seg.training.module import SegmentationModule
 from tcurlora_seg.training.plan import plan_spacing, plan_training
+from tcurlora_seg.training.progress import EpochBar, EpochLine
 from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "probe", "save_every", "histograms")

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tcurlora_seg.training.callbacks import EpochLine, RandomState
+from tcurlora_seg.training.callbacks import RandomState
+from tcurlora_seg.training.progress import EpochLine
 
 
 @pytest.mark.parametrize(("saved", "devices"), [(4, 1), (1, 4), (2, 2), (3, 0)])
