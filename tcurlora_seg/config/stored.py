@@ -26,6 +26,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "training.lr_factors": None,
     "training.save_every": 1,
     "training.histograms": True,
+    "inference.shift": 0,
     "inference.precision": "32-true",
     "inference.pictures": 3,
     "inference.min_component_ml": None,

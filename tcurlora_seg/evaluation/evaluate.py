@@ -160,7 +160,7 @@ def evaluate(
     summary = write_scores(
         folder, dataset, rows, **facts,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
-        overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), **rules,
+        overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), shift=predictors[0].shift, **rules,
         surface_tolerance_mm=surface_tolerance_mm,
         limited=limited,
         unusual=gather(remarks),

@@ -1,7 +1,7 @@
 """MONAI bundles: folders that `python -m monai.bundle run` executes without this package.
 
 The pre- and post-processing of `Preparation`, `Predictor` and `Segmenter` is repeated here as MONAI's transforms in
-JSON, with copies of `intensity` and `units`. Tests compare the label maps of both.
+JSON, with copies of `intensity`, `units` and `places`. Tests compare the label maps of both.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.data import intensity, units
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import TEMPORARY, write_json, write_text
+from tcurlora_seg.inference import places
 from tcurlora_seg.inference.run import Run, clearing_for, predictor_for
 from tcurlora_seg.inference.segmenter import label_dtype, label_values
 from tcurlora_seg.models.backbone import window_of
@@ -64,7 +65,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
             write_json(new / "configs" / "metadata.json", bundle_metadata(run, kind))
             write_json(new / "configs" / "inference.json", inference_config(run, kind))
             write_text(new / "docs" / "README.md", _readme(run, kind, folder.name))
-            for module in (intensity, units):
+            for module in (intensity, units, places):
                 copied = Path(str(module.__file__))
                 write_text(new / "scripts" / copied.name, copied.read_text(encoding="utf-8"))
             shutil.copy(_license(), new / "LICENSE")
@@ -98,6 +99,7 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
         "files": _files(run),
         "intensity": "$runpy.run_path(@bundle_root + '/scripts/intensity.py')",
         "units": "$runpy.run_path(@bundle_root + '/scripts/units.py')",
+        "places": "$runpy.run_path(@bundle_root + '/scripts/places.py')",
         "network_def": {"_target_": kind, **run.arguments},
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(run)},
@@ -106,9 +108,13 @@ def inference_config(run: Run, kind: str) -> dict[str, Any]:
         "window": {"_target_": "SlidingWindowInferer", "roi_size": list(predictor.window),
                    "sw_batch_size": predictor.batch_size, "overlap": predictor.overlap, "mode": "gaussian"},
         "mirrors": _mirrors(predictor.mirror_axes, predictor.mirror_pairs, predictor.classes),
-        "inferer": "$lambda inputs, network, window=@window, mirrors=@mirrors, *rest, **more: sum("
-                   "torch.softmax(window(inputs.as_tensor().flip(axes), network), 1).flip(axes)[:, order] "
-                   "for axes, order in mirrors) / len(mirrors)",
+        "shift": predictor.shift,
+        "copies": "$lambda x, mirrors=@mirrors, placed=@places['placed'], window=@window::roi_size, shift=@shift: "
+                  "[(view, inside, axes, order) for axes, order in mirrors "
+                  "for view, inside in placed(x.flip(axes), window, shift)]",
+        "inferer": "$lambda inputs, network, window=@window, copies=@copies, *rest, **more: sum("
+                   "torch.softmax(window(view, network), 1)[(..., *inside)].flip(axes)[:, order] / len(found) "
+                   "for found in [copies(inputs.as_tensor())] for view, inside, axes, order in found)",
         "postprocessing": {"_target_": "Compose", "transforms": [
             {"_target_": "EnsureTyped", "keys": "pred"},  # Invertd takes nothing but a MetaTensor
             *((invert, choose) if resampled else (choose, invert)),

@@ -43,7 +43,7 @@ def export_run(
         format: `state_dict`, with a JSON of the arguments of the plain class (MONAI's UNETR) that loads it strictly;
             `bundle`, a folder for `python -m monai.bundle run`; `torchscript`, traced for one window size.
         dtype: of a state dict; float16 halves the file and rounds the weights.
-        options: `pretrained`, `trust`, and of a bundle `overlap` and `mirror`, see `load_run`.
+        options: `pretrained`, `trust`, and of a bundle `overlap`, `mirror` and `shift`, see `load_run`.
 
     Raises:
         UserError: the file exists or has another ending; see also `load_run`.

@@ -115,6 +115,7 @@ def load_run(
     pretrained: str | None = None,
     overlap: float | None = None,
     mirror: bool | None = None,
+    shift: int | None = None,
     precision: str | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
     largest_pieces: int | Mapping[str, int] | None = None,
@@ -130,6 +131,7 @@ def load_run(
         pretrained: base weights, if they are no longer where the run had them.
         overlap: of neighbouring windows, 0 to below 1; None for the run's own.
         mirror: whether to average over mirrored copies; None for the run's own.
+        shift: see `Predictor`; None for the run's own.
         precision: see `Predictor`; None for the run's own.
         min_component_ml: see `Clearing`; None for the run's own.
         largest_pieces: see `Clearing`; None for the run's own.
@@ -148,8 +150,8 @@ def load_run(
         raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
     check_trusted(config, source, trust=trust)
     config.pretrained = pretrained or _base_of(str(config.pretrained), place)
-    given = {"overlap": overlap, "mirror": mirror, "precision": precision, "min_component_ml": min_component_ml,
-             "largest_pieces": largest_pieces}  # fmt: skip
+    given = {"overlap": overlap, "mirror": mirror, "shift": shift, "precision": precision,
+             "min_component_ml": min_component_ml, "largest_pieces": largest_pieces}  # fmt: skip
     config.inference.update({key: value for key, value in given.items() if value is not None})
     dataset = stored_dataset(config, source, root, trust)
     network = build_network(config.model, window_of(config), **dataset.channels)
@@ -209,6 +211,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         classes=dataset.task.out_channels,
         overlap=config.inference.overlap,
         batch_size=config.inference.batch_size,
+        shift=config.inference.shift,
         mirror_axes=dataset.task.mirror_axes(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
         precision=config.inference.precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 
 import torch
 from monai.data.utils import dense_patch_slices
@@ -12,6 +12,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.inference.places import placed, places
 from tcurlora_seg.models.precision import autocast, resolve_precision
 
 _SLAB_BYTES = 2**30
@@ -25,7 +26,8 @@ class Predictor:
     """Sliding-window inference of one network.
 
     Overlapping windows are blended with a Gaussian weight, so that no seam is seen. A volume smaller than the window
-    is padded and cropped back. The softmax comes once, after blending the logits.
+    is padded and cropped back; the mean over several places in the window takes what overlap is to a larger one. The
+    softmax comes once a copy, after blending the logits.
 
     Args:
         network: maps (batch, channels, *window) to logits (batch, classes, *window).
@@ -33,6 +35,7 @@ class Predictor:
         classes: number of output channels, by which slabs are sized.
         overlap: share of the window by which neighbours overlap, 0 to below 1.
         batch_size: windows per forward pass.
+        shift: voxels by which a volume is moved along the axes on which the window has room, see `places`; 0 for none.
         mirror_axes: spatial axes of the mirrored copies that are averaged, in all combinations; empty for none.
         mirror_pairs: pairs of classes that swap when axis 0 (left-right in RAS) is mirrored.
         precision: `32-true`, `bf16-mixed`, or `auto`, which is bf16-mixed on a GPU that computes in it and 32-true
@@ -44,7 +47,7 @@ class Predictor:
         begin: called before the first window of a volume with its shape (X, Y, Z).
 
     Raises:
-        UserError: an unknown precision, or an overlap or batch size that cannot be.
+        UserError: an unknown precision, or an overlap, shift or batch size that cannot be.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Predictor:
         classes: int = 2,
         overlap: float = 0.5,
         batch_size: int = 4,
+        shift: int = 0,
         mirror_axes: Sequence[int] = (),
         mirror_pairs: Sequence[tuple[int, int]] = (),
         precision: str = "auto",
@@ -65,7 +69,9 @@ class Predictor:
             raise UserError(f"inference.overlap={overlap}: 0 to below 1 is needed")
         if batch_size < 1:
             raise UserError(f"inference.batch_size={batch_size}: at least 1 window is needed")
-        self.precision = precision
+        if not isinstance(shift, int) or shift < 0:
+            raise UserError(f"inference.shift={shift}: 0 or more voxels are needed")
+        self.precision, self.shift = precision, shift
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)
@@ -98,29 +104,33 @@ class Predictor:
         was_training = self.network.training
         self.network.eval()
         try:
-            total = self._logits(image, first, last)
-            _softmax(total)
-            subsets = chain.from_iterable(combinations(self.mirror_axes, n + 1) for n in range(len(self.mirror_axes)))
-            count = 1
-            for axes in subsets:
-                self._add_mirrored(total, image, first, last, axes)
-                count += 1
+            total, count = None, 0
+            for axes in self._mirrors():
+                turned = image.flip([axis + 1 for axis in axes]) if axes else image
+                start, stop = (image.shape[1] - last, image.shape[1] - first) if 0 in axes else (first, last)
+                for view, (rows, *inside) in placed(turned, self.window, self.shift):
+                    found = self._logits(view, rows.start + start, rows.start + stop)[:, :, inside[0], inside[1]]
+                    _softmax(found)
+                    total = found if total is None else self._add(total, found, axes)
+                    count += 1
+            assert total is not None
             total.div_(count)
             return total if self.order is None or list(self.order) == sorted(self.order) else total[list(self.order)]
         finally:
             self.network.train(was_training)
 
-    def _add_mirrored(self, total: Tensor, image: Tensor, first: int, last: int, axes: tuple[int, ...]) -> None:
-        """Add the probabilities of the image mirrored along `axes`, mirrored back, to `total`, class by class."""
-        dims, swapped = [axis + 1 for axis in axes], list(range(len(total)))
-        if 0 in axes:
-            first, last = image.shape[1] - last, image.shape[1] - first
-            for a, b in self.mirror_pairs:
-                swapped[a], swapped[b] = b, a
-        mirrored = self._logits(image.flip(dims), first, last)
-        _softmax(mirrored)
+    def _mirrors(self) -> list[tuple[int, ...]]:
+        """Axes of each mirrored copy, first none."""
+        return [axes for n in range(len(self.mirror_axes) + 1) for axes in combinations(self.mirror_axes, n)]
+
+    def _add(self, total: Tensor, found: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """`total` with the probabilities of a copy mirrored along `axes`, mirrored back, added class by class."""
+        swapped = list(range(len(total)))
+        for a, b in self.mirror_pairs if 0 in axes else ():
+            swapped[a], swapped[b] = b, a
         for own, other in enumerate(swapped):
-            total[own] += mirrored[other].flip([d - 1 for d in dims])
+            total[own] += found[other].flip(axes) if axes else found[other]
+        return total
 
     def _logits(self, image: Tensor, first: int, last: int) -> Tensor:
         """Blended logits (classes, last - first, Y, Z) of rows `first` to `last`."""
@@ -165,13 +175,12 @@ def count_windows(predictors: Sequence[Predictor], shape: Sequence[int]) -> int:
     """
     total = 0
     for predictor in predictors:
-        copies = 2 ** len(predictor.mirror_axes)
+        moved = len(places(shape, predictor.window, predictor.shift))
         for rows in _rows(predictors, shape):
-            start, stop = predictor._reach(shape[0], rows.start, rows.stop)
-            mirrored = predictor._reach(shape[0], shape[0] - rows.stop, shape[0] - rows.start)
-            flipped = copies // 2 if 0 in predictor.mirror_axes else 0
-            total += (copies - flipped) * predictor._windows((stop - start, *shape[1:]))
-            total += flipped * predictor._windows((mirrored[1] - mirrored[0], *shape[1:]))
+            for axes in predictor._mirrors():
+                first, last = (shape[0] - rows.stop, shape[0] - rows.start) if 0 in axes else (rows.start, rows.stop)
+                start, stop = predictor._reach(shape[0], first, last)
+                total += moved * predictor._windows((stop - start, *shape[1:]))
     return total
 
 

@@ -150,8 +150,42 @@ def test_products_are_in_the_format_that_was_asked_for_whatever_is_set_outside(
         ({"overlap": 1.0}, "0 to below 1"),
         ({"overlap": -0.1}, "0 to below 1"),
         ({"batch_size": 0}, "at least 1 window"),
+        ({"shift": -1}, "0 or more voxels"),
     ],
 )
 def test_settings_that_cannot_be_are_told(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Predictor(Voxelwise(), window=(8, 8, 8), **options)
+
+
+class Placewise(Voxelwise):
+    """Logits that depend on where in the window a voxel lies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ramp = 0.3 * torch.arange(x.shape[2]).view(1, 1, -1, 1, 1) - 0.2 * torch.arange(x.shape[4])
+        return torch.cat([torch.zeros_like(x), self.scale * x + ramp, -self.scale * x], 1)
+
+
+@pytest.mark.parametrize(("mirror_axes", "shift"), [((), 2), ((0,), 2), ((), 9)])
+def test_a_volume_smaller_than_the_window_is_seen_from_several_places(mirror_axes: tuple[int, ...], shift: int) -> None:
+    network, window, image = Placewise(), (16, 8, 10), IMAGE[:, :9, :, :6]  # room for 7, 0 and 4 voxels
+
+    def at(place: tuple[int, int, int], axes: list[int]) -> Tensor:
+        x, _, z = place
+        padded = nn.functional.pad(image.flip([a + 1 for a in axes]), (z, 4 - z, 0, 0, x, 7 - x))
+        found = torch.softmax(network(padded[None]), 1)[0, :, x : x + 9, :, z : z + 6]
+        return found.flip([a + 1 for a in axes])
+
+    by = min(shift, 3)
+    moved = [(3, 0, 2), (3 - by, 0, 2), (3 + min(shift, 4), 0, 2), (3, 0, 2 - min(shift, 2)), (3, 0, 2 + min(shift, 2))]
+    copies = [at(place, axes) for place in moved for axes in ([], [0])[: 1 + len(mirror_axes)]]
+    predictor = Predictor(network, window=window, mirror_axes=mirror_axes, shift=shift, classes=3)
+    done: list[int] = []
+    predictor.tick = done.append
+    torch.testing.assert_close(predictor(image), torch.stack(copies).mean(0).detach(), atol=1e-5, rtol=1e-5)
+    assert sum(done) == count_windows([predictor], image.shape[1:]) == len(copies)
+
+
+def test_a_volume_that_fills_the_window_is_seen_as_ever() -> None:
+    still, moved = (Predictor(Placewise(), window=(8, 8, 8), shift=shift) for shift in (0, 4))
+    assert torch.equal(still(IMAGE), moved(IMAGE))
