@@ -20,6 +20,7 @@ _MAY_CHANGE = (
 )  # fmt: skip
 _PLANNED = {
     "window": None, "trainer.max_steps": None, "training.class_weights": "auto", "dataset.preparation.spacing": None,
+    "data.batch_size": None,
 }  # fmt: skip
 """Keys that a plan fills in, with their values before."""
 
@@ -51,7 +52,7 @@ def resumed(config: DictConfig) -> DictConfig:
             continue  # the run has its plan
         if key.startswith("logger"):
             stored.logger = config.logger
-        elif key in _MAY_CHANGE or key.startswith("inference."):
+        elif _is_free(key):
             OmegaConf.update(stored, key, now[key], force_add=True)
         elif before.get(key) != now[key]:
             raise UserError(
@@ -62,10 +63,18 @@ def resumed(config: DictConfig) -> DictConfig:
 
 
 def _set_on_the_command_line(keys: dict[str, object]) -> list[str]:
-    """Keys that the command's overrides set: those of a config group set all of its own, an experiment any."""
+    """Keys that the command's overrides set: a config group sets all of its own, an experiment all that train."""
     if not HydraConfig.initialized():
         return list(keys)
     named = [text.lstrip("+~").split("=", 1)[0] for text in HydraConfig.get().overrides.task]
-    if "experiment" in named:
-        return list(keys)
-    return [key for key in keys if any(key == name or key.startswith(f"{name}.") for name in named)]
+    whole = "experiment" in named  # its other keys are the defaults, such as dataset.root, and not what the user meant
+    return [key for key in keys if (whole and not _is_free(key)) or any(_within(key, name) for name in named)]
+
+
+def _within(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
+
+
+def _is_free(key: str) -> bool:
+    """Whether a resumed run may have another value, since it does not change the training."""
+    return key in _MAY_CHANGE or key.startswith(("inference.", "logger"))

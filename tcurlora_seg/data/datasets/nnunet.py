@@ -27,7 +27,6 @@ class NNUNet(Folder):
 
     name = "nnunet"
     source = "your own, or whoever shares a folder Dataset001_NAME for nnU-Net."
-    paper_split = (0.8, 0)
 
     def __init__(
         self,

@@ -49,5 +49,5 @@ def warn_of_shared_names(ids: Sequence[str]) -> None:
     if shared and 1 < len(stems) < len(plain) <= _VISITS * len(stems):
         log.warning(
             "note: %s and %s may be one patient's, who could stand on both sides of a split: "
-            "dataset.patient='^(.*)[_-]' would take what they share for the patient", shared[0], shared[1],
+            "'dataset.patient=\"^(.*)[_-]\"' would take what they share for the patient", shared[0], shared[1],
         )  # fmt: skip
