@@ -22,6 +22,8 @@ _WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
     "training.probe": (0, "a number of windows is needed, 0 for none"),
     "training.save_every": (1, "at least 1 epoch is needed"),
     "training.patience": (1, "a number of epochs is needed, or null"),
+    "inference.batch_size": (1, "at least 1 window is needed"),
+    "inference.shift": (0, "a whole number of voxels is needed, 0 for none"),
 }
 
 
@@ -57,6 +59,8 @@ def check_training(config: DictConfig) -> None:
         raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
+    if not 0 <= config.inference.overlap < 1:
+        raise UserError(f"inference.overlap={config.inference.overlap}: 0 to below 1 is needed")
     if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
         raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
     if config.sweep is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 _ALL, _WORST = 20, 10
-SIMULATED = "simulated cohort: one anatomy with simulated variation; these scores say nothing about real patients"
+SIMULATED = "simulated cohort: images and their variation are made; these scores say nothing about real patients"
 
 
 def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:

@@ -17,11 +17,12 @@ def exported_config(path: Path) -> DictConfig:
     Raises:
         UserError: no such file, or one that holds weights alone.
     """
-    text = read_metadata(path).get("config")
+    needed = "give a run directory, or weights that scripts/export.py has written as .safetensors"
+    try:
+        text = read_metadata(path).get("config")
+    except UserError as error:
+        raise UserError(f"{error}; {needed}") from error
     if not isinstance(text, str):
-        raise UserError(
-            f"{path} holds weights alone, and nothing on what they segment: give a run directory, or weights that "
-            "scripts/export.py has written as .safetensors"
-        )
+        raise UserError(f"{path} holds weights alone, and nothing on what they segment: {needed}")
     alone = {"pretrained": str(path), "pretrained_missing": None, "pretrained_inflate": False}
     return OmegaConf.merge(parse_config(text, path), alone)  # type: ignore[return-value]

@@ -44,7 +44,8 @@ def segment(
     """Segmentation of a prepared case.
 
     Where the preparation resamples, probabilities are resampled back before the largest is taken, which keeps edges
-    smooth. Where it only turns and crops, the label map is turned back, and probabilities are never held whole.
+    smooth. Where it only turns and crops, the label map is turned back, and probabilities are held whole
+    only if they are kept.
 
     Args:
         predictors: an ensemble; their probabilities are averaged.

@@ -46,7 +46,7 @@ def predict_files(
     `scripts/predict.py` calls it. An image that cannot be segmented is reported, and the others are done.
 
     Args:
-        checkpoint: a run directory, or several whose probabilities are averaged.
+        checkpoint: as `directory` of `load_run`, or several, whose probabilities are averaged.
         input: an image, a folder or a manifest, see `find_inputs`.
         output: a folder.
         root: base of a manifest's paths; None for its folder.

@@ -125,7 +125,7 @@ def load_run(
     """Finished run with its network, rebuilt from base, model file and configuration, the adapters merged.
 
     Args:
-        directory: the run directory; a .safetensors file of exported weights; or the name of a packaged base.
+        directory: the run directory; a .safetensors file of exported weights; or `builtin`, the packaged base.
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.

@@ -109,7 +109,7 @@ def build_trainer(
     Args:
         config: of the run.
         directory: of the run.
-        more: callbacks that come first.
+        more: callbacks that come before those of every run.
         checkpoints: the checkpoint callback, which comes last but one.
 
     Raises:

@@ -24,7 +24,7 @@ from tcurlora_seg.training.callbacks import AtEpochEnd, due
 
 
 class ValidationOverlays(Callback):
-    """Callback for an overlay of the first validation case after each epoch, as `dice/overlay_val`."""
+    """Callback for an overlay of the first validation case after each validation, as `dice/overlay_val`."""
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int, *_: Any
