@@ -1,6 +1,6 @@
 """What an adapter could hold at best of an update that is known: that of a full fine-tuning.
 
-    python docs/oracle.py RUN [OTHER]  # folders of runs from one base: with adapter=full, and whose cases give gradients
+    python docs/oracle.py RUN [OTHER]  # run directories of one base: with adapter=full; whose cases give gradients
 """
 
 from __future__ import annotations
