@@ -2,7 +2,7 @@
 
     python tests/robustness.py > docs/robustness.md
 
-writes those in `SHOWN`; `test_robustness.py` runs all entries and holds the page to `SHOWN`.
+writes those in `SHOWN`; `test_robustness.py` runs all entries and holds the page to their lines.
 """
 
 from __future__ import annotations
@@ -364,7 +364,7 @@ DATA = [
     _folder("a label .1 voxels away from its image", r"S01.*lie on different grids", _nifti_image(moved=0.8)),
     _folder("a header in metres that are none", r"S01.*voxels of 8000 x .* mm, its header in metres; expected",
             _nifti_image(unit="meter")),
-    _folder("a link out of the root", r"is a link to .*dataset\.outside_root=true follows them", _link_out),
+    _folder("a link to images elsewhere", r"is a link to .*dataset\.outside_root=true follows them", _link_out),
     _folder("a target that preparation makes vanish", r"no training case has a voxel of dataset\.task=hippocampus",
             lambda root: None, "dataset.preparation.spacing=[60,60,60]"),
     _folder("an image cut off", r"S01.*cannot be read", _cut(f"{IMAGE}.img.gz", 500)),

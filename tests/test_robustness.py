@@ -18,7 +18,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.group}: {entry.title}")
 def test_a_bad_input_is_one_clear_line(lab: Lab, entry: Entry) -> None:
-    assert lab.try_out(entry).startswith("error: ")
+    line = lab.try_out(entry)
+    assert line.startswith("error: ")
+    if entry.title in SHOWN:
+        assert line.replace("\n", "\n  ") in LIST.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("volume", VOLUMES, ids=lambda volume: volume.name)
