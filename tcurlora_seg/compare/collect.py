@@ -50,6 +50,11 @@ class FinishedRun:
     folder: Path
 
     @property
+    def foreign(self) -> bool:
+        """Whether the label maps are another program's, to which the settings of training do not apply."""
+        return "predictions" in self.summary
+
+    @property
     def repeat(self) -> tuple[int, str]:
         """Seed of the training, and draw of the training cases: the seed of the split, or the name of a list."""
         scheme = self.config["split.scheme"]
@@ -203,11 +208,12 @@ _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing
 
 
 def method_settings(run: FinishedRun) -> dict[str, str]:
-    """Settings that make the method, as {dotted key: text}."""
+    """Settings that make the method, as {dotted key: text}; of another program's label maps those of the data alone."""
     settings = {
         key: str(value)
         for key, value in run.config.items()
         if key not in _NOT_THE_METHOD and key.split(".")[0] != "logger"  # logger=none is one key
+        and (not run.foreign or key.split(".")[0] in ("adapter", "dataset", "split"))
     }
     if Path(settings.get("pretrained", "")).parent.name == "bases":
         settings["pretrained"] = "random"  # stored once per seed

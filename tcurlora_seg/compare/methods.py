@@ -147,8 +147,8 @@ def _telling_keys(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def differing_settings(methods: Sequence[Method]) -> dict[str, list[str]]:
-    """Settings outside `adapter` in which the methods differ, as {key: value of each method}."""
-    settings = [method_settings(method.runs[0]) for method in methods]
+    """Settings outside `adapter` in which the methods of this package differ, as {key: value of each}."""
+    settings = [method_settings(method.runs[0]) for method in methods if not method.runs[0].foreign]
     keys = sorted(key for key in set().union(*settings) if not key.startswith("adapter."))
     rows = {key: [values.get(key, "not set") for values in settings] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}

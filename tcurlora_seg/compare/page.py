@@ -173,7 +173,8 @@ def _settings(methods: Sequence[Method]) -> str:
     differing = differing_settings(methods)
     if not differing:
         return "<p>Outside their adapters the methods were run with the same settings.</p>"
-    table = _table(("setting", *(m.label for m in methods)), [[key, *values] for key, values in differing.items()])
+    own = [method.label for method in methods if not method.runs[0].foreign]
+    table = _table(("setting", *own), [[key, *values] for key, values in differing.items()])
     return f"<p>Outside their adapters the methods differ in:</p>{table}"
 
 

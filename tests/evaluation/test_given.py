@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from programs import run_script
 
 from tcurlora_seg.config.stored import load_config
@@ -138,3 +139,20 @@ def test_the_code_of_the_recipe_for_nnunet_runs(run: Path, tmp_path: Path, monke
         165,
         166,
     }
+
+
+def test_another_program_is_one_method_whatever_the_runs_were_trained_with_whose_cases_it_had(
+    run: Path, references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        donor = Path(shutil.copytree(run, tmp_path / f"donor{number}"))
+        config = load_config(donor / "config.yaml")
+        config.training.probe, config.seed = number, number
+        OmegaConf.save(config, donor / "config.yaml")
+        score_folder(checkpoint=str(donor), predictions=str(references), output=str(tmp_path / f"maps{number}"))
+    capsys.readouterr()
+    runs = ",".join(str(path) for path in (run, tmp_path / "maps0", tmp_path / "maps1"))
+    assert run_script("compare", f"runs=[{runs}]", f"output={tmp_path / 'both'}", monkeypatch=monkeypatch) == 0
+    table = pd.read_csv(tmp_path / "both" / "comparison.csv").set_index("method")
+    assert len(table.index.unique()) == 2 and set(table.loc["maps"]["seeds"]) == {2}
+    assert "differ in training.probe" not in capsys.readouterr().out
