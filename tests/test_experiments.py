@@ -30,8 +30,11 @@ def jobs(config: DictConfig) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, *(f"[{p},{s}]" for p in PAPER for s in SWEEPS)])
-def test_an_experiment_composes_and_every_job_of_it_fits_the_schema(experiment: str) -> None:
+def test_an_experiment_composes_and_every_job_of_it_fits_the_schema(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = composed(f"experiment={experiment}")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # undone afterwards, with what is set next
     HydraConfig.instance().set_config(whole)
     found = jobs(whole)
     assert len(found) == len({tuple(job) for job in found}) >= 1

@@ -26,6 +26,11 @@ def given(run: Path, **changes: Any) -> DictConfig:
     return config
 
 
+@pytest.fixture(autouse=True)
+def _no_command_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     OmegaConf.save(given(tmp_path, resume=None, **PLAN), tmp_path / "config.yaml", resolve=True)
