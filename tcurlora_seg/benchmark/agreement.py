@@ -19,8 +19,8 @@ from tcurlora_seg.benchmark.setting import Setting
 from tcurlora_seg.benchmark.worker import Worker
 from tcurlora_seg.config.paths import options
 from tcurlora_seg.data.simulate import simulate
-from tcurlora_seg.inference.run import choose_device
 from tcurlora_seg.inference.windows import Predictor, labels
+from tcurlora_seg.models.precision import choose_device
 from tcurlora_seg.models.pretrained import load_pretrained
 from tcurlora_seg.models.speed import speed_up
 

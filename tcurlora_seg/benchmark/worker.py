@@ -23,12 +23,11 @@ from tcurlora_seg.benchmark.networks import contestant
 from tcurlora_seg.benchmark.setting import STEP_PARTS, Setting
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.augmentation.crop import foreground_spots
-from tcurlora_seg.inference.run import choose_device
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.memory import peak_memory, peak_of_tensors
 from tcurlora_seg.models.checkpoint import save_model
 from tcurlora_seg.models.injection import merged
-from tcurlora_seg.models.precision import autocast
+from tcurlora_seg.models.precision import autocast, choose_device
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.randomness import generator
 from tcurlora_seg.stopwatch import Stopwatch

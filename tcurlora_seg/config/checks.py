@@ -22,9 +22,23 @@ _WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
     "training.probe": (0, "a number of windows is needed, 0 for none"),
     "training.save_every": (1, "at least 1 epoch is needed"),
     "training.patience": (1, "a number of epochs is needed, or null"),
-    "inference.batch_size": (1, "at least 1 window is needed"),
-    "inference.shift": (0, "a whole number of voxels is needed, 0 for none"),
 }
+
+
+def check_windows(*, overlap: float, batch_size: int, shift: int, precision: str) -> None:
+    """Check the settings of a `Predictor`.
+
+    Raises:
+        UserError: an unknown precision, or an overlap, batch size or shift that cannot be.
+    """
+    if precision not in ("auto", "32-true", "bf16-mixed"):
+        raise UserError(f"inference.precision={precision}: choose auto, 32-true or bf16-mixed")
+    if not 0 <= overlap < 1:
+        raise UserError(f"inference.overlap={overlap}: 0 to below 1 is needed")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"inference.batch_size={batch_size}: at least 1 window is needed")
+    if not isinstance(shift, int) or shift < 0:
+        raise UserError(f"inference.shift={shift}: 0 or more voxels are needed")
 
 
 def check_training(config: DictConfig) -> None:
@@ -59,10 +73,7 @@ def check_training(config: DictConfig) -> None:
         raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
-    if not 0 <= config.inference.overlap < 1:
-        raise UserError(f"inference.overlap={config.inference.overlap}: 0 to below 1 is needed")
-    if config.inference.precision not in ("auto", "32-true", "bf16-mixed"):
-        raise UserError(f"inference.precision={config.inference.precision}: choose auto, 32-true or bf16-mixed")
+    check_windows(**{key: config.inference[key] for key in ("overlap", "batch_size", "shift", "precision")})
     if config.sweep is None:
         raise UserError("sweep=null: a name is needed, such as sweep=mine")
     if config.seed is None or not 0 <= config.seed < 2**32:

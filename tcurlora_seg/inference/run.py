@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
 from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
 from torch import nn
@@ -31,6 +30,7 @@ from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.models.backbone import backbone_of, build_network, builder_arguments, window_of
 from tcurlora_seg.models.checkpoint import load_model, read_metadata, trained_on
 from tcurlora_seg.models.injection import adapt_from_config, merge
+from tcurlora_seg.models.precision import choose_device
 from tcurlora_seg.models.pretrained import load_pretrained
 from tcurlora_seg.models.speed import speed_up
 
@@ -179,22 +179,6 @@ def _base_of(source: str, run: Path) -> str:
     if source in PACKAGED or Path(source).exists():
         return source
     return next((str(above / source) for above in run.resolve().parents if (above / source).is_file()), source)
-
-
-def choose_device(name: str) -> torch.device:
-    """Device of that name; `auto` takes a GPU where there is one.
-
-    Raises:
-        UserError: no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationDataset) -> Predictor:

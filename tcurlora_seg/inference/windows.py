@@ -11,7 +11,7 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from tcurlora_seg.errors import UserError
+from tcurlora_seg.config.checks import check_windows
 from tcurlora_seg.inference.places import placed, places
 from tcurlora_seg.models.precision import autocast, resolve_precision
 
@@ -63,14 +63,7 @@ class Predictor:
         mirror_pairs: Sequence[tuple[int, int]] = (),
         precision: str = "auto",
     ) -> None:
-        if precision not in ("auto", "32-true", "bf16-mixed"):
-            raise UserError(f"precision={precision}: choose auto, 32-true or bf16-mixed")
-        if not 0 <= overlap < 1:
-            raise UserError(f"inference.overlap={overlap}: 0 to below 1 is needed")
-        if batch_size < 1:
-            raise UserError(f"inference.batch_size={batch_size}: at least 1 window is needed")
-        if not isinstance(shift, int) or shift < 0:
-            raise UserError(f"inference.shift={shift}: 0 or more voxels are needed")
+        check_windows(overlap=overlap, batch_size=batch_size, shift=shift, precision=precision)
         self.precision, self.shift = precision, shift
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size

@@ -1,8 +1,10 @@
-"""Floating-point precision of a network, by Lightning's names."""
+"""Device of a network by its name, and floating-point precision by Lightning's names."""
 
 from __future__ import annotations
 
 import torch
+
+from tcurlora_seg.errors import UserError
 
 
 def resolve_precision(precision: str | int, device: torch.device) -> str:
@@ -19,3 +21,19 @@ def resolve_precision(precision: str | int, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Autocast context for `precision` on `device`: bfloat16 for bf16-mixed, else disabled, also inside another."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of that name; `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
