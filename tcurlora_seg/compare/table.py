@@ -18,7 +18,10 @@ _COSTS = {
     "missed": "missed", "trainable_parameters": "trainable", "step_seconds": "step s",
     "peak_memory_bytes": "memory GiB", "file_bytes": "file MB", "seeds": "seeds", "cases": "cases",
 }  # fmt: skip
-_SCORING = ("overlap", "mirror_axes", "shift", "min_component_ml", "largest_pieces", "surface_tolerance_mm", "limited")
+_SCORING = (
+    "overlap", "mirror_axes", "shift", "min_share", "min_component_ml", "largest_pieces", "surface_tolerance_mm",
+    "limited",
+)  # fmt: skip
 """Keys of summary.json in which runs must agree to be scored alike."""
 
 

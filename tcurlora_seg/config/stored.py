@@ -29,6 +29,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "inference.shift": 0,
     "inference.precision": "32-true",
     "inference.pictures": 3,
+    "inference.min_share": None,
     "inference.min_component_ml": None,
     "inference.largest_pieces": None,
 }

@@ -133,7 +133,7 @@ def evaluate(
     Returns:
         The summary and the rows of `cases.csv`.
     """
-    rules = clearing.by_structure(dataset.task)  # a mistake in it is told before the first case is computed
+    rules = clearing.resolved(dataset.task)  # a mistake in it is told before the first case is computed
     records, remarks, kept = [], [], {}
     for case in told(share(cases)):
         item = dataset.prepare(case, spacing)

@@ -53,7 +53,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
             "format=state_dict, or scripts/predict.py"
         )
     for key, rule in clearing_for(run.config)._asdict().items():
-        if rule is not None:
+        if rule:
             raise UserError(
                 f"{run.directory} has inference.{key}={rule}, which a bundle cannot do: take format=state_dict, or "
                 "scripts/predict.py"

@@ -18,26 +18,31 @@ _log = logging.getLogger(__name__)
 
 
 class Clearing(NamedTuple):
-    """Rules for pieces.
+    """Rules for pieces; None removes nothing.
 
-    Each is a number for every structure that is no part of a larger one, or a number by structure; None removes
-    nothing.
+    The last two are a number for every structure that is no part of a larger one, or a number by structure.
 
     Attributes:
-        min_component_ml: least volume of a piece.
-        largest_pieces: number of the largest pieces that stay: 2 for a structure on both sides.
+        min_share: least volume of a piece of all structures together, as a share of the largest such piece.
+        min_component_ml: least volume of a piece of a structure.
+        largest_pieces: number of the largest pieces of a structure that stay: 2 for one on both sides.
     """
 
+    min_share: float | None = None
     min_component_ml: Any = None
     largest_pieces: Any = None
 
-    def by_structure(self, task: Task) -> dict[str, dict[str, float]]:
-        """Both rules as numbers by structure; {} for None.
+    def resolved(self, task: Task) -> dict[str, Any]:
+        """The rules by name: the share, and numbers by structure; {} for None.
 
         Raises:
             UserError: an impossible number, or a structure that the task lacks.
         """
-        return {key: _numbers(task, key, rule) for key, rule in self._asdict().items()}
+        share = self.min_share
+        if share is not None and (isinstance(share, bool | str) or not 0 <= share <= 1):
+            raise UserError(f"min_share={share}: expected a share of the largest piece, 0 to 1, or null")
+        numbers = {key: _numbers(task, key, getattr(self, key)) for key in ("min_component_ml", "largest_pieces")}
+        return {"min_share": share, **numbers}
 
 
 NOTHING = Clearing()
@@ -77,16 +82,25 @@ def clear_pieces(
         UserError: see `Clearing`.
     """
     result, voxel_ml = segmentation.copy(), float(np.prod(spacing)) / 1000.0
-    least, most = clearing.by_structure(task).values()
+    share, least, most = clearing.resolved(task).values()
+    if share:
+        pieces, sizes = _pieces(result > 0)
+        result[np.concatenate([[False], sizes < share * sizes.max(initial=0)])[pieces]] = 0
     for name in dict.fromkeys((*least, *most)):
-        pieces, count = ndimage.label(np.isin(result, task.structures[name]), structure=np.ones((3, 3, 3)))
-        volumes = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * voxel_ml
+        pieces, sizes = _pieces(np.isin(result, task.structures[name]))
+        volumes = sizes * voxel_ml
         goes = volumes < least.get(name, 0)
-        goes[np.argsort(-volumes, kind="stable")[int(most.get(name, count)) :]] = True
+        goes[np.argsort(-volumes, kind="stable")[int(most.get(name, len(sizes))) :]] = True
         result[np.concatenate([[False], goes])[pieces]] = 0
-        if count and goes.all():
+        if len(sizes) and goes.all():
             _log.warning(
                 "%s: min_component_ml removes all of %s: its largest piece has %s, less than %s",
                 source, name, volume_text(volumes.max()), volume_text(least[name]),
             )  # fmt: skip
     return result
+
+
+def _pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number of the piece of each voxel, 0 outside, and their sizes in voxels, from piece 1 on."""
+    pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    return pieces, np.bincount(pieces.ravel(), minlength=count + 1)[1:]

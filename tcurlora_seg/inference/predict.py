@@ -63,7 +63,7 @@ def predict_files(
     network = segmenter(runs)
     if next(runs[0].network.parameters()).device.type == "cpu":
         keep_freed_memory()
-    network.clearing.by_structure(network.task)  # a mistake in it is told before the first image is computed
+    network.clearing.resolved(network.task)  # a mistake in it is told before the first image is computed
     folder = Path(output)
     found = find_inputs(Path(input), network.modalities, root)
     _check_output(folder, found, network, overwrite)

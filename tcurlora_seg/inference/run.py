@@ -117,6 +117,7 @@ def load_run(
     mirror: bool | None = None,
     shift: int | None = None,
     precision: str | None = None,
+    min_share: float | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
     largest_pieces: int | Mapping[str, int] | None = None,
     trust: Sequence[str] = (),
@@ -133,6 +134,7 @@ def load_run(
         mirror: whether to average over mirrored copies; None for the run's own.
         shift: see `Predictor`; None for the run's own.
         precision: see `Predictor`; None for the run's own.
+        min_share: see `Clearing`; None for the run's own.
         min_component_ml: see `Clearing`; None for the run's own.
         largest_pieces: see `Clearing`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
@@ -150,7 +152,7 @@ def load_run(
         raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
     check_trusted(config, source, trust=trust)
     config.pretrained = pretrained or _base_of(str(config.pretrained), place)
-    given = {"overlap": overlap, "mirror": mirror, "shift": shift, "precision": precision,
+    given = {"overlap": overlap, "mirror": mirror, "shift": shift, "precision": precision, "min_share": min_share,
              "min_component_ml": min_component_ml, "largest_pieces": largest_pieces}  # fmt: skip
     config.inference.update({key: value for key, value in given.items() if value is not None})
     dataset = stored_dataset(config, source, root, trust)

@@ -87,7 +87,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
     """A run from the cases to `metrics.json`; each process of several devices calls it, the first one writes."""
     # the cases
     clearing = clearing_for(config)
-    clearing.by_structure(dataset.task)  # a mistake in it is told before the training
+    clearing.resolved(dataset.task)  # a mistake in it is told before the training
     checkpoint = readable_checkpoint(directory / "checkpoints")
     lightning.seed_everything(config.seed, verbose=False)
     origin = trained_on(config.pretrained)
