@@ -39,7 +39,8 @@ class Clearing(NamedTuple):
             UserError: an impossible number, or a structure that the task lacks.
         """
         share = self.min_share
-        if share is not None and (isinstance(share, bool | str) or not 0 <= share <= 1):
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if share is not None and not (number and 0 <= share <= 1):
             raise UserError(f"min_share={share}: expected a share of the largest piece, 0 to 1, or null")
         numbers = {key: _numbers(task, key, getattr(self, key)) for key in ("min_component_ml", "largest_pieces")}
         return {"min_share": share, **numbers}

@@ -109,7 +109,7 @@ def test_what_lies_apart_from_all_that_was_found_goes_first() -> None:
     assert not clear_pieces(np.zeros_like(apart), TUMOUR, (1, 1, 1), Clearing(0.1), "case").any()
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.5, True, "much", float("nan")])
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, True, "much", [0.1], {"brain": 0.1}, float("nan")])
 def test_a_share_that_cannot_be_is_refused(wrong: object) -> None:
     with pytest.raises(UserError, match="min_share"):
         Clearing(wrong).resolved(TUMOUR)
