@@ -10,8 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from programs import run_script
 
-from tcurlora_seg.config.paths import config_folder
+from tcurlora_seg.config.paths import config_folder, packaged
 from tcurlora_seg.config.schema import validate
+from tcurlora_seg.inference.exported import exported_config
+from tcurlora_seg.inference.run import clearing_for
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 SWEEPS = ["table1", "rank_curve", "few_shot", "leave_one_out"]
@@ -68,3 +70,8 @@ def test_an_experiment_that_sweeps_needs_no_other_switch(
     assert run_script("train", *arguments, monkeypatch=monkeypatch) == 1
     error = capsys.readouterr().err
     assert "20 job(s) failed" in error and "does not exist" in error and "Traceback" not in error
+
+
+def test_the_packaged_base_has_the_rules_for_pieces_of_its_experiment() -> None:
+    rules = clearing_for(exported_config(packaged("builtin")))
+    assert rules == clearing_for(composed("experiment=pretrain_heads")) and rules.min_share == 0.1

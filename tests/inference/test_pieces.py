@@ -106,6 +106,7 @@ def test_what_lies_apart_from_all_that_was_found_goes_first() -> None:
     np.testing.assert_array_equal(after, expected)
     after = clear_pieces(apart, TUMOUR, (1, 1, 1), Clearing(27 / 512), "case")
     assert after[21, 3, 3] == 1 and after[28, 18, 18] == 0 and after[7, 7, 7] == 1
+    np.testing.assert_array_equal(clear_pieces(apart, TUMOUR, (1, 1, 1), Clearing(0), "case"), apart)
     assert not clear_pieces(np.zeros_like(apart), TUMOUR, (1, 1, 1), Clearing(0.1), "case").any()
 
 

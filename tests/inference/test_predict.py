@@ -191,6 +191,7 @@ def test_several_runs_small_pieces_and_a_single_file(
         (("input={folder}/labels",), "labels holds no image: .nii.gz, .nii"),
         (("input={folder}/one.png",), "one.png is none of the images that are read"),
         (("largest_pieces=0",), "largest_pieces=0: expected a number of pieces"),
+        (("min_share=2",), "min_share=2: expected a share of the largest piece"),
         (("input={folder}/one.nii", "strict=true"), "(strict=true)"),
         (("checkpoint=[]",), "checkpoint=[]"),
         (("checkpoint=[{run},{folder}]",), "is no finished run"),
