@@ -75,15 +75,17 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
         UserError: a place that does not exist, or no finished run in any.
     """
     places = [places] if isinstance(places, str) else list(places)
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}  # by the folder that a link leads to: a run counts once
     for place in places:
         matches = glob.glob(str(Path(place).expanduser()))
         if not matches:
             raise UserError(f"runs={place} does not exist: give a folder of runs, or a pattern in quotes")
         for match in matches:
-            found.update(path.parent for path in Path(match).rglob("config.yaml") if path.parent.name != ".hydra")
+            for config in sorted(glob.glob("**/config.yaml", root_dir=match, recursive=True)):  # not in .hydra
+                directory = Path(match, config).parent
+                found.setdefault(directory.resolve(), directory)
     finished, left_out = [], []
-    for directory in sorted(found):
+    for directory in sorted(found.values()):
         needed = ("metrics.json", f"evaluation/{split}/cases.csv")
         missing = [name for name in needed if not (directory / name).is_file()]
         if missing:

@@ -21,6 +21,14 @@ def test_runs_are_found_by_folder_pattern_and_list_and_each_once(make_run: Calla
     assert find_runs(str(first), "test") == ([first], [])
 
 
+def test_a_linked_run_is_found_and_counts_once(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run([0.8])
+    (tmp_path / "collected").mkdir()
+    for name in ("linked", "twice"):
+        (tmp_path / "collected" / name).symlink_to(run)
+    assert find_runs(str(tmp_path / "collected"), "test") == ([tmp_path / "collected" / "linked"], [])
+
+
 def test_unfinished_runs_are_named_and_left_out(make_run: Callable[..., Path], tmp_path: Path) -> None:
     whole, untrained, unscored = (make_run([0.8], seed=seed) for seed in range(3))
     (untrained / "metrics.json").unlink()
