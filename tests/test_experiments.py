@@ -72,6 +72,7 @@ def test_an_experiment_that_sweeps_needs_no_other_switch(
     assert "20 job(s) failed" in error and "does not exist" in error and "Traceback" not in error
 
 
-def test_the_packaged_base_has_the_rules_for_pieces_of_its_experiment() -> None:
-    rules = clearing_for(exported_config(packaged("builtin")))
-    assert rules == clearing_for(composed("experiment=pretrain_heads")) and rules.min_share == 0.1
+def test_the_packaged_base_prepares_images_and_clears_pieces_as_its_experiment() -> None:
+    own, experiment = exported_config(packaged("builtin")), composed("experiment=pretrain_heads")
+    assert own.dataset.preparation == experiment.dataset.preparation and own.dataset.preparation.background == "auto"
+    assert clearing_for(own) == clearing_for(experiment) and own.inference.min_share == 0.1

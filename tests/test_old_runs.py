@@ -64,3 +64,10 @@ def test_the_packaged_base_of_an_older_run_is_the_one_that_was_packaged_then(old
     path = old / "config.yaml"
     path.write_text(path.read_text().replace("pretrained: base.safetensors", "pretrained: builtin"))
     assert load_config(path).pretrained == "builtin_tumours"
+
+
+def test_an_older_run_keeps_its_background_and_a_newer_one_may_leave_it_to_the_default(old: Path) -> None:
+    path = old / "config.yaml"
+    assert load_config(path).dataset.preparation.background == "zero"
+    path.write_text(path.read_text() + "window: [16, 16, 16]\n")
+    assert "background" not in load_config(path).dataset.preparation

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from tcurlora_seg.errors import UserError
 
 _GONE = ("straight_norm", "fused_attention", "split_skips")  # keys of `speed` that older runs have
+_OLD = {"dataset.preparation.background": "zero"}  # as _ADDED, of 0.1.0 alone: a data set may leave this key out
 _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "window": None,
-    "dataset.preparation.background": "zero",
     "trust": [],
     "speed.tf32": False,
     "split.test": None,
@@ -76,8 +76,10 @@ def parse_config(text: str, source: object) -> DictConfig:
         loaded.get("speed", {}).pop(key, None)
     if loaded.get("pretrained") == "builtin" and "lr_factors" not in loaded.get("training", {}):
         loaded.pretrained = "builtin_tumours"  # what older versions packaged
-    for key, value in _ADDED.items() if "_target_" in loaded.get("model", {}) else ():
-        _add(loaded, key, value)
+    if "_target_" in loaded.get("model", {}):
+        added = {**_OLD, **_ADDED} if "window" not in loaded else _ADDED
+        for key, value in added.items():
+            _add(loaded, key, value)
     return loaded
 
 
