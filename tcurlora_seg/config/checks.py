@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -13,7 +14,7 @@ from tcurlora_seg.config.resume import resumed
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 
-_WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
+_OF_TRAINING = {  # key -> its smallest value, and what is needed
     "trainer.max_steps": (1, "a whole number of at least 1 is needed, or null for a plan from the data"),
     "overfit": (0, "a number of training cases is needed, 0 for a real run"),
     "data.batch_size": (1, "at least 1 is needed, or null for what fits in memory"),
@@ -22,6 +23,11 @@ _WHOLE_NUMBERS = {  # key -> its smallest value, and what is needed
     "training.probe": (0, "a number of windows is needed, 0 for none"),
     "training.save_every": (1, "at least 1 epoch is needed"),
     "training.patience": (1, "a number of epochs is needed, or null"),
+}
+_OF_PREPARING = {
+    "simulate": (1, "a number of subjects is needed, or null"),
+    "workers": (1, "a number of threads is needed, or null"),
+    "split.fold": (0, "the number of a fold is needed, or null"),
 }
 
 
@@ -41,6 +47,24 @@ def check_windows(*, overlap: float, batch_size: int, shift: int, precision: str
         raise UserError(f"inference.shift={shift}: 0 or more voxels are needed")
 
 
+def check_preparing(config: DictConfig) -> None:
+    """Check a configuration of `scripts/prepare_data.py`.
+
+    Raises:
+        UserError: what must be a whole number is none, or is too small.
+    """
+    _check_whole_numbers(config, _OF_PREPARING)
+
+
+def _check_whole_numbers(config: DictConfig, known: Mapping[str, tuple[int, str]]) -> None:
+    for key, (least, needed) in known.items():
+        value = OmegaConf.select(config, key)
+        if value is None and "or null" in needed:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{key}={value!r}: {needed}")
+
+
 def check_training(config: DictConfig) -> None:
     """Check a configuration of `scripts/train.py`.
 
@@ -48,12 +72,7 @@ def check_training(config: DictConfig) -> None:
         UserError: a missing file, a wrong or unsuitable value, a size or rank that the network cannot have.
     """
     config = resumed(config)
-    for key, (least, needed) in _WHOLE_NUMBERS.items():
-        value = OmegaConf.select(config, key)
-        if value is None and "or null" in needed:
-            continue
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{key}={value!r}: {needed}")
+    _check_whole_numbers(config, _OF_TRAINING)
     if config.trainer.precision in ("bf16-true", "16-true"):
         raise UserError(
             f"trainer.precision={config.trainer.precision} would round the frozen base, which a model file does not "
@@ -83,7 +102,7 @@ def check_training(config: DictConfig) -> None:
     _check_trainer(config.trainer)
     backbone = backbone_of_target(config.model["_target_"])
     window = config.window or backbone.window(config.model)
-    if isinstance(window, str | int) or not all(isinstance(side, int) for side in window):
+    if not isinstance(window, Sequence) or not all(isinstance(side, int) for side in window):
         raise UserError(f"window={window}: three sides in voxels are needed, such as [96,96,96], or null")
     backbone.check(config.model, window)
     check_adapter(config.adapter, config.model)
@@ -92,7 +111,7 @@ def check_training(config: DictConfig) -> None:
     instantiate(config.dataset).check_root()
 
 
-_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 _SHORT = ("16", "bf16", "32", "64")  # Lightning's own, as 16 for 16-mixed
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _OF_THE_RUN = "every run sets it itself"

@@ -68,7 +68,10 @@ def validate(config: DictConfig, defaults: DictConfig) -> None:
         known = key in given or key in checked or key.startswith(inside) or replaced
         if not known and not _open(config, key):
             raise UserError(f"there is no key '{key}'; --cfg job lists them")
-        if key not in checked and default is not None and value is not None and not _same_kind(value, default):
+        if key in checked or default is None:
+            continue
+        needed = isinstance(default, bool | int | float) and not key.startswith("adapter.") and not _open(config, key)
+        if needed if value is None else not _same_kind(value, default):
             raise _wrong_type(key, value, _kind(default))
 
 
@@ -187,4 +190,4 @@ def _kind(default: Any) -> str:
 
 
 def _wrong_type(key: str, value: Any, expected: str) -> UserError:
-    return UserError(f"{key}={value!r} is not what was expected: {expected}")
+    return UserError(f"{key}={'null' if value is None else repr(value)} is not what was expected: {expected}")

@@ -117,7 +117,9 @@ def _alike(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:
 def _common_folder(report: CheckReport) -> str:
     """The folder that all files lie in, with a slash; it goes into the title, which keeps the rows short."""
     paths = [str(path) for files in report.files.values() for path, *_ in files] + list(report.skipped)
-    common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    if len({os.path.isabs(path) for path in paths}) != 1:  # none, or some outside of the root
+        return ""
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
     return f"{common}/" if common else ""
 
 

@@ -129,10 +129,24 @@ def given_classes(
     positive = all(isinstance(value, int) and value > 0 for value in values)
     if not merged or not all(merged.values()) or len(values) != len(set(values)) or not positive:
         raise UserError(f"dataset.classes={merged}: expected {{name: [label values above 0, each once]}}")
-    for pair in mirror_pairs or ():
-        if len(pair) != 2 or not set(pair) <= merged.keys():
-            raise UserError(f"dataset.mirror_pairs: {list(pair)} is not a pair of names of dataset.classes")
+    check_pairs(mirror_pairs, merged, "dataset.classes")
     return merged
+
+
+def check_pairs(mirror_pairs: Sequence[Sequence[str]] | None, names: Collection[str], where: str) -> None:
+    """Check a user's `dataset.mirror_pairs`.
+
+    Args:
+        mirror_pairs: pairs of names, or None.
+        names: the names there are.
+        where: what has them, for the message.
+
+    Raises:
+        UserError: a pair that names anything else.
+    """
+    for pair in mirror_pairs or ():
+        if len(pair) != 2 or not set(pair) <= set(names):
+            raise UserError(f"dataset.mirror_pairs: {pair} is not a pair of names of {where}: {', '.join(names)}")
 
 
 def without_ignored(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

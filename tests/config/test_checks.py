@@ -27,6 +27,10 @@ from programs import TINY, run_script
         ("training.lr_factors=0.1", "training.lr_factors=0.1: numbers of at least 0 by glob"),
         ("training.weights_fade=1.5", "training.weights_fade=1.5: a share from 0 to 1 is needed"),
         ("training.probe=-1", "training.probe=-1: a number of windows is needed, 0 for none"),
+        ("window=96.5", "window=96.5: three sides in voxels are needed"),
+        ("inference.overlap=null", "inference.overlap=null is not what was expected: a number"),
+        ("training.weights_fade=null", "training.weights_fade=null is not what was expected: a number"),
+        ("inference.mirror=null", "inference.mirror=null is not what was expected: true or false"),
         ("training.patience=x", "training.patience='x': a number of epochs is needed, or null"),
     ],
 )
@@ -36,6 +40,25 @@ def test_one_line_of_ours(
     assert run_script("train", argument, monkeypatch=monkeypatch) == 1
     error = capsys.readouterr().err
     assert expected in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("simulate=abc", "simulate='abc': a number of subjects is needed, or null"),
+        ("simulate=0", "simulate=0: a number of subjects is needed"),
+        ("workers=-1", "workers=-1: a number of threads is needed, or null"),
+        ("split.fold=abc", "split.fold='abc': the number of a fold is needed, or null"),
+        ("spacing=null", "spacing=null is not what was expected: a number"),
+    ],
+)
+def test_one_line_of_ours_where_a_folder_is_prepared(
+    argument: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (f"dataset.root={tmp_path / 'new'}", "simulate=3", argument)
+    assert run_script("prepare_data", *arguments, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert expected in error and len(error.splitlines()) == 1 and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,11 @@ def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.Capture
 
     left_out = {f"P{n}": f"top/P{n} has no label" for n in range(9)} | {"Q": "top/Q/2007/01/Q.nii is damaged"}
     skipped = {f"top/{n}.nii": "a follow-up" for n in range(4)}
-    print_report(CheckReport("x", "y", "/data", "", left_out=left_out, skipped=skipped), simulated=False)
+    report = CheckReport("x", "y", "/data", "", left_out=left_out, skipped=skipped)
+    print_report(report, simulated=False)
     shown = capsys.readouterr().out
     assert "/data/top" in shown and "left out (10)" in shown and "P0 and 8 more" in shown and "P1" not in shown
     assert "0.nii and 3 more: a follow-up" in shown and "Q/…/Q.nii is damaged" in shown
+    report.skipped["/elsewhere/5.nii"] = "a follow-up"  # outside of the root
+    print_report(report, simulated=False)
+    assert "top/0.nii and 4 more" in capsys.readouterr().out

@@ -68,7 +68,8 @@ class LabelMaps(SegmentationDataset):
             UserError: classes that share a value, or pairs that are none of them.
         """
         merged = given_classes(STRUCTURES if classes is None else classes, mirror_pairs)
-        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs)}
+        others = {*self.known_labels} - {value for values in merged.values() for value in values}  # in the images, too
+        self.tasks = {task: Task.of_classes(task, merged, mirror_pairs, others=others)}
         self.layout = files
         super().__init__(
             root=root, task=task, manifest=manifest, modalities=self.all_modalities, preparation=preparation,

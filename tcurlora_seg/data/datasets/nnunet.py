@@ -11,7 +11,8 @@ from tcurlora_seg.data.datasets.folder import Folder
 from tcurlora_seg.data.datasets.listing import Entry, join_folders, plain_name
 from tcurlora_seg.data.datasets.patients import patient_finder
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.task import Task
+from tcurlora_seg.data.sides import find_sides
+from tcurlora_seg.data.task import Task, check_pairs
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 
@@ -133,14 +134,20 @@ def _task(
     name: str, regions: Mapping[str, Sequence[int]], ignored: tuple[int, ...], pairs: Sequence[Sequence[str]] | None
 ) -> Task:
     """A class for all label values that belong to the same regions, and the regions as its structures."""
-    members: dict[tuple[str, ...], list[int]] = {}
+    members: dict[frozenset[str], list[int]] = {}
     for value in sorted({value for values in regions.values() for value in values}):
-        members.setdefault(tuple(region for region, values in regions.items() if value in values), []).append(value)
-    if all(len(owners) == 1 for owners in members):  # no regions overlap: the classes are named as they are
-        return Task.of_classes(name, {owners[0]: values for owners, values in members.items()}, pairs, ignored=ignored)
-    classes = {index: tuple(values) for index, values in enumerate(members.values(), start=1)}
-    structures = {
-        region: tuple(index for index, values in classes.items() if set(values) <= set(regions[region]))
-        for region in regions
-    }
-    return Task(name, classes, structures, ignored=ignored)
+        members.setdefault(frozenset(region for region, values in regions.items() if value in values), []).append(value)
+    check_pairs(pairs, regions, "dataset.json's labels")
+    found, alone = find_sides(regions) if pairs is None else (pairs, [])
+    other = {left: right for left, right in found} | {right: left for left, right in found}
+    index = {owners: i for i, owners in enumerate(members, start=1)}
+    mirrored = {i: index.get(frozenset(other.get(region, region) for region in owners)) for owners, i in index.items()}
+    torn = {region for owners, i in index.items() if mirrored[i] is None for region in owners if region in other}
+    return Task(
+        name,
+        {i: tuple(members[owners]) for owners, i in index.items()},
+        {region: tuple(i for owners, i in index.items() if region in owners) for region in regions},
+        tuple((i, partner) for i, partner in mirrored.items() if partner is not None and i < partner),
+        tuple(alone or sorted(torn)),  # a class whose mirrored regions are no class has one side, too
+        ignored,
+    )

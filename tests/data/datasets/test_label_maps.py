@@ -85,6 +85,11 @@ def test_samples_do_not_depend_on_workers_or_on_where_the_maps_are_kept(
     assert not torch.equal(alone[0], epoch(seed=1)[0])
 
 
+def test_a_structure_of_one_side_alone_is_not_mirrored(maps: Callable[..., LabelMaps]) -> None:
+    assert maps(classes={"hippocampus": 17}).task.one_sided == ("hippocampus",)  # the other one is in the images, too
+    assert maps(classes=None).task.one_sided == () and maps(classes=SIDES).task.one_sided == ()
+
+
 def test_left_stays_left_when_a_sample_is_mirrored(maps: Callable[..., LabelMaps]) -> None:
     still = Synthesis(rotation=0, scale=0, shear=0, bend_mm=0, coarse=0, near_focus=1, small_field=0)
     data = maps(classes=SIDES, mirror_pairs=[["left", "right"]], synthesis=still)

@@ -70,6 +70,27 @@ def test_regions_are_unions_of_classes(raw: Callable[..., Path]) -> None:
     assert merged.classes == {1: (1,), 2: (2, 3)} and merged.structures == {"all": (1, 2), "core": (2,)}
 
 
+def test_regions_that_overlap_have_sides_too(raw: Callable[..., Path]) -> None:
+    both = {"background": 0, "left kidney": [1, 2], "left tumour": 2, "right kidney": [3, 4], "right tumour": 4}
+    task = dataset(raw(labels=both)).task
+    assert task.classes == {1: (1,), 2: (2,), 3: (3,), 4: (4,)} and task.structures["left_kidney"] == (1, 2)
+    assert task.mirror_pairs == ((1, 3), (2, 4)) and task.mirror_axes((0, 1)) == (0, 1)
+    assert dataset(raw(labels=both), mirror_pairs=[]).task.mirror_pairs == ()
+    given = [["left_kidney", "right_kidney"], ["left_tumour", "right_tumour"]]
+    assert dataset(raw(labels=both), mirror_pairs=given).task == task
+    left = {"background": 0, "left kidney": [1, 2], "tumour": 2, "right kidney": 3}
+    alone = dataset(raw(labels=left)).task
+    assert alone.one_sided == ("left_kidney",) and alone.mirror_axes((0, 1)) == (1,)
+
+
+def test_a_pair_of_anything_else_is_refused(raw: Callable[..., Path]) -> None:
+    for labels in (PLAIN, REGIONS):
+        with pytest.raises(UserError, match=r"\['left', 'right'\] is not a pair of names of dataset.json's labels"):
+            dataset(raw(labels=labels), mirror_pairs=[["left", "right"]])
+        with pytest.raises(UserError, match="is not a pair"):
+            dataset(raw(labels=labels), mirror_pairs=[["edema"]])
+
+
 def test_the_ignore_label_has_an_index_of_its_own(raw: Callable[..., Path]) -> None:
     native = dataset(raw()).prepare("a").native_label.numpy()
     np.testing.assert_array_equal(native == IGNORED, LABEL == 4)
