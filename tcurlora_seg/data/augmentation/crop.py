@@ -78,14 +78,8 @@ def cut(volume: Tensor, corner: Sequence[int], crop: Sequence[int]) -> Tensor:
         corner: first voxel of the crop; may be negative.
         crop: its size.
     """
-    result = volume.new_zeros((volume.shape[0], *crop))
-    source, target = [slice(None)], [slice(None)]
-    for start, length, n in zip(corner, crop, volume.shape[1:], strict=True):
-        low, high = max(start, 0), min(start + length, n)
-        source.append(slice(low, high))
-        target.append(slice(low - start, high - start))
-    result[tuple(target)] = volume[tuple(source)]
-    return result
+    ends = [(-start, start + length - n) for start, length, n in zip(corner, crop, volume.shape[1:], strict=True)]
+    return torch.nn.functional.pad(volume, [added for end in reversed(ends) for added in end])  # below 0 it cuts away
 
 
 def foreground_spots(label: Tensor) -> list[Tensor]:

@@ -102,12 +102,13 @@ class LabelMaps(SegmentationDataset):
     def read_images(self, case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """An image synthesised from the map as it lies; a pure function of the case."""
         import torch
+        from nibabel.affines import voxel_sizes
 
         from tcurlora_seg.data.synthesis.draw import draw_whole
 
         values, affine = self.read_label(case)
         g = generator("image", case.id)
-        image = draw_whole(self.synthesis, torch.from_numpy(values), _zooms(affine), g)
+        image = draw_whole(self.synthesis, torch.from_numpy(values), voxel_sizes(affine).tolist(), g)
         yield case.label_paths[0], image.numpy(), affine
 
     def read_label(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +131,7 @@ class LabelMaps(SegmentationDataset):
         """
         import numpy as np
         import torch
+        from nibabel.affines import voxel_sizes
 
         from tcurlora_seg.data.grid import turn_to
         from tcurlora_seg.data.synthesis.anatomy import Anatomy
@@ -139,7 +141,7 @@ class LabelMaps(SegmentationDataset):
         if not self.task.class_indices(values).any():
             raise UserError(f"case {id}: {case.label_paths[0]} holds no value of dataset.classes")
         turned = torch.from_numpy(np.ascontiguousarray(values))
-        return Anatomy.of(turned, _zooms(affine), self.synthesis.focus)._asdict()
+        return Anatomy.of(turned, voxel_sizes(affine).tolist(), self.synthesis.focus)._asdict()
 
     def training_sizes(self, ids: Iterable[str]) -> list[tuple[float, ...]]:
         """Voxel sizes of the maps and, where some windows are coarse, the limits of theirs."""
@@ -175,7 +177,3 @@ class LabelMaps(SegmentationDataset):
 
     def _advice(self) -> str:
         return f"dataset.files says which files under dataset.root are label maps: {self.source}"
-
-
-def _zooms(affine: np.ndarray) -> list[float]:
-    return ((affine[:3, :3] ** 2).sum(axis=0) ** 0.5).tolist()

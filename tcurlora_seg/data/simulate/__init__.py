@@ -16,6 +16,7 @@ from tcurlora_seg.data.formats import stem
 from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, write_manifest
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import write_text
+from tcurlora_seg.randomness import single_threaded
 
 _FILES = "\nFiles:\n"
 
@@ -89,10 +90,9 @@ def simulate(
     cases: list[Case] = []
     source = f"{len(maps)} label maps: {', '.join(path.name for path in maps)}" if maps else DESCRIPTION
     settings: dict[str, Any] = {"head": source, "subjects": subjects, "seed": seed, "spacing_mm": spacing}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one subject a thread: threads that share an operation mostly wait for each other
-    try:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers = min(4, os.cpu_count() or 1)
+    try:  # one subject a thread: threads that share an operation mostly wait for each other
+        with single_threaded(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for case in pool.map(write, range(1, len(ids) + 1)):
                 cases.append(case)
                 if progress:
@@ -104,7 +104,6 @@ def simulate(
         manifest = Manifest(dataset, tuple(sorted(cases, key=lambda case: case.id)), simulated=settings)
         write_manifest(manifest, root / "manifest.json")
     finally:
-        torch.set_num_threads(threads)
         write_text(root / SIMULATED, _marker(dataset, sorted(folder.written)))
     return manifest
 

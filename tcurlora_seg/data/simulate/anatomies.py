@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from tcurlora_seg.data.augmentation.crop import cut
 from tcurlora_seg.data.grid import turn_to
 from tcurlora_seg.data.simulate.appearance import GREY, LIQUOR, WHITE, blur
 from tcurlora_seg.data.simulate.head import Head, inward, real_head
@@ -51,10 +52,7 @@ def head_of_map(path: Path) -> Head:
         raise UserError(f"{path} has no hippocampi (values 17 and 53): is it a label map with FreeSurfer's values?")
     brain = np.argwhere(is_brain(torch.from_numpy(values.astype(np.int16))).numpy()).mean(0)
     shift = np.round(brain - (model.centre - model.low).numpy()).astype(int)
-    laid = torch.zeros(model.labels.shape[1:], dtype=torch.int16)
-    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(shift, laid.shape, values.shape, strict=True))
-    target = tuple(slice(part.start - s, part.stop - s) for part, s in zip(source, shift, strict=True))
-    laid[target] = torch.from_numpy(np.ascontiguousarray(values[source].astype(np.int16)))
+    laid = cut(torch.from_numpy(values.astype(np.int16))[None], shift.tolist(), model.labels.shape[1:])[0]
 
     g = generator("anatomy", path.name)
     contrast = draw_contrast([*torch.unique(laid).tolist(), 3, 4], g, t1_like=True)
