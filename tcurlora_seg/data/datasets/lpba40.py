@@ -107,7 +107,7 @@ class LPBA40(SegmentationDataset):
         return Found(cases, dict(sorted(left_out.items())), {**other_images, **other_labels})
 
     def label_hint(self, strange: Sequence[float]) -> str:
-        if max(strange) <= 56:
+        if all(0 < value <= 56 for value in strange):
             return (
                 "they look renumbered to 1..54 or 1..56, as in some copies, and then nobody can tell which structure "
                 "is which: use the archive's own labels (21 to 182, hippocampus 165 and 166)"
