@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def check_benchmark(config: DictConfig) -> None:
     """
     contest: Any = OmegaConf.to_container(config.contest, resolve=True)
     names = set(options("adapter")) | set(REFERENCES)
+    empty = [key for key, values in contest["vary"].items() if not values]
+    if empty:
+        raise UserError(f"contest.vary.{empty[0]}=[]: values are needed")
     for _, common in variations(contest["common"], contest["vary"]):
         settings = read_settings(contest["contestants"], common)
         for name, setting in settings.items():
@@ -76,10 +80,13 @@ def check_benchmark(config: DictConfig) -> None:
                 raise UserError(f"contest: {name} has the method '{setting.method}': choose from {listed}")
             model = model_of(setting, config.model)
             backbone_of_target(model["_target_"]).check(model, [setting.side] * 3)
+            if setting.precision not in ("32-true", "bf16-mixed"):
+                raise UserError(f"contest: {name} has precision={setting.precision}: choose 32-true or bf16-mixed")
     if contest["baseline"] not in settings:
         raise UserError(f"contest.baseline={contest['baseline']} is none of the contestants {', '.join(settings)}")
-    if config.rounds < 1 or config.warmup < 0:
-        raise UserError(f"rounds={config.rounds} warmup={config.warmup}: at least 1 and 0 are needed")
+    for key, least in (("rounds", 1), ("warmup", 0), ("inference_rounds", 1), ("threads", 1)):
+        if config[key] < least:
+            raise UserError(f"{key}={config[key]}: at least {least} is needed")
 
 
 def variations(
@@ -204,8 +211,6 @@ class _Worker:
 
 def machine(options: Mapping[str, Any]) -> dict[str, Any]:
     """Description of the machine and of package versions."""
-    from importlib.metadata import version
-
     return {
         "processor": _processor(), "system": platform.platform(), "threads": options["threads"],
         "device": options["device"], "torch": version("torch"), "monai": version("monai"),

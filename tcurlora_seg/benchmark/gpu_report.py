@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 Rows = dict[str, dict[str, Any]]
@@ -83,6 +84,6 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Description of the machine and of package versions."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpus = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
-    packages = {package: version(package) for package in ("torch", "monai", "lightning", "peft")}
+    packages = {package: version(package) for package in ("torch", "monai", "lightning", "peft") if find_spec(package)}
     return {"device": device, "gpu": gpus or None, "cores": os.cpu_count(),
             "python": sys.version.split()[0], **packages}  # fmt: skip

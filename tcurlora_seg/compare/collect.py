@@ -77,7 +77,8 @@ def find_runs(places: str | Sequence[str], split: str) -> tuple[list[Path], list
     places = [places] if isinstance(places, str) else list(places)
     found: dict[Path, Path] = {}  # by the folder that a link leads to: a run counts once
     for place in places:
-        matches = glob.glob(str(Path(place).expanduser()))
+        whole = Path(place).expanduser()
+        matches = [str(whole)] if whole.exists() else glob.glob(str(whole))
         if not matches:
             raise UserError(f"runs={place} does not exist: give a folder of runs, or a pattern in quotes")
         for match in matches:

@@ -65,7 +65,9 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
         of all slices side by side: `image` (JPEG), `truth` and `predictions` (PNG of class indices). Without the data
         set `planes` is empty, `overlays` holds each run's picture, and `note` says why.
     """
-    note, cases, names = "", [], {}
+    note, names = "", {}
+    cases: list[dict[str, Any]] = []
+    scored_by: list[list[FinishedRun]] = []
     for word, case in choose_cases(methods).items():
         runs: list[FinishedRun] = []
         shown = []
@@ -76,18 +78,21 @@ def viewer(methods: Sequence[Method], root: str | None, trust: Sequence[str] = (
             shown.append([{"name": draw.format(*run.repeat), "dice": _dice(run, case), "at": len(runs) + at}
                           for at, run in enumerate(scored)])  # fmt: skip
             runs += scored
-        entry: dict[str, Any] = {"id": case, "word": word, "runs": shown, "planes": [], "overlays": []}
-        try:
+        cases.append({"id": case, "word": word, "runs": shown, "planes": [], "overlays": []})
+        scored_by.append(runs)
+    try:
+        for entry, runs in zip(cases, scored_by, strict=True):
             path = runs[0].directory / "config.yaml"
             dataset = stored_dataset(load_config(path), path, root, trust)
-            entry["planes"] = _planes(case, dataset, [run.folder for run in runs])
+            entry["planes"] = _planes(entry["id"], dataset, [run.folder for run in runs])
             names = {name: COLOURS[(classes[0] - 1) % len(COLOURS)]
                      for name, classes in dataset.task.structures.items() if len(classes) == 1}  # fmt: skip
-        except (HydraException, UserError) as error:
-            reason = explain(error).split(". ")[0]
-            note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
-            entry["overlays"] = [_overlay(run.folder / "overlays" / f"{case}.png") for run in runs]
-        cases.append(entry)
+    except (HydraException, UserError) as error:  # slices of all cases, or of none
+        reason = explain(error).split(". ")[0]
+        note = f"No slices, but the pictures that the runs had saved: {reason}; root=DIR says where the images are."
+        for entry, runs in zip(cases, scored_by, strict=True):
+            kept = [_overlay(run.folder / "overlays" / f"{entry['id']}.png") for run in runs]
+            entry |= {"planes": [], "overlays": kept}
     return {"cases": cases, "note": note, "colours": COLOURS, "names": names}
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def evaluate_run(
         The summary.
 
     Raises:
-        UserError: see `load_run`, `drawn_cases` and `segmenter`; a member of the ensemble that trained on a case.
+        UserError: see `load_run`, `drawn_cases` and `segmenter`; a member of the ensemble that trained on a case;
+            see `check_output`.
     """
+    check_output(output)
     runs = [load_run(place, **options) for place in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
     run, network = runs[0], segmenter(runs)
     cases, trained = run.cases(split), [read_json(r.directory / "metrics.json")["trainable_parameters"] for r in runs]
@@ -80,6 +83,16 @@ def evaluate_run(
     print_summary(rows, summary)
     print(f"written to {folder}")
     return summary
+
+
+def check_output(output: str | None) -> None:
+    """Check that scores written there take no other's place.
+
+    Raises:
+        UserError: `output` is a run that was trained.
+    """
+    if output is not None and (Path(output) / "model.safetensors").exists():
+        raise UserError(f"output={output} is a run of its own: choose another folder")
 
 
 def limited_by(config: DictConfig, split: str | None) -> str | None:
@@ -218,7 +231,8 @@ def write_as_run(run: Path, output: Path, name: str, **figures: Any) -> None:
     for file in ("split.json", "plan.json"):
         if (run / file).exists():
             write_json(output / file, read_json(run / file))
-    write_json(output / "environment.json", {**read_json(run / "environment.json"), "command": shlex.join(sys.argv)})
+    scored = {"command": shlex.join(sys.argv), "time_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(output / "environment.json", {**read_json(run / "environment.json"), **scored})
     unknown = ("steps", "trainable_parameters", "step_seconds", "peak_memory_bytes", "file_bytes")
     write_json(output / "metrics.json", {"seed": config.seed, **dict.fromkeys(unknown), **figures})
 

@@ -16,7 +16,7 @@ from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import case_rows, draw, limited_by, told, write_as_run, write_scores
+from tcurlora_seg.evaluation.evaluate import case_rows, check_output, draw, limited_by, told, write_as_run, write_scores
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import slices_of
 from tcurlora_seg.evaluation.report import print_summary
@@ -55,11 +55,10 @@ def score_folder(
 
     Raises:
         UserError: a case without a label map, or one on another grid than its reference or with other label values;
-            `output` is a run that was trained.
+            see `check_output`.
     """
     run, name = Path(checkpoint), Path(predictions).resolve().name
-    if (Path(output) / "model.safetensors").exists():
-        raise UserError(f"output={output} is a run of its own: choose another folder")
+    check_output(output)
     folder = Path(output) / "evaluation" / split
     config = load_config(run / "config.yaml")
     dataset = stored_dataset(config, run / "config.yaml", root, trust)

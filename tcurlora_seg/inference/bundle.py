@@ -188,7 +188,7 @@ def bundle_metadata(run: Run, kind: str) -> dict[str, Any]:
     """
     task, modalities = run.dataset.task, run.dataset.modalities
     names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
-    tomography = "ct" in modalities
+    tomography = any(name.partition("_")[0] == "ct" for name in modalities)
     image = {"type": "image", "modality": "CT" if tomography else "MR", "spatial_shape": window_of(run.config),
              "dtype": "float32", "is_patch_data": True}  # fmt: skip
     spacing = None if run.spacing is None else run.spacing.as_dict()

@@ -82,7 +82,7 @@ def check_input(path: Path) -> None:
     """
     if not path.exists():
         raise UserError(f"input={path} does not exist: give an image, a folder of images, or a manifest.json")
-    pair = path.name.endswith((".img", ".img.gz"))  # of an Analyze image, which is named by its header
+    pair = path.name.lower().endswith((".img", ".img.gz"))  # of an Analyze image, which is named by its header
     if path.is_file() and not ending(path) and not pair and path.suffix != ".json":
         raise UserError(f"input={path} is none of the images that are read: {SHOWN}, or a manifest.json")
     if path.is_dir() and not is_series(path):
@@ -92,8 +92,9 @@ def check_input(path: Path) -> None:
 
 
 def _file(path: Path, modalities: Sequence[str]) -> list[Input]:
-    if path.name.endswith((".img", ".img.gz")):
-        path = path.with_name(path.name.removesuffix(".gz").removesuffix(".img") + ".hdr")
+    bare, pair, _ = path.name.lower().partition(".img")
+    if pair:
+        path = path.with_name(path.name[: len(bare)] + (".HDR" if ".IMG" in path.name else ".hdr"))
     return [Input(path.name, dict.fromkeys(modalities, path), _target(path))]
 
 

@@ -179,7 +179,7 @@ def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, over
         raise UserError(f"output={folder}: give a folder; a label map takes the name of its image")
     for item in found:
         for path in item.files.values():
-            if path.parent.resolve() == folder.resolve():
+            if (path if path.is_dir() else path.parent).resolve() == folder.resolve():
                 raise UserError(f"output={folder} is the folder of the images: choose another")
     meaning, path = describe_labels(network.task), folder / "labels.json"
     if path.exists() and not overwrite and read_json(path) != meaning:

@@ -74,7 +74,7 @@ class Run:
         scores = None if self.directory.is_file() else read_json(self.directory / "metrics.json")["scores"]
         if scores is not None:
             return scores["simulated"] is not None
-        return self.dataset.name not in trained_on(str(self.model_file))
+        return all(cohort.split("/")[0] != self.dataset.name for cohort in trained_on(str(self.model_file)))
 
     def cases(self, split: str) -> list[str]:
         """The case ids that the run drew as `train`, `val` or `test`; see `drawn_cases`.
@@ -232,9 +232,10 @@ def segmenter(runs: Run | str | Path | Sequence[Run | str | Path]) -> Segmenter:
                     f"{other.directory} cannot be averaged with {first.directory}: they differ in {what} "
                     f"({get(other)} and {get(first)})"
                 )
-    if any(run.spacing is not None and first.spacing is not None and not first.spacing.covers(run.spacing.median)
-           for run in loaded):  # fmt: skip
-        raise UserError(f"{first.directory} and the others were trained on images of different voxel sizes")
+        own, theirs = first.spacing, other.spacing
+        if own is not None and theirs is not None and not own.covers(theirs.median):
+            sizes = " and ".join(" x ".join(f"{side:.3g}" for side in spacing.median) for spacing in (theirs, own))
+            raise UserError(f"{other.directory} cannot be averaged with {first.directory}: trained on {sizes} mm")
     return Segmenter(
         predictors=[_in_order(run, first.dataset.task) for run in loaded],
         task=first.dataset.task,

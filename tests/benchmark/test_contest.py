@@ -45,7 +45,11 @@ def test_a_benchmark_gives_ratios_paired_by_round_times_of_all_parts_and_a_plot(
     [
         ("+contest.contestants.mine={method: lroa}", "mine has the method 'lroa': choose from"),
         ("contest.baseline=nobody", "nobody is none of the contestants"),
-        ("rounds=0", "rounds=0"),
+        ("rounds=0", "rounds=0: at least 1 is needed"),
+        ("inference_rounds=0", "inference_rounds=0: at least 1 is needed"),
+        ("threads=0", "threads=0: at least 1 is needed"),
+        ("+contest.vary.rank=[]", "contest.vary.rank=[]: values are needed"),
+        ("contest.common.precision=16-mixed", "has precision=16-mixed: choose 32-true or bf16-mixed"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(argument, words, monkeypatch, capsys):

@@ -27,6 +27,8 @@ def test_a_linked_run_is_found_and_counts_once(make_run: Callable[..., Path], tm
     for name in ("linked", "twice"):
         (tmp_path / "collected" / name).symlink_to(run)
     assert find_runs(str(tmp_path / "collected"), "test") == ([tmp_path / "collected" / "linked"], [])
+    (tmp_path / "[a]").symlink_to(run)  # no pattern
+    assert find_runs(str(tmp_path / "[a]"), "test") == ([tmp_path / "[a]"], [])
 
 
 def test_unfinished_runs_are_named_and_left_out(make_run: Callable[..., Path], tmp_path: Path) -> None:

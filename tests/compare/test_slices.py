@@ -136,6 +136,18 @@ def test_without_the_images_the_runs_own_pictures_are_shown(demo: Path, tmp_path
     assert [pixels(picture).shape for picture in there] == [(345, 900, 3)]
 
 
+def test_slices_are_of_all_cases_or_of_none(demo: Path, tmp_path: Path) -> None:
+    methods = read(Path(shutil.copytree(demo / "runs", tmp_path / "runs")))
+    chosen = choose_cases(methods)
+    picture = _overlay(methods[0], chosen["best"])
+    Image.new("RGB", (90, 30), "red").save(picture)
+    (methods[0].runs[0].folder / "predictions" / f"{chosen['worst']}.nii.gz").unlink()
+    shown = viewer(methods, None)
+    assert chosen["worst"] in shown["note"] and not any(case["planes"] for case in shown["cases"])
+    assert all(len(case["overlays"]) == sum(map(len, case["runs"])) for case in shown["cases"])
+    assert any(shown["cases"][0]["overlays"])
+
+
 def _overlay(method: Method, case: str) -> Path:
     path = method.runs[0].folder / "overlays" / f"{case}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

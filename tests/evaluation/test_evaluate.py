@@ -83,6 +83,15 @@ def test_an_ensemble_that_has_seen_a_scored_case_or_has_no_place_is_refused(
         assert words in capsys.readouterr().err
 
 
+def test_scores_do_not_take_the_place_of_a_trained_run(trained: list[Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(trained[1], tmp_path / "other"))
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    for checkpoint in (str(trained[0]), [str(trained[0]), str(trained[1])]):
+        with pytest.raises(UserError, match=r"other is a run of its own: choose another folder"):
+            evaluate_run(checkpoint=checkpoint, device="cpu", output=str(other))
+    assert before == {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+
+
 def test_a_case_that_has_left_the_data_set_is_named(run: Path, cohort: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(cohort, tmp_path / "data"))
     case = json.loads((run / "split.json").read_text())["test"][0]

@@ -224,7 +224,9 @@ def test_monai_accepts_the_bundles_shapes_and_every_field_of_its_specification_i
         assert (tmp_path / "bundle" / name).stat().st_size > 100
 
 
-def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: list[Path], tmp_path: Path) -> None:
+def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(
+    trained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first run has scores, the second one none."""
     for number, run in enumerate(trained):
         moved = Path(shutil.copytree(run, tmp_path / f"run{number}"))
@@ -232,6 +234,12 @@ def test_a_bundle_of_a_simulated_cohort_says_so_when_the_data_are_gone(trained: 
         config.dataset.root = str(tmp_path / "gone")
         OmegaConf.save(config, moved / "config.yaml")
         assert "simulated" in bundle_metadata(load_run(moved, device="cpu"), "UNETR")["description"]
+    seen = {"lpba40": True, "brats2021": False, "decathlon": False}
+    monkeypatch.setattr("tcurlora_seg.inference.run.trained_on", lambda _: ["brats2021", "decathlon/Task04"])
+    for name, simulated in seen.items():
+        unscored = load_run(tmp_path / "run1", device="cpu")
+        unscored.dataset.name = name
+        assert unscored.simulated == simulated
     scores = json.loads((tmp_path / "run0" / "metrics.json").read_text())
     scores["scores"]["simulated"] = None
     (tmp_path / "run0" / "metrics.json").write_text(json.dumps(scores))

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from dicom import write_dicom
 from programs import SCRIPTS, run_script
 
 from tcurlora_seg.config.paths import PACKAGE
@@ -214,6 +215,16 @@ def test_mistakes_are_told(
     assert not list((tmp_path / "out").glob("*.nii*"))
 
 
+def test_a_series_keeps_its_folder_for_itself(
+    run: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    write_dicom(tmp_path / "scan", np.ones((4, 5, 6), np.int16))
+    before = sorted((tmp_path / "scan").iterdir())
+    code, _, err = predict(f"checkpoint={run}", f"input={tmp_path / 'scan'}", f"output={tmp_path / 'scan'}")
+    assert code == 1 and "is the folder of the images: choose another" in err
+    assert sorted((tmp_path / "scan").iterdir()) == before
+
+
 def test_runs_of_different_tasks_are_not_averaged(
     run: Path, folder: Path, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -254,7 +265,9 @@ def test_several_modalities_are_found_by_name_in_one_folder_or_in_a_folder_a_cas
 def test_one_modality_takes_every_image_of_the_folder_and_analyze_becomes_nifti(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii", "b.nii.gz", "c.hdr", "c.img.gz", ".hidden.nii", "notes.txt")
     assert names(tmp_path, "t1") == {"a.nii": ["a.nii"], "b.nii.gz": ["b.nii.gz"], "c.nii.gz": ["c.hdr"]}
-    assert [i.name for i in find_inputs(tmp_path / "c.img.gz", ("t1",))] == ["c.hdr"]
+    touch(tmp_path / "capitals", "C.HDR", "C.IMG")
+    for pair, header in (("c.img.gz", "c.hdr"), ("capitals/C.IMG", "C.HDR")):
+        assert [i.name for i in find_inputs(tmp_path / pair, ("t1",))] == [header]
     touch(tmp_path, "c.nii.gz")
     with pytest.raises(UserError, match=r"c\.hdr and c\.nii\.gz would both be written as c\.nii\.gz"):
         find_inputs(tmp_path, ("t1",))

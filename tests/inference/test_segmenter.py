@@ -188,6 +188,13 @@ def test_classes_of_an_ensemble_are_matched_by_structure_and_value(loaded: Run, 
         segmenter([loaded, replace(loaded, dataset=meant)])
 
 
+def test_runs_of_other_voxel_sizes_are_not_averaged(loaded: Run) -> None:
+    assert loaded.spacing is not None
+    coarse = replace(loaded, spacing=replace(loaded.spacing, median=(12.0, 6.0, 6.0)))
+    with pytest.raises(UserError, match=r"cannot be averaged with .*: trained on 12 x 6 x 6 and 6 x 6 x 6 mm"):
+        segmenter([loaded, coarse])
+
+
 def test_a_header_in_microns_gives_a_label_map_in_microns(loaded: Run, head: nib.Nifti1Image) -> None:
     small = nib.Nifti1Image(head.dataobj, np.diag([6000.0, 6000.0, 6000.0, 1.0]))
     small.header.set_xyzt_units("micron")
