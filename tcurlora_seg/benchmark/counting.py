@@ -42,9 +42,6 @@ def count_methods(model: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Ranks are the paper's, or each file's own where the paper has no row.
 
-    Args:
-        model: the model's configuration.
-
     Returns:
         Rows with `method`, `setting`, `trainable`, `without_out`: the count without the output layer, as the paper
         counts all methods but full fine-tuning, and `paper`: its figure in millions, for the network it used. Where a
@@ -60,12 +57,7 @@ def count_methods(model: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def print_counts(model: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the parameter counts as two tables.
-
-    Args:
-        model: the model's configuration.
-        as_json: print one JSON object instead.
-    """
+    """Print the parameter counts as two tables."""
     rows = count_methods(model)
     if as_json:
         print(json.dumps({"rows": rows}, indent=2))

@@ -22,10 +22,6 @@ from tcurlora_seg.models.trainable import expand
 def contestant(model: Mapping[str, Any], setting: Setting) -> nn.Module:
     """A randomly initialised network with the adapters and options of a contestant, ready to train.
 
-    Args:
-        model: configuration of the network.
-        setting: the contestant.
-
     Raises:
         UserError: an unknown method, or a rank that it cannot have.
     """

@@ -54,10 +54,6 @@ class Setting:
 def model_of(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration of a contestant's network.
 
-    Args:
-        setting: the contestant.
-        model: the benchmark's own.
-
     Raises:
         UserError: no file of that name.
     """

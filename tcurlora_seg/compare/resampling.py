@@ -36,13 +36,7 @@ class Sample:
 
 
 def sample(method: Method, measure: str, structure: str) -> Sample:
-    """Bootstrap sample of a method's trainings; equal draws are resampled alike in every method.
-
-    Args:
-        method: the method.
-        measure: column of its scores.
-        structure: name of the structure.
-    """
+    """Bootstrap sample of a method's trainings; equal draws are resampled alike in every method."""
     scores = method.table(measure, structure)
     draws = tuple(scores.index.unique("draw"))
     if len(draws) > 1:

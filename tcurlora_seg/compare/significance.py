@@ -66,10 +66,6 @@ def family(tests: pd.DataFrame) -> list[pd.Series]:
 def find_method(methods: Sequence[Method], wanted: str) -> Method:
     """Method by its label, or by its name if that is unique.
 
-    Args:
-        methods: the methods.
-        wanted: label or name.
-
     Raises:
         UserError: there is none, or several.
     """

@@ -150,10 +150,6 @@ def _check_trainer(trainer: DictConfig) -> None:
 def check_adapter(adapter: DictConfig, model: DictConfig) -> None:
     """Check ranks and roles against the sizes of the network.
 
-    Args:
-        adapter: the adapter configuration.
-        model: the model configuration.
-
     Raises:
         UserError: an unknown role, or a rank outside 1 to the smaller side of the weights.
     """

@@ -52,10 +52,6 @@ def load_config(path: str | Path) -> DictConfig:
 def parse_config(text: str, source: object) -> DictConfig:
     """Configuration that a run has written, brought up to this version.
 
-    Args:
-        text: YAML.
-        source: its file, for messages.
-
     Raises:
         UserError: no YAML mapping, or YAML's aliases, which a run never writes and by which a few lines can stand for
             billions.

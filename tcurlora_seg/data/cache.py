@@ -102,13 +102,7 @@ class TrainingVolumes:
 
 
 def stored_path(dataset: SegmentationDataset, id: str, folder: str | Path) -> Path:
-    """File of a prepared case; its name changes with the case's files and with whatever they are read by.
-
-    Args:
-        dataset: of the case.
-        id: of the case.
-        folder: of the cache.
-    """
+    """File of a prepared case; its name changes with the case's files and with whatever they are read by."""
     root = dataset.root.absolute()
     files = fingerprint(dataset.manifest().case(id), root)
     parts = (_VERSION, str(root), files, dataset.settings())

@@ -56,10 +56,6 @@ def examine(dataset: SegmentationDataset, id: str) -> Examination:
     `SegmentationDataset.prepare` finds what cannot be read, differs in shape or affine, holds unknown labels, NaN or
     nothing. Here follow an empty target, one that preparation makes vanish, heads of impossible size, a modality
     stored twice. Nothing is raised.
-
-    Args:
-        dataset: of the case.
-        id: of the case.
     """
     case = dataset.manifest().case(id)
     whole = copy(dataset)
@@ -145,11 +141,6 @@ def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) 
     """Findings on many cases, each yielded as soon as it is there.
 
     Threads unpack and compute side by side. A process would import MONAI anew, which takes longer than many cases.
-
-    Args:
-        dataset: of the cases.
-        ids: of the cases.
-        workers: number of threads.
     """
     pool = ThreadPoolExecutor(workers)
     try:

@@ -18,10 +18,6 @@ def fingerprint(case: Case, root: Path) -> Fingerprint:
 
     An Analyze pair is named by its header, but it is mostly the voxels that change: both are listed. So are the files
     of a DICOM series, which is named by its folder.
-
-    Args:
-        case: whose files.
-        root: of the data set.
     """
     return [[path, *_state(root / path)] for path in _files(case, root)]
 
@@ -45,12 +41,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def contents(cases: Iterable[Case], root: Path) -> dict[str, list[int | str]]:
-    """{path: [bytes, time of the last change in ns, digest]} of all files of some cases.
-
-    Args:
-        cases: whose files.
-        root: of the data set.
-    """
+    """{path: [bytes, time of the last change in ns, digest]} of all files of some cases."""
     states = {path: _state(root / path) for case in cases for path in _files(case, root)}
     return {path: [*state, _digest(root / path, *state)] for path, state in states.items()}
 

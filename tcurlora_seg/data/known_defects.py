@@ -15,10 +15,6 @@ def known_defects(dataset: str, cases: Iterable[Case]) -> dict[str, str]:
 
     They are left out of cases that are looked for on disk. A manifest that lists one all the same is obeyed: whoever
     has mended a label may use it.
-
-    Args:
-        dataset: its name.
-        cases: those to look up.
     """
     listed = defect_list().get(dataset, {})
     return {case.id: f"{case.label_paths[0]}: {listed[case.id]}" for case in cases if case.id in listed}

@@ -110,10 +110,6 @@ def manifest_folder(dataset: str, root: Path) -> Path:
 
     It lies below the working folder, so that it steers nobody else's runs on shared data. A simulated cohort keeps its
     own in its root.
-
-    Args:
-        dataset: its name.
-        root: the data root.
     """
     if (root / SIMULATED).is_file():
         return root
@@ -122,12 +118,7 @@ def manifest_folder(dataset: str, root: Path) -> Path:
 
 
 def manifest_path(dataset: str, root: Path) -> Path | None:
-    """Manifest of a data root: of this working folder, or in the root; None where there is none.
-
-    Args:
-        dataset: its name.
-        root: the data root.
-    """
+    """Manifest of a data root: of this working folder, or in the root; None where there is none."""
     places = (manifest_folder(dataset, root) / "manifest.json", root / "manifest.json")
     return next((path for path in places if path.is_file()), None)
 

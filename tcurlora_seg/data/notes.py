@@ -13,12 +13,7 @@ _said: set[str] = set()
 
 
 def note(topic: str, text: str) -> None:
-    """Hand a remark to the listener; without one, log the first of its topic, since others are alike.
-
-    Args:
-        topic: what it is about.
-        text: the remark.
-    """
+    """Hand a remark to the listener; without one, log the first of its topic, since others are alike."""
     heard = _heard.get()
     if heard is None:
         if topic not in _said:

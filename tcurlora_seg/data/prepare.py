@@ -88,11 +88,6 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     defects. An older manifest's splits, but for those that came with the files, what a person has excluded in it and
     what it says of a simulation are kept. Cases whose files are the same as at an earlier check are not examined again.
 
-    Args:
-        dataset: to check.
-        folder: of report and manifest.
-        workers: threads that examine cases.
-
     Returns:
         The report, and the manifest of the usable cases, not yet written; it has no cases where none is usable.
 

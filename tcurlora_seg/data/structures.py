@@ -21,12 +21,7 @@ def volume_text(ml: float) -> str:
 
 
 def shrunken(case: PreparedCase, task: Task) -> list[str]:
-    """Lines on structures that preparation makes vanish or lose over half of their volume.
-
-    Args:
-        case: prepared.
-        task: its structures.
-    """
+    """Lines on structures that preparation makes vanish or lose over half of their volume."""
     ml = [float(np.prod(voxel_sizes(affine))) / 1000 for affine in (case.affine, case.label.affine.numpy())]
     lines = []
     for name, classes in task.structures.items():

@@ -11,11 +11,7 @@ _OTHER = {1: ("metres", 1000.0), 3: ("microns", 0.001)}
 
 
 def unit(xyzt_units: int) -> tuple[str, float]:
-    """A header's unit of length and how many mm it is; mm for all that a header cannot say.
-
-    Args:
-        xyzt_units: the header's field.
-    """
+    """A header's unit of length and how many mm it is; mm for all that a header cannot say."""
     return _OTHER.get(int(xyzt_units) & 7, ("mm", 1.0))
 
 

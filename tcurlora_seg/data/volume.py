@@ -99,10 +99,6 @@ def series_of(image: Any, source: object, analyze_axes: str = "LAS") -> tuple[np
 def whole_numbers(labels: np.ndarray, source: object) -> np.ndarray:
     """Labels as whole numbers; a scale factor in a header may leave them up to 0.001 away.
 
-    Args:
-        labels: as stored.
-        source: the file, for messages.
-
     Raises:
         UserError: a value that is none.
     """

@@ -182,14 +182,7 @@ def evaluate(
 
 
 def case_rows(case: str, patient: str, scores: Mapping[str, Score], seconds: float) -> list[dict[str, Any]]:
-    """Rows of `cases.csv` for one case.
-
-    Args:
-        case: its id.
-        patient: id of its patient.
-        scores: by structure.
-        seconds: of its segmentation.
-    """
+    """Rows of `cases.csv` for one case."""
     return [{"case": case, "patient": patient, "structure": name, **asdict(score), "seconds": seconds}
             for name, score in scores.items()]  # fmt: skip
 

@@ -77,12 +77,7 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
 
 
 def inference_config(run: Run, kind: str) -> dict[str, Any]:
-    """Contents of `configs/inference.json`: the steps from a file to its label map.
-
-    Args:
-        run: the run to export.
-        kind: name of MONAI's class.
-    """
+    """Contents of `configs/inference.json`: the steps from a file to its label map."""
     preparation, predictor = run.dataset.preparation, predictor_for(run.network, run.config, run.dataset)
     resampled = preparation.spacing is not None or run.spacing is not None
     values = label_values(run.dataset.task)
@@ -180,12 +175,7 @@ def _mirrors(axes: tuple[int, ...], pairs: tuple[tuple[int, int], ...], classes:
 
 
 def bundle_metadata(run: Run, kind: str) -> dict[str, Any]:
-    """Contents of `configs/metadata.json`, with the fields of MONAI's bundle specification.
-
-    Args:
-        run: the run to export.
-        kind: name of MONAI's class.
-    """
+    """Contents of `configs/metadata.json`, with the fields of MONAI's bundle specification."""
     task, modalities = run.dataset.task, run.dataset.modalities
     names = {c: name for name, classes in task.structures.items() if len(classes) == 1 for c in classes}
     tomography = any(name.partition("_")[0] == "ct" for name in modalities)

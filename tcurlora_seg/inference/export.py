@@ -82,21 +82,12 @@ def export_run(
 
 
 def cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """State dict with its floating-point tensors in another type; indices stay whole numbers.
-
-    Args:
-        state: tensors by name.
-        dtype: the type.
-    """
+    """State dict with its floating-point tensors in another type; indices stay whole numbers."""
     return {name: (t.to(dtype) if t.is_floating_point() else t).contiguous() for name, t in state.items()}
 
 
 def exported_notes(run: Run) -> dict[str, str]:
-    """Safetensors metadata of a run's exported weights: its configuration, and the facts of its training images.
-
-    Args:
-        run: the run, loaded.
-    """
+    """Safetensors metadata of a run's exported weights: its configuration, and the facts of its training images."""
     config = OmegaConf.masked_copy(run.config, [*_KEPT])
     config.data = {"augmentation": {"mirror_axes": run.config.data.augmentation.mirror_axes}}
     config.dataset.update({key: place for key, place in _PLACES.items() if key in config.dataset})

@@ -39,11 +39,6 @@ def stored_dataset(
 def drawn_cases(directory: Path, dataset: SegmentationDataset, split: str) -> list[str]:
     """Case ids of a run's split.
 
-    Args:
-        directory: of the run.
-        dataset: of the run.
-        split: train, val or test.
-
     Raises:
         UserError: no such cases, or one that has left the data set since.
     """

@@ -141,12 +141,7 @@ def _notes_of(source: str) -> dict[str, Any]:
 
 
 def export_notes(path: str | Path, config: str) -> dict[str, str]:
-    """Safetensors metadata that lets exported weights be used like a run, and continued from.
-
-    Args:
-        path: the run's model file.
-        config: the run's configuration, YAML.
-    """
+    """Safetensors metadata that lets exported weights be used like a run, and continued from."""
     notes = read_metadata(path)
     kept = {key: notes[key] for key in ("spacing", "typical") if key in notes}
     return {_KEY: json.dumps({"format": FORMAT, "trained_on": trained_on(str(path)), **kept, "config": config})}

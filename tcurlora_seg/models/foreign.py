@@ -16,10 +16,6 @@ class Described(Backbone):
     """Backbone description from roles alone.
 
     There is no decoder group: only the adapters train, unless `trainable` names more.
-
-    Args:
-        network: the network.
-        roles: its roles by name.
     """
 
     def __init__(self, network: nn.Module, roles: Mapping[str, Role]) -> None:

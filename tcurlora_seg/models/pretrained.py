@@ -156,10 +156,6 @@ def describe_base(model: nn.Module) -> LoadReport:
 def save_base(model: nn.Module, folder: str | Path) -> Path:
     """Write a network's weights without its output layer to `<folder>/<hash>.safetensors`, for `load_pretrained`.
 
-    Args:
-        model: the network.
-        folder: folder of the file.
-
     Returns:
         The file's path.
     """

@@ -32,12 +32,7 @@ class AtEpochEnd(Callback, ABC):
 
     @abstractmethod
     def at_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The action.
-
-        Args:
-            trainer: Lightning's.
-            module: the trained module.
-        """
+        """The action."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._batches = True

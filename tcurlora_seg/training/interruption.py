@@ -32,9 +32,6 @@ class StopOnSignal(Callback):
 
     A second signal does what it did before training. A signal to one of several processes stops all of them; so it
     does with the jobs of a sweep.
-
-    Args:
-        checkpoints: the callback that saves.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:

@@ -28,10 +28,6 @@ _KEYS = {"state_dict", "optimizer_states", "global_step", "epoch"}  # of a check
 def choose_directory(config: DictConfig, dataset: str) -> Path:
     """Run directory, new or to go on with.
 
-    Args:
-        config: of the run.
-        dataset: name of the data set.
-
     Raises:
         UserError: a folder that holds something else.
     """

@@ -85,10 +85,6 @@ def read_list(path: Path, modalities: Sequence[str]) -> list[Entry]:
     "patient" may stand beside "image". CSV: a column named like each modality, `label`, and perhaps `id` and `patient`;
     divided by commas, semicolons or tabs.
 
-    Args:
-        path: of the file.
-        modalities: names of the channels.
-
     Raises:
         UserError: it cannot be read as that.
     """

@@ -39,10 +39,6 @@ def head_contrast(t1: Tensor, g: Generator) -> Tensor:
 
     They are as of `contrast` between liquor and white matter, go down to 0 in air and on to fat, which is about twice
     as bright as white matter.
-
-    Args:
-        t1: T1 intensities.
-        g: source of the draw.
     """
     air = (t1 / LIQUOR).clamp(max=1)
     return contrast(t1, "t1", g) * air + (t1 - WHITE - 8).clamp(min=0) / WHITE

@@ -42,12 +42,6 @@ def plant(
 ) -> tuple[list[Case], dict[str, dict[str, str]]]:
     """Plant every defect on its case.
 
-    Args:
-        folder: of the cohort.
-        defects: what to plant.
-        cases: a case for each.
-        sound: another case.
-
     Returns:
         the cases that are usable all the same; {"left_out": {path: what}, "survived": {path: what}}.
     """

@@ -44,12 +44,7 @@ class CohortFolder:
         self.write_bytes(path, image.to_bytes())
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file, atomically; compressed where its name ends in .gz.
-
-        Args:
-            path: of the file.
-            data: its content.
-        """
+        """Write a file, atomically; compressed where its name ends in .gz."""
         self._put(path, _compressed(data) if path.endswith(".gz") else data)
 
     def read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -57,22 +52,12 @@ class CohortFolder:
         return read_volume(self.root / path)
 
     def copy(self, old: str, new: str) -> None:
-        """Copy a file as it is, and with an .hdr its .img.gz.
-
-        Args:
-            old: path.
-            new: path.
-        """
+        """Copy a file as it is, and with an .hdr its .img.gz."""
         for source, target in zip(_parts(old), _parts(new), strict=True):
             self._put(target, (self.root / source).read_bytes())
 
     def move(self, old: str, new: str) -> None:
-        """Move a file, even into a folder of the file's own name.
-
-        Args:
-            old: path.
-            new: path.
-        """
+        """Move a file, even into a folder of the file's own name."""
         data = (self.root / old).read_bytes()
         self.remove(old)
         self._put(new, data)
