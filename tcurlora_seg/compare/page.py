@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from tcurlora_seg.compare.methods import ALL, Method, differing_settings, headlines
-from tcurlora_seg.compare.table import cells, columns, number
-from tcurlora_seg.evaluation.report import SIMULATED
+from tcurlora_seg.compare.table import cells, columns
+from tcurlora_seg.evaluation.report import SIMULATED, number
 from tcurlora_seg.evaluation.statistics import MEASURES
 
 GENERATOR = '<meta name="generator" content="tcurlora-seg comparison">'

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tcurlora_seg.compare.methods import ALL, Method, differing_settings, headlines
 from tcurlora_seg.compare.significance import FEWEST_CASES, family
-from tcurlora_seg.evaluation.report import SIMULATED
+from tcurlora_seg.evaluation.report import SIMULATED, number
 from tcurlora_seg.evaluation.statistics import MEASURES
 
 _COSTS = {
@@ -89,11 +89,6 @@ def cells(row: Any) -> list[str]:
         str(row.seeds),
         str(row.cases),
     ]
-
-
-def number(value: float, digits: int) -> str:
-    """Text of `value` rounded to `digits` decimals; empty for NaN."""
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def notes(

@@ -1,12 +1,4 @@
-"""Agreement of a predicted structure with its reference, and a policy for empty masks.
-
-| reference | prediction | status      | Dice, surface Dice | distances                              |
-|-----------|------------|-------------|--------------------|----------------------------------------|
-| present   | present    | scored      | yes                | yes                                    |
-| present   | empty      | missed      | 0                  | none: counted as missed, never as 0 mm |
-| empty     | present    | false_alarm | 0                  | none                                   |
-| empty     | empty      | absent      | none: left out of every mean, counted | none                |
-"""
+"""Agreement of a predicted structure with its reference, and a policy for empty masks."""
 
 from __future__ import annotations
 
@@ -24,7 +16,7 @@ POLICY = {
     "false_alarm": "present in the prediction alone: Dice and surface Dice 0, no distance",
     "absent": "in neither: left out of every mean and counted",
 }
-"""The table above in words, by status, for `summary.json`."""
+"""Statuses in words, for `summary.json`."""
 
 
 @dataclass(frozen=True)

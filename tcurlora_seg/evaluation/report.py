@@ -32,7 +32,7 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         shown = shown.dropna(subset="dice").nsmallest(_WORST, "dice")
         table.caption = f"the worst {len(shown)} of {len(cases)} rows; cases.csv has all"
     for row in shown.itertuples():
-        table.add_row(row.case, row.structure, row.status, _number(row.dice, 3), _number(row.hd95_mm, 2),
+        table.add_row(row.case, row.structure, row.status, number(row.dice, 3), number(row.hd95_mm, 2),
                       _volume(row.volume_ml), _volume(row.reference_ml))  # fmt: skip
     table.add_section()
     for name, measures in summary["structures"].items():
@@ -64,10 +64,11 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
 
 def _volume(value: float | None) -> str:
     """One decimal, or three digits of what is smaller than a tenth."""
-    return _number(value, 1) if value is None or not 0 < value < 0.1 else f"{value:.3g}"
+    return number(value, 1) if value is None or not 0 < value < 0.1 else f"{value:.3g}"
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """Text of `value` rounded to `digits` decimals; empty for None and NaN."""
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 

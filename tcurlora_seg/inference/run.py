@@ -130,13 +130,8 @@ def load_run(
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
-        overlap: of neighbouring windows, 0 to below 1; None for the run's own.
-        mirror: whether to average over mirrored copies; None for the run's own.
-        shift: see `Predictor`; None for the run's own.
-        precision: see `Predictor`; None for the run's own.
-        min_share: see `Clearing`; None for the run's own.
-        min_component_ml: see `Clearing`; None for the run's own.
-        largest_pieces: see `Clearing`; None for the run's own.
+        overlap, mirror, shift, precision: see `Predictor`; None for the run's own.
+        min_share, min_component_ml, largest_pieces: see `Clearing`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
         merged: False leaves the adapters beside the base, as `save_peft` takes them.
 
