@@ -71,13 +71,9 @@ def _simulate(dataset: SegmentationDataset, config: DictConfig) -> Manifest:
             seed=config.seed,
             spacing=config.spacing,
             anatomies=config.anatomies,
-            defects=config.simulate_defects,
             progress=lambda done, total: bar.update(work, completed=done, total=total),
         )
-    planted = (manifest.simulated or {}).get("defects")
-    count = sum(map(len, planted.values())) if planted else 0
-    more = f", {count} defects planted (manifest.json lists them)" if planted else ""
-    print(f"{dataset.name}: {len(manifest.cases)} simulated cases in {dataset.root}{more}")
+    print(f"{dataset.name}: {len(manifest.cases)} simulated cases in {dataset.root}")
     return manifest
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from defects import simulate_with_defects
 from programs import TINY, run_script
 
 from tcurlora_seg.data.manifest import load_manifest, write_manifest
@@ -27,16 +28,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("name", COHORTS)
-def test_simulate_check_train_and_evaluate_with_every_defect_planted(
+def test_check_train_and_evaluate_with_every_defect_planted(
     name: str, tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, output = tmp_path / "data", tmp_path / "run"
     data = (f"dataset={name}", f"dataset.root={root}")
-    assert run("prepare_data", *data, "simulate=6", "simulate_defects=true", "spacing=8") == 0
-    simulated = load_manifest(root / "manifest.json")
-    assert simulated.simulated
-    planted = simulated.simulated["defects"]["left_out"]
-    capsys.readouterr()
+    simulated, planted, _ = simulate_with_defects(name, root, subjects=6, spacing=8)
     assert run("prepare_data", *data, "workers=1", "split.scheme=shots", "split.shots=2") == 0
     shown = capsys.readouterr().out
     checked = load_manifest(root / "manifest.json")

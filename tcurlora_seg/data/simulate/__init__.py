@@ -29,7 +29,6 @@ def simulate(
     seed: int = 0,
     spacing: float = 2.0,
     anatomies: str | Path | None = None,
-    defects: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write `subjects` simulated cases of a data set, `manifest.json` and the marker `SIMULATED.txt` into `root`.
@@ -37,21 +36,16 @@ def simulate(
     Subject k is a pure function of (seed, k, spacing): a larger cohort begins with the smaller one's subjects. A folder
     that already holds a simulated cohort of the same data set is written anew; the old subjects are removed.
 
-    With `defects` every known defect of the data set is planted on a further subject of its own, so that the checks can
-    be seen to work. The manifest then lists what is usable, and says under `simulated["defects"]` what must be left out
-    and what must be survived, each as path -> what was planted.
-
     With `anatomies` the subjects are varied from the label maps in that folder in turn, and subjects of one map are one
     patient, so that no split has an anatomy on two sides; they stay a pure function of (seed, k, spacing, map).
 
     Args:
         dataset: "lpba40", "eadc_adni", "brats2021" or "upenn_gbm".
         root: a new or empty folder, or one with an earlier simulated cohort of the same data set.
-        subjects: how many, those with defects not counted.
+        subjects: how many.
         seed: of the whole cohort.
         spacing: voxel size in mm; the real data have 1.
         anatomies: folder of label maps with FreeSurfer's values, see `anatomies`; None takes the package's one head.
-        defects: whether to plant the known defects.
         progress: called as progress(done, all) after every subject.
 
     Raises:
@@ -61,7 +55,6 @@ def simulate(
 
     from tcurlora_seg.data.simulate.anatomies import find_maps, head_of_map
     from tcurlora_seg.data.simulate.cohorts import COHORTS, Subject
-    from tcurlora_seg.data.simulate.defects import defects_of, plant
     from tcurlora_seg.data.simulate.folder import CohortFolder
     from tcurlora_seg.data.simulate.head import DESCRIPTION, real_head
 
@@ -76,14 +69,11 @@ def simulate(
     _clear(root, dataset)
     write_text(root / SIMULATED, _marker(dataset))
     cohort, folder = COHORTS[dataset], CohortFolder(root)
-    planned = defects_of(dataset) if defects else []
-    ids = [cohort.id(number) for number in range(1, subjects + 1)]
-    ids += [defect.id or cohort.id(number) for number, defect in enumerate(planned, start=subjects + 1)]
 
     def write(number: int) -> Case:
         path = maps[(number - 1) % len(maps)] if maps else None
         head = head_of_map(path) if path else real_head()
-        case = cohort.write(folder, Subject(ids[number - 1], number, seed, spacing, head))
+        case = cohort.write(folder, Subject(cohort.id(number), number, seed, spacing, head))
         return replace(case, patient=stem(path)) if path else case
 
     real_head()
@@ -93,14 +83,10 @@ def simulate(
     workers = min(4, os.cpu_count() or 1)
     try:  # one subject a thread: threads that share an operation mostly wait for each other
         with single_threaded(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for case in pool.map(write, range(1, len(ids) + 1)):
+            for case in pool.map(write, range(1, subjects + 1)):
                 cases.append(case)
                 if progress:
-                    progress(len(cases), len(ids))
-        if defects:
-            sound, spoilt = cases[:subjects], cases[subjects:]
-            survivors, settings["defects"] = plant(folder, planned, spoilt, sound[0])
-            cases = sound + survivors
+                    progress(len(cases), subjects)
         manifest = Manifest(dataset, tuple(sorted(cases, key=lambda case: case.id)), simulated=settings)
         write_manifest(manifest, root / "manifest.json")
     finally:

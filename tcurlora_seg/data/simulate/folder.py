@@ -11,7 +11,6 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
 
-from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.files import atomic_path
 
 
@@ -45,22 +44,9 @@ class CohortFolder:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file, atomically; compressed where its name ends in .gz."""
-        self._put(path, _compressed(data) if path.endswith(".gz") else data)
-
-    def read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
-        """Voxels and affine of a volume."""
-        return read_volume(self.root / path)
-
-    def copy(self, old: str, new: str) -> None:
-        """Copy a file as it is, and with an .hdr its .img.gz."""
-        for source, target in zip(_parts(old), _parts(new), strict=True):
-            self._put(target, (self.root / source).read_bytes())
-
-    def move(self, old: str, new: str) -> None:
-        """Move a file, even into a folder of the file's own name."""
-        data = (self.root / old).read_bytes()
-        self.remove(old)
-        self._put(new, data)
+        with atomic_path(self.root / path) as temporary:
+            temporary.write_bytes(_compressed(data) if path.endswith(".gz") else data)
+        self.written.add(path)
 
     def remove(self, path: str) -> None:
         """Remove a file, and with an .hdr its .img.gz, and the folders that it leaves empty."""
@@ -72,17 +58,6 @@ class CohortFolder:
                 if above == self.root or not above.is_dir() or any(above.iterdir()):
                     break
                 above.rmdir()
-
-    def truncate(self, path: str) -> None:
-        """Cut a file off in the middle, as a broken download does; of an .hdr the .img.gz."""
-        last = _parts(path)[-1]
-        data = (self.root / last).read_bytes()
-        self._put(last, data[: len(data) // 2])
-
-    def _put(self, path: str, data: bytes) -> None:
-        with atomic_path(self.root / path) as temporary:
-            temporary.write_bytes(data)
-        self.written.add(path)
 
 
 def write_analyze(path: Path, array: np.ndarray, spacing: float | np.ndarray) -> None:

@@ -127,7 +127,7 @@ def test_a_marked_folder_is_written_anew_without_what_is_no_longer_asked_for(tmp
     assert after == {k: v for k, v in before.items() if "S02" not in k}
     assert not (tmp_path / "LPBA40/delineation_space/S02").exists()
     (tmp_path / "manifest.json").unlink()  # what is to go is known without it
-    simulate("lpba40", tmp_path, subjects=1, seed=0, spacing=8.0, defects=True)
+    simulate("lpba40", tmp_path, subjects=2, seed=0, spacing=8.0)
     simulate("lpba40", tmp_path, subjects=1, seed=0, spacing=8.0)
     assert hashes(tmp_path) == {**after, "notes.txt": before_notes}
     with pytest.raises(UserError, match=r"another data set's simulated cohort"):

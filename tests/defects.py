@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from tcurlora_seg.data.manifest import Case
+from tcurlora_seg.data.manifest import Case, Manifest, write_manifest
+from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.data.simulate.cohorts import COHORTS, Subject
 from tcurlora_seg.data.simulate.folder import CohortFolder
+from tcurlora_seg.data.simulate.head import real_head
+from tcurlora_seg.data.volume import read_volume
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """A change of a volume and its affine."""
@@ -28,7 +32,7 @@ class Defect(NamedTuple):
     """
 
     what: str
-    spoil: Callable[[CohortFolder, Case, Case], tuple[str, Case | None]]
+    spoil: Callable[[SpoiltFolder, Case, Case], tuple[str, Case | None]]
     id: str | None = None
 
 
@@ -37,32 +41,66 @@ def defects_of(dataset: str) -> list[Defect]:
     return [*_ANYWHERE, *_OF[dataset]]
 
 
-def plant(
-    folder: CohortFolder, defects: Sequence[Defect], cases: Sequence[Case], sound: Case
-) -> tuple[list[Case], dict[str, dict[str, str]]]:
-    """Plant every defect on its case.
+class SpoiltFolder(CohortFolder):
+    """Folder of a cohort whose files can also be copied, moved and broken."""
+
+    def copy(self, old: str, new: str) -> None:
+        """Copy a file as it is, and with an .hdr its .img.gz."""
+        for source, target in zip(_parts(old), _parts(new), strict=True):
+            self._put(target, (self.root / source).read_bytes())
+
+    def move(self, old: str, new: str) -> None:
+        """Move a file, even into a folder of the file's own name."""
+        data = (self.root / old).read_bytes()
+        self.remove(old)
+        self._put(new, data)
+
+    def truncate(self, path: str) -> None:
+        """Cut a file off in the middle, as a broken download does; of an .hdr the .img.gz."""
+        last = _parts(path)[-1]
+        data = (self.root / last).read_bytes()
+        self._put(last, data[: len(data) // 2])
+
+    def _put(self, path: str, data: bytes) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_bytes(data)
+
+
+def simulate_with_defects(
+    dataset: str, root: Path, *, subjects: int, spacing: float
+) -> tuple[Manifest, dict[str, str], dict[str, str]]:
+    """A simulated cohort, with every known defect of its data set planted on a further subject.
 
     Returns:
-        the cases that are usable all the same; {"left_out": {path: what}, "survived": {path: what}}.
+        its manifest, which lists what is usable; path -> what, of that to be left out and of that to be survived.
     """
-    survivors: list[Case] = []
-    planted: dict[str, dict[str, str]] = {"left_out": {}, "survived": {}}
-    for defect, case in zip(defects, cases, strict=True):
-        path, usable = defect.spoil(folder, case, sound)
-        planted["survived" if usable else "left_out"][path] = defect.what
-        survivors += [usable] if usable else []
-    return survivors, planted
+    sound = simulate(dataset, root, subjects=subjects, spacing=spacing)
+    cohort, folder, cases = COHORTS[dataset], SpoiltFolder(root), list(sound.cases)
+    left_out: dict[str, str] = {}
+    survived: dict[str, str] = {}
+    for number, defect in enumerate(defects_of(dataset), start=subjects + 1):
+        case = cohort.write(folder, Subject(defect.id or cohort.id(number), number, 0, spacing, real_head()))
+        path, usable = defect.spoil(folder, case, sound.cases[0])
+        (survived if usable else left_out)[path] = defect.what
+        cases += [usable] if usable else []
+    manifest = replace(sound, cases=tuple(sorted(cases, key=lambda case: case.id)))
+    write_manifest(manifest, root / "manifest.json")
+    return manifest, left_out, survived
 
 
 def _changed(what: str, paths: Callable[[Case], Sequence[str]], change: Change, *, usable: bool = False) -> Defect:
     """A defect that changes the voxels or the affine of some files of a case; a report names the first of them."""
 
-    def spoil(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case | None]:
+    def spoil(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case | None]:
         for path in paths(case):
-            folder.write(path, *change(*folder.read(path)))
+            folder.write(path, *change(*read_volume(folder.root / path)))
         return paths(case)[0], case if usable else None
 
     return Defect(what, spoil)
+
+
+def _parts(path: str) -> list[str]:
+    return [path, f"{path.removesuffix('.hdr')}.img.gz"] if path.endswith(".hdr") else [path]
 
 
 def _image(case: Case) -> str:
@@ -95,44 +133,44 @@ def _renumbered(label: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     return index.reshape(label.shape).astype(np.uint8), affine
 
 
-def _truncated(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, None]:
+def _truncated(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, None]:
     folder.truncate(_image(case))
     return _image(case), None
 
 
-def _duplicate(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, None]:
+def _duplicate(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, None]:
     for path, other in zip(case.paths, sound.paths, strict=True):
         folder.copy(other, path)
     return _image(case), None
 
 
-def _two_images(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, None]:
+def _two_images(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, None]:
     second = _image(case).replace("2007-01-01", "2008-01-01").replace("_Br_2015", "_Br_2016")
     folder.copy(_image(case), second)
     return second, None
 
 
-def _one_side(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, None]:
+def _one_side(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, None]:
     folder.remove(case.label_paths[1])
     return _image(case), None
 
 
-def _csf(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case]:
+def _csf(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case]:
     paths = [path.replace(".nii", "_CSF.nii") for path in case.label_paths]
     for path, other in zip(case.label_paths, paths, strict=True):
         folder.copy(path, other)
     return paths[0], case
 
 
-def _native_space(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case]:
-    image, affine = folder.read(_image(case))
+def _native_space(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case]:
+    image, affine = read_volume(folder.root / _image(case))
     place = f"LPBA40/native_space/{case.id}"
     folder.write(f"{place}/{case.id}.native.mri.hdr", image[:, ::2], affine @ np.diag([1, 2, 1, 1]))
     return place, case
 
 
 def _moved(what: str, place: Callable[[str], str]) -> Defect:
-    def spoil(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case]:
+    def spoil(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case]:
         for path in case.paths:
             folder.move(path, place(path))
         images = {modality: place(path) for modality, path in case.images.items()}
@@ -142,19 +180,19 @@ def _moved(what: str, place: Callable[[str], str]) -> Defect:
     return Defect(what, spoil)
 
 
-def _old_folder(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case]:
+def _old_folder(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case]:
     for path in map(PurePosixPath, case.images.values()):
         folder.copy(str(path), f"{path.parent}/old/{path.name}")
     return f"{PurePosixPath(_image(case)).parent}/old", case
 
 
-def _follow_up(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, Case]:
+def _follow_up(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, Case]:
     for path in case.images.values():
         folder.copy(path, path.replace("_11", "_21"))
     return PurePosixPath(_image(case)).parent.as_posix().replace("_11", "_21"), case
 
 
-def _claimed_label(folder: CohortFolder, case: Case, sound: Case) -> tuple[str, None]:
+def _claimed_label(folder: SpoiltFolder, case: Case, sound: Case) -> tuple[str, None]:
     """Only the automatic label stays, which is none by default."""
     folder.remove(case.label_paths[0])
     table = f"ID,Structural imaging,Segmentation,Corrected segmentation\n{case.id},available,available,available\n"
