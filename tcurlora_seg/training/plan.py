@@ -22,6 +22,8 @@ _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
 _OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "data.batch_size", "training.class_weights")
 _STEPS, _MOST_STEPS, _ROUND = 2000, 4000, 25
+_STEPS_A_CASE = 1500
+"""Of a single case as many teach as much as 4,000 do (docs/results.md)."""
 
 
 def fitting_window(shapes: Sequence[Sequence[int]], largest: Sequence[int], multiple: int) -> list[int]:
@@ -56,15 +58,16 @@ def common_spacing(
     return None if alike and fitted == median else fitted
 
 
-def steps_for(window: Sequence[int], largest: Sequence[int]) -> int:
-    """Number of steps in the time of 2,000 with the largest window, at most 4,000.
+def steps_for(window: Sequence[int], largest: Sequence[int], cases: int) -> int:
+    """Number of steps in the time of 2,000 with the largest window, at most 4,000 and at most 1,500 a training case.
 
     Args:
         window: three sides in voxels.
         largest: three sides in voxels.
+        cases: number of training cases.
     """
     steps = _STEPS * math.prod(largest) / math.prod(window)
-    return max(_STEPS, min(_MOST_STEPS, round(steps / _ROUND) * _ROUND))
+    return min(max(_STEPS, round(steps / _ROUND) * _ROUND), _MOST_STEPS, _STEPS_A_CASE * cases)
 
 
 def plan_spacing(config: DictConfig, dataset: SegmentationDataset, cases: Sequence[str]) -> None:
@@ -98,7 +101,7 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     if config.training.class_weights == "auto":
         weighted = config.training.loss in ("dice_ce", "tokens")
         config.training.class_weights = balanced_weights(survey.voxels, config.window) if weighted else None
-    config.trainer.max_steps = config.trainer.max_steps or steps_for(config.window, largest)
+    config.trainer.max_steps = config.trainer.max_steps or steps_for(config.window, largest, len(survey.shapes))
     sides = [max(shape[axis] for shape in survey.shapes) for axis in range(3)]
     spacing = config.dataset.preparation.spacing
     grid = "their own voxels" if spacing is None else f"voxels of {_by(spacing)} mm"

@@ -52,14 +52,19 @@ def test_voxel_sizes_that_the_base_has_never_seen_become_its_own() -> None:
 
 
 def test_a_smaller_window_takes_more_steps_in_the_same_time() -> None:
-    assert steps_for((64, 64, 64), LARGEST) == 2000
-    assert steps_for((48, 64, 48), LARGEST) == 3550
-    assert steps_for((16, 16, 16), LARGEST) == 4000
-    assert steps_for((96, 96, 96), LARGEST) == 2000
+    assert steps_for((64, 64, 64), LARGEST, 5) == 2000
+    assert steps_for((48, 64, 48), LARGEST, 5) == 3550
+    assert steps_for((16, 16, 16), LARGEST, 5) == 4000
+    assert steps_for((96, 96, 96), LARGEST, 5) == 2000
+
+
+def test_one_or_two_cases_are_learnt_in_fewer_steps() -> None:
+    assert [steps_for((48, 64, 48), LARGEST, cases) for cases in (1, 2, 3)] == [1500, 3000, 3550]
+    assert [steps_for((64, 64, 64), LARGEST, cases) for cases in (1, 2)] == [1500, 2000]
 
 
 def test_data_that_fill_the_window_have_the_networks_own_and_the_fewest_steps() -> None:
-    config, _ = planned(Survey(shapes=[(150, 180, 140)], voxels=[[3_770_000, 5000]]))
+    config, _ = planned(Survey(shapes=[(150, 180, 140)] * 2, voxels=[[3_770_000, 5000]] * 2))
     assert (config.window, config.trainer.max_steps) == ([64, 64, 64], 2000)
 
 
