@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import SliceBySlice
+from tcurlora_seg.adapters.base import SliceBySlice, scale_of
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 from tcurlora_seg.errors import UserError
 
@@ -45,7 +45,7 @@ class AdaLoRA(SliceBySlice):
         generator: for the start of P and Q.
 
     Raises:
-        UserError: a rank that the slices cannot have, r0 below r, an invalid schedule.
+        UserError: a rank that the slices cannot have, r0 below r, an invalid schedule, a negative penalty.
 
     Source: Zhang et al., AdaLoRA: adaptive budget allocation, 2023, arXiv 2303.10512.
     """
@@ -74,10 +74,12 @@ class AdaLoRA(SliceBySlice):
         start = min(math.ceil(1.5 * rank), out, inner) if initial_rank is None else initial_rank
         if not rank <= start <= min(stack.shape):
             raise UserError(f"initial_rank={start}: choose rank={rank} to {min(stack.shape)}")
-        if min(warmup, final) < 0 or warmup + final > 1 or not 0 <= smoothing < 1 or interval < 1:
+        if min(warmup, final) < 0 or warmup + final > 1 or final == 1 or not 0 <= smoothing < 1 or interval < 1:
             raise UserError(f"warmup={warmup}, final={final}, smoothing={smoothing}, interval={interval}: the shares "
-                            "add up to at most 1, smoothing is below 1, and interval at least 1")  # fmt: skip
-        self.rank, self.initial_rank, self.scale = rank, start, 1.0 if alpha is None else alpha / start
+                            "add up to at most 1, final and smoothing are below 1, interval at least 1")  # fmt: skip
+        if orthogonality < 0:
+            raise UserError(f"orthogonality={orthogonality} must be at least 0")
+        self.rank, self.initial_rank, self.scale = rank, start, scale_of(alpha, start)
         self.orthogonality, self.smoothing = orthogonality, smoothing
         self.warmup, self.final, self.interval = warmup, final, interval
         draws = [0.02 * torch.randn(slices, *shape, generator=generator) for shape in ((out, start), (start, inner))]
@@ -112,8 +114,10 @@ class AdaLoRA(SliceBySlice):
         """Update the sensitivities; when a cut is due, prune all but the best triples of all stacks together."""
         for adapter in adapters:
             adapter.observe()
+        if len({(adapter.warmup, adapter.final, adapter.interval) for adapter in adapters}) > 1:
+            raise UserError("stacks of AdaLoRA share one budget: give all of them the same warmup, final and interval")
         first = adapters[0]
-        start, end = int(first.warmup * total), int((1 - first.final) * total)
+        start, end = round(first.warmup * total), max(1, round((1 - first.final) * total))
         if step == end or (start < step < end and (step - start) % first.interval == 0):
             scores = [adapter.scores() for adapter in adapters]
             best = torch.cat([score.flatten() for score in scores]).topk(budget(adapters, step, start, end)).indices

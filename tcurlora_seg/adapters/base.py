@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -122,6 +123,19 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """Context manager that disables autocast on the tensor's device; some devices have no autocast."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def scale_of(alpha: float | None, rank: int = 1) -> float:
+    """The scale alpha / r of an update; 1 where `alpha` is None.
+
+    Raises:
+        UserError: `alpha` is no finite number above 0.
+    """
+    if alpha is None:
+        return 1.0
+    if not 0 < alpha < math.inf:
+        raise UserError(f"alpha={alpha}: a number above 0 is needed, or null")
+    return alpha / rank
 
 
 def check_indices(indices: Tensor, size: int) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import SliceBySlice
+from tcurlora_seg.adapters.base import SliceBySlice, scale_of
 from tcurlora_seg.adapters.circulant import circulant, multiply_circulant
 from tcurlora_seg.adapters.stacks import Stack
 from tcurlora_seg.errors import UserError
@@ -55,7 +55,7 @@ class CDVFT(SliceBySlice):
                 f"block_size={size} is not possible for the {out} x {inner} weights of {', '.join(stack.roles)}: "
                 f"choose 1 to {max(out, inner)}"
             )
-        self.alpha = alpha
+        self.alpha = scale_of(alpha)
         blocks = math.ceil(out / size), math.ceil(inner / size), size
         self.a1 = nn.ParameterList(weights.new_ones(inner) for _ in range(slices))
         self.c = nn.ParameterList(weights.new_zeros(blocks) for _ in range(slices))

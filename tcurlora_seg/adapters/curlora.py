@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import SliceBySlice, check_indices
+from tcurlora_seg.adapters.base import SliceBySlice, check_indices, scale_of
 from tcurlora_seg.adapters.selection import select
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
@@ -55,7 +55,7 @@ class CURLoRA(SliceBySlice):
     ) -> None:
         super().__init__()
         check_rank(rank, stack.shape, stack.roles)
-        self.alpha = alpha
+        self.alpha = scale_of(alpha)
         chosen = [select(weight[None], rank, selection, generator, row_selection) for weight in weights]
         self.core = nn.Parameter(weights.new_zeros(len(weights), rank, rank))
         self.register_buffer("rows", torch.stack([rows for rows, _ in chosen]))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import Adapter, scale_of
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 from tcurlora_seg.errors import UserError
 
@@ -29,7 +29,7 @@ class LoRA(Adapter):
         generator: for the start of A.
 
     Raises:
-        UserError: a rank that the slices cannot have, a dropout outside [0, 1).
+        UserError: a rank that the slices cannot have, an alpha of 0 or below, a dropout outside [0, 1).
 
     Source: Hu et al., LoRA, 2021, arXiv 2106.09685.
     """
@@ -49,7 +49,7 @@ class LoRA(Adapter):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout} must be at least 0 and below 1")
         slices, out, inner = weights.shape
-        self.scale = 1.0 if alpha is None else alpha / rank
+        self.scale = scale_of(alpha, rank)
         self.dropout = nn.Dropout(dropout)
         bound = 1 / math.sqrt(inner)
         starts = torch.empty(slices, rank, inner).uniform_(-bound, bound, generator=generator).to(weights)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter
+from tcurlora_seg.adapters.base import Adapter, scale_of
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
@@ -43,7 +43,7 @@ class LoTR(Adapter):
         super().__init__()
         check_rank(rank, stack.shape, stack.roles)
         slices, out, inner = weights.shape
-        self.scale = 1.0 if alpha is None else alpha / rank
+        self.scale = scale_of(alpha, rank)
         self.A = nn.Parameter(torch.randn(out, rank, generator=generator).to(weights))
         self.B = nn.Parameter(torch.randn(rank, inner, generator=generator).to(weights))
         self.cores = nn.ParameterList(weights.new_zeros(rank, rank) for _ in range(slices))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import SliceBySlice
+from tcurlora_seg.adapters.base import SliceBySlice, no_autocast
+from tcurlora_seg.adapters.spectrum import leading_triples
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
 
@@ -42,7 +43,9 @@ class PiSSA(SliceBySlice):
     ) -> None:
         super().__init__()
         check_rank(rank, stack.shape, stack.roles)
-        B0, values, A0 = map(torch.stack, zip(*(leading_triples(w, rank) for w in weights), strict=True))
+        triples = [leading_triples(w.double()[None], rank) for w in weights]  # of one slice: a matrix SVD, and real
+        B0, values, A0 = (torch.cat(part).real.to(weights) for part in zip(*triples, strict=True))
+        A0 = A0.mT.contiguous()
         self.core = core
         if core:
             self.register_buffer("M0", torch.diag_embed(values))
@@ -55,33 +58,21 @@ class PiSSA(SliceBySlice):
         self.B = nn.ParameterList(b.clone() for b in B0)
 
     def delta(self, index: int, weight: Tensor) -> Tensor:
-        """B A - B0 A0, or with the cores between them."""
-        right, start = self._right(index)
-        return self.B[index] @ right - self.B0[index] @ start
+        """B A - B0 A0, or with the cores between them, as (B - B0) A + B0 (A - A0): without cancellation."""
+        right, moved = self._right(index)
+        return (self.B[index] - self.B0[index]) @ right + self.B0[index] @ moved
 
     def update(self, index: int, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """(B - B0) A x + B0 (A - A0) x: the same without cancellation, which half precision needs."""
-        right, start = self._right(index)
-        moved = F.linear(F.linear(x, right), self.B[index] - self.B0[index])
-        return moved + F.linear(F.linear(x, right - start), self.B0[index])
+        """The same two products, each from right to left."""
+        right, moved = self._right(index)
+        update = F.linear(F.linear(x, right), self.B[index] - self.B0[index])
+        return update + F.linear(F.linear(x, moved), self.B0[index])
 
     def _right(self, index: int) -> tuple[Tensor, Tensor]:
-        """The factor (r, in) right of B, now and at the start, the core included."""
-        if self.core:
-            return self.M[index] @ self.A[index], self.M0[index] @ self.A0[index]
-        return self.A[index], self.A0[index]
-
-
-def leading_triples(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` leading singular triples of `matrix` (out, in), largest first: U (out, r), values (r,), V' (r, in)."""
-    out, inner = matrix.shape
-    if out < inner:
-        right, values, left = leading_triples(matrix.mT, rank)
-        return left.mT, values, right.mT
-    # eigenvectors of the smaller Gram matrix, in double precision: several times faster than the whole decomposition
-    tall = matrix.double()
-    right = torch.linalg.eigh(tall.mT @ tall).eigenvectors[:, -rank:].flip(-1)
-    left = tall @ right
-    values = torch.linalg.vector_norm(left, dim=0)
-    left = left / values.clamp_min(torch.finfo(matrix.dtype).tiny)
-    return left.to(matrix), values.to(matrix), right.mT.to(matrix)
+        """The factor (r, in) right of B, the core included, and how far it has moved."""
+        A, moved = self.A[index], self.A[index] - self.A0[index]
+        if not self.core:
+            return A, moved
+        M, M0 = self.M[index], self.M0[index]
+        with no_autocast(A):
+            return M @ A, (M - M0) @ A + M0 @ moved

@@ -57,7 +57,7 @@ def _choose(
         return _draw(weights.new_ones(weights.shape[axis]), rank, generator)
     if rule == "inverse":  # by Parseval the Fourier slices give the same shares
         return inverse_draw(weights.square().sum((0, 3 - axis)), rank, generator)
-    raise UserError(f"selection={rule}: choose from norm, leverage, uniform, inverse")
+    raise UserError(f"{rule} is no rule of selection: choose from norm, leverage, uniform, inverse")
 
 
 def spectral_norms(weights: Tensor, dim: int) -> Tensor:

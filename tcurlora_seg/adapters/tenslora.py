@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import Adapter, no_autocast
+from tcurlora_seg.adapters.base import Adapter, no_autocast, scale_of
 from tcurlora_seg.adapters.stacks import Stack
 from tcurlora_seg.errors import UserError
 
@@ -64,7 +64,7 @@ class TensLoRA(Adapter):
         joined = set(tensorisation.split("_"))
         sizes = _modes(stack, joined)
         chosen = _ranks(sizes, rank, ranks or {})
-        self.alpha = alpha
+        self.alpha = scale_of(alpha)
         self.roles, self.blocks = len(stack.roles), len(stack.blocks)
         self.joins_roles, self.joins_blocks = "qkv" in joined, "depth" in joined
         tensors = (1 if self.joins_roles else self.roles) * (1 if self.joins_blocks else self.blocks)

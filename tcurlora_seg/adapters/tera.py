@@ -34,6 +34,9 @@ class TeRA(SliceBySlice):
         scale: see above.
         generator: for the seed.
 
+    Raises:
+        UserError: a scale of 0 or below.
+
     Source: Gu et al., TeRA: Vector-based Random Tensor Network for High-Rank Adaptation, 2025, arXiv 2509.03234.
     """
 
@@ -44,6 +47,8 @@ class TeRA(SliceBySlice):
 
     def __init__(self, stack: Stack, weights: Tensor, *, scale: float = 0.1, generator: torch.Generator) -> None:
         super().__init__()
+        if not 0 < scale < math.inf:
+            raise UserError(f"scale={scale}: a number above 0 is needed")
         slices, out, inner = weights.shape
         self.modes = [*split(out), *split(inner)]
         starts = [weights.new_ones(slices, mode) for mode in self.modes]

@@ -104,14 +104,28 @@ def _check_nodes(node: Any, path: str) -> set[str]:
             if isinstance(value, DictConfig) and "_target_" in value:
                 continue  # built by its own constructor, and checked below
             plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
-            if annotation is not None and not _fits(plain, annotation):
-                raise _wrong_type(name, plain, ast.unparse(annotation))
+            check_value(name, plain, annotation)
             checked.add(name)
             if isinstance(plain, dict):  # a mapping whose keys are the user's own
                 checked.update(flatten(value, name + "."))
     for key in node:
         checked |= _check_nodes(node[key], f"{path}{key!s}.")
     return checked
+
+
+def check_value(name: str, value: Any, annotation: ast.expr | None) -> None:
+    """Check a plain value of a configuration against the annotation of its argument.
+
+    Args:
+        name: of the key, for the message.
+        value: as YAML has it.
+        annotation: see `constructor`.
+
+    Raises:
+        UserError: it is of another type, or none of the words that are known.
+    """
+    if annotation is not None and not _fits(value, annotation):
+        raise _wrong_type(name, value, ast.unparse(annotation))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tcurlora_seg.models.pretrained import LoadReport
 from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 _KEY = "tcurlora_seg"  # one entry, since safetensors writes several in no fixed order
 
@@ -55,7 +57,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
         The metadata.
 
     Raises:
-        UserError: the file is damaged or of another format, belongs to another base or other stacks, or has a tensor
+        UserError: the file is damaged or of another format, belongs to another base, method or stacks, or has a tensor
             too many, too few, of another shape or type, or with a value that is not finite.
     """
     notes, here = read_metadata(path), _base(model).base_hash
@@ -63,6 +65,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} was trained on the base {notes.get('base')}, but this network's base is {here}")
     if notes.get("stacks") != _orders(model):
         raise UserError(f"{path} has the stacks {notes.get('stacks')}, but this network has {_orders(model)}")
+    _compare_methods(notes, getattr(model, "recipe", {}), path)
     wanted = _kept(model)
     with safe_open(path, framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -166,6 +169,27 @@ def _kept(model: nn.Module) -> dict[str, Tensor]:
 def _orders(model: Any) -> dict[str, Any]:
     """Roles and blocks of every stack: they fix the order of its slices."""
     return {name: {"roles": list(s.roles), "blocks": list(s.blocks)} for name, s in model.stacks.items()}
+
+
+def _compare_methods(notes: Mapping[str, Any], recipe: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a file of another method; say where the same method had another option, such as alpha."""
+    theirs, ours = (_methods(recipe_.get("adapter") or {}) for recipe_ in (notes, recipe))
+    for stack in theirs.keys() & ours.keys():
+        for key in theirs[stack].keys() & ours[stack].keys():
+            trained, here = theirs[stack][key], ours[stack][key]
+            if trained != here and key == "_target_":
+                raise UserError(f"{path} holds {trained} for the stack {stack}, but this network has {here}")
+            if trained != here:
+                _log.warning("%s was trained with %s=%s, but this network has %s=%s", path, key, trained, key, here)
+
+
+def _methods(adapter: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of every stack's method by the adapters' configuration; of `_target_` the name of the class alone."""
+    found = {}
+    for name, entry in (adapter.get("stacks") or {}).items():
+        own = dict(entry.get("method") or adapter.get("method") or {})
+        found[name] = {**own, "_target_": str(own.get("_target_")).rpartition(".")[2]}
+    return found
 
 
 def _compare(name: str, given: Tensor, wanted: Tensor) -> list[str]:

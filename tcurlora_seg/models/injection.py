@@ -18,6 +18,7 @@ from torch import nn
 from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.adapters.stacks import Stack, refuse_overlap
 from tcurlora_seg.config.paths import options
+from tcurlora_seg.config.schema import check_value, constructor
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.backbone import Role, backbone_of
 from tcurlora_seg.models.foreign import describe, stacks_by_shape
@@ -160,7 +161,8 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         settings = dict(entry.get("method") or plain["method"] or {})
         if "_target_" not in settings:
             raise UserError(f"adapter.stacks.{name} has no method")
-        method: Any = get_class(settings.pop("_target_"))
+        target = settings.pop("_target_")
+        method: Any = get_class(target)
         settings.pop("_partial_", None)
         takes = signature(method).parameters
         if "rank" in takes:
@@ -175,6 +177,9 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
             keys = ", ".join(key for key in takes if key not in _GIVEN)
             raise UserError(f"adapter.stacks.{name}.method: '{wrong[0]}' is missing or too many; "
                             f"{method.__name__} takes {keys}")  # fmt: skip
+        if target.startswith("tcurlora_seg."):
+            for key, value in settings.items():
+                check_value(key, value, constructor(target).get(key))
         for own, stack in named_stacks(name, stacks_for(model, entry["roles"], plain["blocks"])).items():
             if not stack.in_features and not method.vectors:
                 words = ", ".join(stack.roles)

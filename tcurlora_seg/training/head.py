@@ -43,7 +43,7 @@ def probe(
         min over (W, b) of  Σ_v w(y_v) (− log softmax(W f_v + b)(y_v)) / Σ_v w(y_v)  +  λ (|W|² + |b|²)
 
     f_v are the standardised features of voxel v. Of a class no more than 500 voxels a window are taken, each
-    for as many as it stands for. λ = 0.001 keeps a class that none of the windows shows at about one per cent.
+    for as many as it stands for. λ = 0.001 keeps a class that none of the windows shows below about one per cent.
 
     Args:
         network: ends in `layer`; nothing else of it changes.
@@ -71,7 +71,7 @@ def probe(
 
 def _regression(x: Tensor, y: Tensor, share: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Weights (classes, n) and biases for features x (voxels, n), classes y and each voxel's share of the loss."""
-    mean, deviation = x.mean(0), x.std(0).clamp(min=1e-6)
+    mean, deviation = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = torch.cat([(x - mean) / deviation, torch.ones_like(x[:, :1])], dim=1)
     w = torch.zeros(classes, x.shape[1], dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=200, line_search_fn="strong_wolfe")

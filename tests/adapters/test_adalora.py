@@ -138,6 +138,20 @@ def test_a_reloaded_state_goes_on_to_the_same_bits():
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
+def test_stacks_share_one_schedule():
+    with pytest.raises(UserError, match="the same warmup, final and interval"):
+        after_step([make(), make(final=0.25)], 1, 100, 0.1)
+
+
+@pytest.mark.parametrize("total", [10, 100, 1000])
+def test_the_last_cut_comes_on_time_whatever_the_rounding(total):
+    adapter, g = make(final=0.9), torch.Generator().manual_seed(1)
+    for step in range(1, total // 10 + 1):
+        step_on_noise([adapter], g)
+        after_step([adapter], step, total, 0.1)
+    assert sum(adapter.ranks()) == 2 * adapter.rank
+
+
 def test_a_model_file_holds_no_running_means(tiny, tmp_path):
     model = adapt(tiny, "adalora", rank=2)
     assert "importance_P" in model.adapters["up"].state_dict()
@@ -156,6 +170,8 @@ def test_a_model_file_holds_no_running_means(tiny, tmp_path):
         ({"warmup": 0.6}, "warmup=0.6, final=0.5"),
         ({"final": -0.1}, "final=-0.1"),
         ({"interval": 0}, "interval=0"),
+        ({"warmup": 0.0, "final": 1.0}, "final=1.0"),
+        ({"orthogonality": -1.0}, "orthogonality=-1.0"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(options, words, tiny):

@@ -63,6 +63,29 @@ def test_a_rank_that_reached_zero_stays_out_whatever_moves_it():
     assert adapter.E[0][2] == 0 and adapter.ranks() == [3, 4]
 
 
+@pytest.mark.parametrize("useful", [True, False])
+def test_with_the_defaults_ranks_that_are_needed_stay_and_useless_ones_go(useful):
+    g, steps = torch.Generator().manual_seed(0), 2000
+    target = torch.randn(16, 2, generator=g) @ torch.randn(2, 16, generator=g)
+    stack = Stack((Slot(0, "a", "layer", 0, 16),), (0,), ("a",), 1, 16, 16)
+    adapter = ARENA(stack, torch.zeros(1, 16, 16), rank=8, generator=g)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for step in range(1, steps + 1):
+        x = torch.randn(32, 16, generator=g)
+        goal = x @ target.T if useful else torch.randn(32, 16, generator=g)
+        optimizer.zero_grad()
+        (adapter.updates([0], x, [], [])[0] - goal).square().mean().backward()
+        optimizer.step()
+        after_step([adapter], step, steps, schedule.get_last_lr()[0])
+        schedule.step()
+    if useful:
+        assert adapter.ranks()[0] >= 2
+        assert (adapter.delta(0, torch.zeros(16, 16)) - target).norm() < 0.05 * target.norm()
+    else:
+        assert adapter.ranks() == [0]
+
+
 @pytest.mark.parametrize(("options", "words"), [({"rank": 25}, "rank=25 "), ({"sparsity": -1.0}, "sparsity=-1.0")])
 def test_what_cannot_be_is_refused(options, words, tiny):
     with pytest.raises(UserError, match=words):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
-from tcurlora_seg.adapters.base import Adapter, after_step, penalty
+from tcurlora_seg.adapters.base import Adapter, after_step, penalty, scale_of
+from tcurlora_seg.errors import UserError
 
 
 class Doubling(Adapter):
@@ -18,6 +22,13 @@ class Doubling(Adapter):
     def delta(self, index, weight):
         assert not torch.is_autocast_enabled("cpu")
         return self.strength * (index + 1) * weight
+
+
+@pytest.mark.parametrize("alpha", [0, -1.0, math.nan, math.inf])
+def test_a_scale_is_alpha_over_rank_and_above_zero(alpha):
+    assert (scale_of(None, 4), scale_of(8, 4), scale_of(2.0)) == (1.0, 2.0, 2.0)
+    with pytest.raises(UserError, match="alpha=.*above 0"):
+        scale_of(alpha)
 
 
 def test_updates_apply_delta_to_the_input_one_slice_after_another():

@@ -148,6 +148,17 @@ def test_other_stacks_are_refused(options, build, stir, path):
         load_model(adapt(build(), "tcurlora", rank=2, **options), path)
 
 
+def test_another_method_is_refused_and_another_option_told(build, stir, path, caplog):
+    o = {"stacks": {"o": {"roles": ["o"]}}}
+    save_model(stir(adapt(build(), "lora", rank=2, alpha=64.0, **o)), path)
+    load_model(adapt(build(), "lora", rank=2, alpha=64.0, **o), path)
+    assert not caplog.records
+    load_model(adapt(build(), "lora", rank=2, **o), path)
+    assert "was trained with alpha=64.0, but this network has alpha=None" in caplog.text
+    with pytest.raises(UserError, match="holds LoRA for the stack o, but this network has Bottleneck"):
+        load_model(adapt(build(), "bottleneck", rank=2, **o), path)
+
+
 def test_the_order_of_roles_counts(build, stir, path):
     save_model(trained(build(), stir, stacks={"a": {"roles": ["q", "k"]}}), path)
     with pytest.raises(UserError, match="stacks"):

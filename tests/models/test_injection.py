@@ -150,7 +150,12 @@ def test_a_rank_for_a_method_without_one_is_ignored_with_one_line(tiny, caplog):
         ({"method": "full", "stacks": {"a": {"roles": ["q"]}}}, "adapter.stacks.a has no method"),
         ({"stacks": {"a": {"roles": ["q"], "rank": 0}}}, "rank=0"),
         ({"blocks": [12]}, "blocks="),
-        ({"selection": "best"}, "selection=best"),
+        ({"selection": "best"}, "selection='best' is not what was expected"),
+        ({"method": "pissa", "core": "no"}, "core='no' is not what was expected: bool"),
+        ({"method": "tenslora", "tensorisation": "heads"}, "tensorisation='heads' is not"),
+        ({"method": "lora", "rank": 2, "alpha": 0}, "alpha=0: a number above 0"),
+        ({"method": "tera", "scale": 0.0}, "scale=0.0"),
+        ({"stacks": {"a": {"roles": ["q"], "rank": 2.5}}}, "rank=2.5 is not"),
         ({"trainable": ["decodr.**"]}, "'decodr.**' matches no parameter"),
     ],
 )
