@@ -46,6 +46,14 @@ def tiny(_base: nn.Module) -> nn.Module:
     return copy.deepcopy(_base)
 
 
+@pytest.fixture
+def batch_normalised() -> Callable[[], nn.Module]:
+    """A function that builds a UNETR of MONAI's with BatchNorm, which keeps running statistics."""
+    from monai.networks.nets import UNETR
+
+    return lambda: UNETR(**TINY, norm_name="batch")
+
+
 @pytest.fixture(scope="session")
 def image() -> Tensor:
     """A batch of one image for the tiny network."""

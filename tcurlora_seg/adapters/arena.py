@@ -24,9 +24,9 @@ class ARENA(LoRA):
 
     which gives exact zeros. A rank that reached zero stays out. It trains r (out + in + 1) numbers per matrix.
 
-    This follows the paper's text; its code was not available. The default of `sparsity` is ours: a step takes half of
-    what Adam, whose steps are of about lr, gives back to a rank that the loss pulls at, and over two thousand steps with
-    a rate that decays from 2e-3 to zero it takes a useless rank from one to zero. From 1 on no rank would stay.
+    This follows the paper's text; its code was not available. The default of `sparsity` is ours. Adam moves E by
+    about lr a step where the loss pulls at a rank, and the proximal step takes back half of that; from 1 on no rank
+    would stay. Over two thousand steps, with a rate that decays from 2e-3 to zero, a useless rank falls from 1 to 0.
 
     Args:
         stack: the stack's geometry.

@@ -28,7 +28,7 @@ def tproduct(a: Tensor, b: Tensor) -> Tensor:
 def tproduct_slice(a: Tensor, b: Tensor, index: int) -> Tensor:
     """Slice `index` (rows, columns) of A * B (see `tproduct`) alone: [A_0 A_1 ...] times [B_i; B_(i-1); ...]."""
     order = (index - torch.arange(len(a), device=a.device)) % len(a)
-    return a.transpose(0, 1).flatten(1) @ b[order].flatten(0, 1)
+    return a.transpose(0, 1).flatten(1) @ b[order].flatten(0, 1).to(a.dtype)
 
 
 def orthonormalised(tensor: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.data.spacing import TrainingSpacing, read_spacing
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
-from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.linear import Adapted
+from tcurlora_seg.models.pretrained import LoadReport, running_statistics
 from tcurlora_seg.models.stacking import stacked_weights
 from tcurlora_seg.models.trainable import trainable_parameters
 
@@ -153,13 +154,17 @@ def export_notes(path: str | Path, config: str) -> dict[str, str]:
 def _base(model: Any) -> LoadReport:
     if not isinstance(getattr(model, "base", None), LoadReport) or not hasattr(model, "adapters"):
         raise UserError("the network has no base or no adapters: load its weights with load_pretrained, then adapt it")
+    if not hasattr(model, "stacks"):
+        raise UserError("the network is a Switch's: its models have files of their own already")
+    if not all(layer.active for layer in model.modules() if isinstance(layer, Adapted)):
+        raise UserError("the network is merged just now: leave `with merged(...)` first")
     return model.base
 
 
 def _kept(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model file, as they are in the network."""
     base, state = _base(model), model.state_dict(keep_vars=True)
-    names = {*trainable_parameters(model), *base.fresh, *base.resized}
+    names = {*trainable_parameters(model), *base.fresh, *base.resized, *running_statistics(model)}
     adapters: Any = model.get_submodule("adapters")
     for stack, adapter in adapters.items():
         names |= {f"adapters.{stack}.{name}" for name in adapter.state_dict() if name not in adapter.resume_only}

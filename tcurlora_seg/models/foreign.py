@@ -20,7 +20,8 @@ class Described(Backbone):
 
     def __init__(self, network: nn.Module, roles: Mapping[str, Role]) -> None:
         layers = {role: layers_of(network, role, place) for role, place in roles.items()}
-        norms = [name for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)]
+        modules = network.named_modules()
+        norms = [name for name, m in modules if isinstance(m, nn.LayerNorm) and m.weight is not None]
         groups = {
             "decoder": (),
             "mlps": tuple(f"{path}.*" for role in ("up", "down") for path in layers.get(role, ())),
@@ -47,7 +48,10 @@ def describe(model: nn.Module, roles: Mapping[str, str | Role | tuple[str, int, 
     for name, place in roles.items():
         if not name.isidentifier():
             raise UserError(f"roles: '{name}' cannot name a role: take one word")
-        named[name] = place if isinstance(place, Role) else Role(place) if isinstance(place, str) else Role(*place)
+        try:
+            named[name] = place if isinstance(place, Role) else Role(place) if isinstance(place, str) else Role(*place)
+        except TypeError as error:
+            raise UserError(f"roles: {name}={place!r} is neither a glob nor (glob, part, parts)") from error
     if not named:
         raise UserError("roles is empty: name at least one, such as {'q': 'blocks.*.attn.q'}")
     model.described_by = Described(model, named)  # type: ignore[assignment]

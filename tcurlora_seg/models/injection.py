@@ -62,6 +62,8 @@ def inject(
         for name, (stack, method) in methods.items()
     }
     set_trainable(model, trainable, {f"{slot.linear}.weight" for s in stacks.values() for slot in s.slots})
+    for name, stack in stacks.items():  # made in float32 at least; a network in half precision computes in its own
+        built[name].to(model.get_parameter(f"{stack.slots[0].linear}.weight").dtype)
     model.adapters = nn.ModuleDict(built)
     model.stacks = stacks  # type: ignore[assignment]
     for name, stack in stacks.items():
@@ -110,7 +112,11 @@ def adapt(
     if rank is not None and not isinstance(rank, Integral):
         raise UserError(f"rank={rank!r} is not what was expected: a whole number")
     config = read_adapter(method)
-    for key, value in {**overrides, **({} if rank is None else {"rank": rank})}.items():
+    if rank is not None or overrides.get("energy") is not None:  # which takes the place of the file's rank
+        overrides["rank"] = None if rank is None else int(rank)
+    if overrides.get("blocks") is not None:
+        overrides["blocks"] = list(map(int, overrides["blocks"]))
+    for key, value in overrides.items():
         if key == "lr":
             raise UserError("lr=... has no effect in a loop of your own: give the learning rate to its optimizer")
         node = config if key in config else config.method
@@ -121,9 +127,14 @@ def adapt(
         describe(model, roles)
         if config.stacks and "stacks" not in overrides:
             config.stacks = stacks_by_shape(model)
-    if not hasattr(model, "base"):
-        model.base = describe_base(model)  # type: ignore[assignment]
-    return adapt_from_config(model, config, seed)
+    if hasattr(model, "base"):
+        return adapt_from_config(model, config, seed)
+    model.base = describe_base(model)  # type: ignore[assignment]
+    try:
+        return adapt_from_config(model, config, seed)
+    except Exception:
+        del model.base  # its weights may change before the next attempt
+        raise
 
 
 def read_adapter(method: str) -> DictConfig:
@@ -153,11 +164,13 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
     """
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     methods, ranked = {}, False
+    trainable = [plain["trainable"]] if isinstance(plain["trainable"], str) else plain["trainable"]
     for name, entry in plain["stacks"].items():
         if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
             raise UserError(f"adapter.stacks: '{name}' cannot name a stack: take another word, without dots")
         if not {"roles"} <= set(entry) <= {"roles", "rank", "method"}:
             raise UserError(f"adapter.stacks.{name} has the keys {', '.join(entry)}: roles, rank and method are known")
+        words = [entry["roles"]] if isinstance(entry["roles"], str) else entry["roles"]
         settings = dict(entry.get("method") or plain["method"] or {})
         if "_target_" not in settings:
             raise UserError(f"adapter.stacks.{name} has no method")
@@ -180,17 +193,19 @@ def adapt_from_config(model: nn.Module, config: Mapping[str, Any] | DictConfig, 
         if target.startswith("tcurlora_seg."):
             for key, value in settings.items():
                 check_value(key, value, constructor(target).get(key))
-        for own, stack in named_stacks(name, stacks_for(model, entry["roles"], plain["blocks"])).items():
+        for own, stack in named_stacks(name, stacks_for(model, words, plain["blocks"])).items():
             if not stack.in_features and not method.vectors:
-                words = ", ".join(stack.roles)
-                raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {words} are the "
+                listed = ", ".join(stack.roles)
+                raise UserError(f"adapter.stacks.{name}: {method.__name__} adapts matrices, but {listed} are the "
                                 "vectors of LayerNorms: choose roles of linear layers")  # fmt: skip
             if own in methods:
                 raise UserError(f"adapter.stacks: {own} is the name of a part of another stack: take another word")
             methods[own] = stack, partial(method, **settings)
     if plain["rank"] is not None and not ranked:
         _log.warning("adapter.rank=%s is ignored: this method has no rank", plain["rank"])
-    inject(model, methods, trainable=plain["trainable"], seed=seed)
+    if plain["blocks"] is not None and not methods:
+        _log.warning("adapter.blocks=%s is ignored: this method adapts no layer", plain["blocks"])
+    inject(model, methods, trainable=trainable, seed=seed)
     model.recipe = {"adapter": plain, "seed": seed}  # type: ignore[assignment]
     return model
 

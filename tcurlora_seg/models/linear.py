@@ -71,7 +71,7 @@ class Adapted(nn.Module):
         weight = self.weight.detach().to(precision, copy=True)
         bias = None if self.bias is None else self.bias.to(precision, copy=True)
         with no_autocast(weight):
-            for item in self.attached:
+            for item in self.attached if self.active else ():  # else the weight holds them already
                 for index, (first, last) in zip(item.indices, item.rows, strict=True):
                     weight[first:last] += item.scale * item.adapter.delta(index, self.weight[first:last])
                 for (first, last), shift in zip(item.rows, self._bias_deltas(item), strict=True):

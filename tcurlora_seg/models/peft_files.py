@@ -23,7 +23,8 @@ from tcurlora_seg.models.trainable import trainable_parameters
 
 _PREFIX = "base_model.model."
 _NOT_LORA = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_parameters",
-             "layer_replication", "use_qalora", "use_bdlora", "trainable_token_indices", "exclude_modules")  # fmt: skip
+             "layer_replication", "kasa_config",
+             "use_qalora", "use_bdlora", "trainable_token_indices", "exclude_modules")  # fmt: skip
 
 
 def load_peft(model: nn.Module, folder: str | Path) -> None:
@@ -43,8 +44,10 @@ def load_peft(model: nn.Module, folder: str | Path) -> None:
     others = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     parameters = dict(model.named_parameters())
     unknown = [name for name in others if name not in parameters or others[name].shape != parameters[name].shape]
+    plain = (".lora_A.weight", ".lora_B.weight")
+    unknown += [name for name in tensors if ".lora_" in name and not name.endswith(plain)]
     if unknown:
-        raise UserError(f"{folder}: {unknown[0]} does not fit the network")
+        raise UserError(f"{folder}: {unknown[0]} does not fit the network, or is not of plain LoRA")
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     method = partial(LoRA, rank=config["r"], alpha=scale * config["r"], dropout=config.get("lora_dropout", 0.0))
     methods: dict[str, Any] = {}
@@ -123,8 +126,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no PEFT folder: it has no {name}")
     config = read_json(folder / "adapter_config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/adapter_config.json is no PEFT configuration")
     more = [key for key in _NOT_LORA if config.get(key)] + ["bias"] * (config.get("bias", "none") != "none")
-    if config.get("peft_type") != "LORA" or more or not {"r", "lora_alpha"} <= set(config):
+    if str(config.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
+        more.append(f"init_lora_weights={config['init_lora_weights']}, which changes the base")
+    numbers = all(isinstance(config.get(key), int | float) and config[key] > 0 for key in ("r", "lora_alpha"))
+    if config.get("peft_type") != "LORA" or more or not numbers:
         found = f"{config.get('peft_type')} with {', '.join(more) or 'no rank'}"
         raise UserError(f"{folder} holds {found}: plain LoRA is read")
     try:

@@ -35,5 +35,6 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0] if name.startswith("cuda") else "choose auto, cpu, cuda or cuda:1"
+        raise UserError(f"device={name} cannot be used: {reason}") from error
     return device

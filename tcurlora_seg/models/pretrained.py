@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.errors import UserError
@@ -76,7 +77,7 @@ def load_pretrained(
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
     path = packaged(source)
-    wanted, backbone = dict(model.named_parameters()), backbone_of(model)
+    wanted, backbone = {**dict(model.named_parameters()), **running_statistics(model)}, backbone_of(model)
     tensors = backbone.converted(read_tensors(path, wanted, backbone.is_stale), model)
     optional, aside = {*backbone.head}, {name for name in tensors if backbone.is_stale(name)}
     if missing is None and not expand(backbone.globs(["decoder"]), wanted) & set(tensors):  # an encoder alone
@@ -91,6 +92,9 @@ def load_pretrained(
         fitted = given
         if given is not None and given.shape != parameter.shape:
             fitted = _fit(name, given, model, backbone, inflate)
+        elif given is not None and source in PACKAGED:  # as many positions may be another grid than its cube
+            fitted = backbone.fit(name, given, model)
+            fitted = given if fitted is None else fitted
         if fitted is not None and fitted.shape == parameter.shape:
             values[name] = fitted
             if fitted is not given:
@@ -113,6 +117,7 @@ def load_pretrained(
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         hint = "; it goes with model.feature_size=8" if source == "builtin_tumours" and differ else ""
+        hint += "; it goes with model.qkv_bias=true" if "attn.qkv.bias is surplus" in str(faults) else ""
         raise UserError(f"pretrained={path} does not fit the network: {'; '.join(faults[:3])}{more}{hint}")
     if set(backbone.head) & set(fresh):  # a weight without its bias is no head
         fresh += [name for name in backbone.head if values.pop(name, None) is not None]
@@ -149,8 +154,18 @@ def base_hash(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
 
 def describe_base(model: nn.Module) -> LoadReport:
     """Load report of a network whose weights were loaded elsewhere: its present weights are the base."""
-    tensors = dict(model.named_parameters())
+    tensors = {**dict(model.named_parameters()), **running_statistics(model)}
     return LoadReport("the network's own weights", base_hash(tensors, backbone_of(model)), loaded=tuple(tensors))
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Means and variances of the normalisations that keep them (BatchNorm), by name: a training changes them."""
+    return {
+        f"{path}.{name}".lstrip("."): module.get_buffer(name)
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.track_running_stats
+        for name in ("running_mean", "running_var")
+    }
 
 
 def save_base(model: nn.Module, folder: str | Path) -> Path:
@@ -162,7 +177,7 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
     backbone = backbone_of(model)
     kept = {
         name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        for name, parameter in {**dict(model.named_parameters()), **running_statistics(model)}.items()
         if name not in backbone.head and not backbone.is_unused(name)
     }
     path = Path(folder) / f"{base_hash(kept, backbone)}.safetensors"
@@ -190,6 +205,8 @@ def resize_positions(embeddings: Tensor, target: Sequence[int]) -> Tensor | None
         (1, new patches, hidden); None if the grid is not cubic.
     """
     side = int(embeddings.shape[1] ** (1 / 3) + 1e-6)
+    if tuple(target) == (side,) * 3 and side**3 == embeddings.shape[1]:
+        return embeddings
     if side**3 == embeddings.shape[1] - 1:
         embeddings = embeddings[:, 1:]
     if side**3 != embeddings.shape[1]:

@@ -11,6 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from tcurlora_seg.adapters.stacks import Slot, Stack
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.backbone import Role, backbone_of
+from tcurlora_seg.models.linear import Adapted
 from tcurlora_seg.models.trainable import glob
 
 
@@ -38,6 +39,11 @@ def layers_of(model: nn.Module, role: str, place: Role) -> list[str]:
                             "adapter can act there")  # fmt: skip
         if not isinstance(layer, nn.Linear | nn.LayerNorm):
             raise UserError(f"role '{role}': {path} is {type(layer).__name__}, not nn.Linear or nn.LayerNorm")
+        if not isinstance(layer, Adapted) and type(layer).forward not in (nn.Linear.forward, nn.LayerNorm.forward):
+            raise UserError(f"role '{role}': {path} is {type(layer).__name__}, with a forward "
+                            "pass of its own: no adapter can act there")  # fmt: skip
+        if layer.weight is None:
+            raise UserError(f"role '{role}': {path} has no weight")
         if len(model.get_parameter(f"{path}.weight")) % place.parts:
             raise UserError(f"role '{role}': the rows of {path} cannot be cut into {place.parts} equal parts")
     return list(found)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.backbone import backbone_of
 from tcurlora_seg.models.checkpoint import load_model, read_metadata
@@ -61,12 +63,13 @@ class Switch:
         shown = " + ".join(name if scale == 1 else f"{scale} {name}" for name, scale in scales.items()) or "the base"
         return f"Switch(in use: {shown}; models: {', '.join(self._members) or 'none'})"
 
-    def add(self, name: str, path: str | Path) -> None:
+    def add(self, name: str, path: str | Path, *, trust: Sequence[str] = ()) -> None:
         """Add a model file; the network is its plain base afterwards.
 
         Args:
             name: a new name, one word.
             path: the model file.
+            trust: packages of one's own that it may name, see `check_trusted`.
 
         Raises:
             UserError: a name that is taken or no word, a file without its adapter's configuration, or one that
@@ -77,6 +80,7 @@ class Switch:
         notes = read_metadata(path)
         if "adapter" not in notes or "seed" not in notes:
             raise UserError(f"{path} does not say how its adapters are made: save it from a network that adapt made")
+        check_trusted(OmegaConf.create({"adapter": notes["adapter"]}), path, trust=trust)
         with safe_open(path, framework="pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
         self.use(None)

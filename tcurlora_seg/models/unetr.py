@@ -151,7 +151,10 @@ class UNETRBackbone(Backbone):
         """
         tensors = self._renamed(tensors, {name for name, _ in network.named_parameters()})
         linear, bias = (tensors.get(f"{_EMBEDDING}.1.{part}") for part in ("weight", "bias"))
-        wanted = network.get_parameter(f"{_EMBEDDING}.weight").shape
+        try:
+            wanted = network.get_parameter(f"{_EMBEDDING}.weight").shape
+        except AttributeError:  # a linear layer here, too
+            return tensors
         if linear is None or bias is None or linear.ndim != 2 or linear.shape[1] % math.prod(wanted[2:]):
             return tensors
         others = {name: t for name, t in tensors.items() if not name.startswith(f"{_EMBEDDING}.1.")}

@@ -47,10 +47,12 @@ def read_tensors(
         content = _read_pickle(path)
     else:
         raise UserError(f"pretrained={path}: a .safetensors file or one of {', '.join(_PICKLES)} is needed")
+    content = _without_prefix(content, wanted, path)
     if any(name.startswith("adapters.") for name in content):
         raise UserError(f"pretrained={path} is the file of a run: merge it with scripts/export.py first")
-    content = _without_prefix(content, wanted, path)
-    content = {name: t for name, t in content.items() if t.is_floating_point() or not is_stale(name)}
+    counts = ("num_batches_tracked",)  # of a BatchNorm: no weight
+    content = {name: t for name, t in content.items()
+               if t.is_floating_point() or not (is_stale(name) or name.endswith(counts))}  # fmt: skip
     tensors = {name: tensor.float() for name, tensor in content.items() if tensor.is_floating_point()}
     for name in content:
         if name not in tensors or not torch.isfinite(tensors[name]).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tcurlora_seg import adapt, load_model, load_pretrained, save_model
+from tcurlora_seg import adapt, load_model, load_pretrained, merged, save_model
 from tcurlora_seg.config.paths import config_folder
 from tcurlora_seg.data.leakage import UNKNOWN
 from tcurlora_seg.errors import UserError
@@ -186,6 +187,25 @@ def test_a_file_of_something_else_is_refused(tiny, stir, path):
     save_file({"a": torch.zeros(1)}, path, metadata={"tcurlora_seg": '{"format": 99}'})
     with pytest.raises(UserError, match="format 99; this version reads 1"):
         read_metadata(path)
+
+
+def test_running_statistics_of_a_normalisation_are_kept(batch_normalised, image, stir, path):
+    network = batch_normalised()
+    other = adapt(copy.deepcopy(network), "tcurlora", rank=2)
+    model = trained(network, stir).train()
+    model(image)
+    save_model(model, path)
+    load_model(other, path)
+    assert torch.equal(other.eval()(image), model.eval()(image))
+
+
+def test_a_network_that_is_merged_or_switched_is_not_saved(tiny, path):
+    adapt(tiny, "lora", rank=2)
+    with merged(tiny), pytest.raises(UserError, match="is merged just now"):
+        save_model(tiny, path)
+    del tiny.stacks
+    with pytest.raises(UserError, match="the network is a Switch's"):
+        save_model(tiny, path)
 
 
 def test_a_network_without_base_or_adapters_is_refused(tiny, path):

@@ -88,6 +88,24 @@ def test_a_method_that_would_train_nothing_is_refused():
         adapt(vit(), "decoder_only", roles=networks.ROLES)
 
 
+class Tenfold(nn.Linear):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "roles", "words"),
+    [
+        (Tenfold(4, 4), {"q": "0"}, "0 is Tenfold, with a forward pass of its own"),
+        (nn.LayerNorm(4, elementwise_affine=False), {"n": "0"}, "0 has no weight"),
+        (nn.Linear(4, 4), {"q": ("0", 1, 2, 3)}, r"q=\('0', 1, 2, 3\) is neither a glob nor"),
+    ],
+)
+def test_a_layer_that_cannot_be_adapted_is_refused(layer, roles, words):
+    with pytest.raises(UserError, match=words):
+        adapt(nn.Sequential(layer), "lora", rank=1, roles=roles)
+
+
 def test_attention_that_never_calls_its_layer_is_refused():
     layer = nn.TransformerEncoderLayer(8, 2, 16)
     with pytest.raises(UserError, match=r"nn\.MultiheadAttention takes the weight of self_attn\.out_proj"):

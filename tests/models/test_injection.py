@@ -14,6 +14,7 @@ from tcurlora_seg.adapters.curlora import CURLoRA
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.injection import adapt_from_config, inject, read_adapter
 from tcurlora_seg.models.linear import AdaptedLinear
+from tcurlora_seg.models.pretrained import describe_base
 from tcurlora_seg.models.trainable import trainable_parameters
 
 
@@ -166,6 +167,36 @@ def test_a_mistake_is_told_and_leaves_the_network_as_it_was(options, words, tiny
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert [type(m) for m in tiny.modules()] == kinds and torch.equal(tiny(image), before)
     adapt(tiny, "tcurlora", rank=2)
+
+
+def test_words_may_stand_alone(tiny):
+    adapt(tiny, "lora", rank=2, stacks={"qkv": {"roles": "qkv"}}, trainable="decoder")
+    assert tiny.stacks["qkv"].roles == ("qkv",)
+
+
+def test_an_energy_takes_the_place_of_the_files_rank(tiny):
+    assert max(adapt(tiny, "tcurlora", energy=0.3).adapters["up"].ranks()) > 1
+
+
+def test_blocks_without_a_method_are_ignored_with_one_line(tiny, caplog):
+    adapt(tiny, "full", blocks=[0])
+    assert "adapter.blocks=[0] is ignored: this method adapts no layer" in caplog.text
+
+
+def test_the_base_is_that_of_the_adapter_that_came_to_be(tiny, build):
+    with pytest.raises(UserError, match="rank=1000"):
+        adapt(tiny, "lora", rank=1000)
+    tiny.load_state_dict(build(seed=3).state_dict())
+    assert adapt(tiny, "lora", rank=2).base.base_hash == describe_base(build(seed=3)).base_hash
+
+
+@pytest.mark.parametrize("method", ["tcurlora", "lora", "lora_pt", "tcurlora_by_role"])
+def test_a_network_in_half_precision_can_be_adapted_and_merged(method, tiny, image, stir, distance):
+    model = stir(adapt(tiny.bfloat16(), method, rank=2), size=0.1)
+    logits = model(image.bfloat16())
+    assert logits.dtype == torch.bfloat16
+    change = distance(merge(model)(image.bfloat16()), logits)
+    assert change < (1 if method == "lora_pt" else 0.1)  # a small difference of large numbers
 
 
 def test_a_network_is_adapted_once(tiny):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tcurlora_seg import adapt, merge, merged
 from tcurlora_seg.adapters.base import Adapter
 from tcurlora_seg.models.linear import AdaptedLinear, Attached
 
@@ -90,6 +91,12 @@ def test_switched_off_it_is_the_frozen_layer():
     adapted.attached.append(Attached(Scaled(0.5, 0.5), [0], [(0, 2)]))
     adapted.active = False
     assert torch.equal(adapted(x), plain(x))
+
+
+def test_what_is_merged_already_is_not_added_again(tiny, image, stir):
+    model = stir(adapt(tiny, "lora", rank=2), size=0.2)
+    with merged(model):
+        assert torch.equal(merge(model)(image), model(image))
 
 
 def test_merging_in_half_precision_rounds_once():

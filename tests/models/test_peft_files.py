@@ -55,6 +55,24 @@ def test_ours_loads_as_a_folder_of_peft(options, tiny, image, stir, tmp_path, di
     assert distance(loaded(image), model(image)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("start", "words"), [("pissa", "init_lora_weights=pissa, which changes"), ("olora", "init_lora_weights=olora")]
+)
+def test_a_start_that_changes_the_base_is_refused(start, words, tiny, tmp_path):
+    theirs(copy.deepcopy(tiny), init_lora_weights=start).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=words):
+        load_peft(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"peft_type": "LORA", "r": 0, "lora_alpha": 1}',
+                                     '{"peft_type": "LORA", "r": 2, "lora_alpha": null}'])  # fmt: skip
+def test_a_damaged_configuration_is_refused(content, tiny, tmp_path):
+    theirs(copy.deepcopy(tiny)).save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match="is no PEFT configuration|plain LoRA is read"):
+        load_peft(tiny, tmp_path)
+
+
 def test_what_peft_has_no_file_for_is_refused(tiny, tmp_path):
     for method, options, words in [
         ("tcurlora", {"rank": 2}, "stack 'attention' cannot be a PEFT file"),

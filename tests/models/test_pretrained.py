@@ -247,6 +247,31 @@ def test_the_packaged_bases_fit_the_small_network(name):
     assert (spacing is None) == (name == "builtin_tumours") and (spacing is None or spacing.covers([1.0, 1.5, 2.0]))
 
 
+def test_as_many_positions_on_another_grid_are_resized():
+    sizes = OmegaConf.load(config_folder() / "model" / "unetr_small.yaml")
+    network = build_network(sizes, [32, 64, 128], in_channels=1, out_channels=14)  # 2 x 4 x 8 patches, as 4 x 4 x 4
+    assert POSITIONS in load_pretrained(network, "builtin").resized
+    cube = build_network(sizes, [64, 64, 64], in_channels=1, out_channels=14)
+    assert not load_pretrained(cube, "builtin").resized
+    expected = resize_positions(cube.get_parameter(POSITIONS), (2, 4, 8))
+    assert torch.equal(network.get_parameter(POSITIONS), expected)
+
+
+def test_running_statistics_belong_to_a_base(batch_normalised, image, tmp_path):
+    network = batch_normalised().train()
+    network(image)
+    torch.save(network.state_dict(), tmp_path / "base.pt")
+    other = batch_normalised()
+    load_pretrained(other, str(tmp_path / "base.pt"))
+    assert torch.equal(other.eval()(image), network.eval()(image))
+
+
+def test_a_bias_of_the_attention_has_a_remedy(build, tmp_path):
+    torch.save(build(qkv_bias=True).state_dict(), tmp_path / "base.pt")
+    with pytest.raises(UserError, match=r"model.qkv_bias=true$"):
+        load_pretrained(build(), str(tmp_path / "base.pt"))
+
+
 def test_a_stored_base_is_named_by_its_hash_whatever_the_task(build, tmp_path):
     two, three = build(), build()
     three.out = build(out_channels=3).out

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tcurlora_seg import Switch, adapt, load_pretrained, merge, merged, save_model
 from tcurlora_seg.adapters.lora import LoRA
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.models.checkpoint import read_metadata
 from tcurlora_seg.models.injection import inject
 from tcurlora_seg.models.pretrained import save_base
 from tcurlora_seg.models.stacking import stacks_for
@@ -182,6 +185,17 @@ def test_a_file_that_cannot_be_added_leaves_the_plain_base(saved, build, tiny, i
     with pytest.raises(UserError, match="does not say how its adapters are made"):
         switch.add("own", tmp_path / "own.safetensors")
     assert torch.equal(network(image), before)
+
+
+def test_a_file_imports_nothing_that_is_not_trusted(saved, switch, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = saved[0] / "loras.safetensors"
+    notes = read_metadata(source)
+    notes["adapter"]["method"]["_target_"] = "evil.Method"
+    save_file(load_file(source), tmp_path / "x.safetensors", metadata={"tcurlora_seg": json.dumps(notes)})
+    with pytest.raises(UserError, match=r"evil.Method"):
+        switch.add("evil", tmp_path / "x.safetensors")
 
 
 def test_it_tells_what_is_in_use_in_a_line(switch):
