@@ -26,6 +26,7 @@ class ToyBackbone(Backbone):
         "up": Role("body.*.up"),
         "down": Role("body.*.down"),
     }
+    words: ClassVar = {"qkv": ("q", "k", "v")}
     groups: ClassVar = {"decoder": ("rise.**", "head.**")}
     exported = "toy.Toy"
 

@@ -27,7 +27,7 @@ class Doubling(Adapter):
 @pytest.mark.parametrize("alpha", [0, -1.0, math.nan, math.inf])
 def test_a_scale_is_alpha_over_rank_and_above_zero(alpha):
     assert (scale_of(None, 4), scale_of(8, 4), scale_of(2.0)) == (1.0, 2.0, 2.0)
-    with pytest.raises(UserError, match="alpha=.*above 0"):
+    with pytest.raises(UserError, match=r"alpha=.*above 0"):
         scale_of(alpha)
 
 

@@ -69,7 +69,7 @@ def test_a_start_that_changes_the_base_is_refused(start, words, tiny, tmp_path):
 def test_a_damaged_configuration_is_refused(content, tiny, tmp_path):
     theirs(copy.deepcopy(tiny)).save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(UserError, match="is no PEFT configuration|plain LoRA is read"):
+    with pytest.raises(UserError, match=r"is no PEFT configuration|plain LoRA is read"):
         load_peft(tiny, tmp_path)
 
 
