@@ -13,9 +13,10 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.grid import AXES
+from tcurlora_seg.data.grid import AXES, is_reversed
 from tcurlora_seg.data.manifest import Case
 from tcurlora_seg.data.notes import listen, note
+from tcurlora_seg.data.sides import is_left
 from tcurlora_seg.data.structures import shrunken
 from tcurlora_seg.data.task import IGNORED, without_ignored
 from tcurlora_seg.errors import UserError
@@ -23,7 +24,7 @@ from tcurlora_seg.errors import UserError
 if TYPE_CHECKING:
     from tcurlora_seg.data.prepared import PreparedCase
 
-VERSION = 2
+VERSION = 3
 """Of the questions asked here; with another one every case is examined again."""
 
 
@@ -84,6 +85,12 @@ def _look(dataset: SegmentationDataset, case: Case, item: PreparedCase) -> Exami
         raise UserError(f"{case.label_paths[0]}: {'; '.join(lines)}")
     for line in lines:
         note("shrunken", f"{case.label_paths[0]}: {line}")
+    names = {classes[0]: name for name, classes in dataset.task.structures.items() if len(classes) == 1}
+    for pair in dataset.task.mirror_pairs:
+        left, right = sorted(pair, key=lambda index: not is_left(names.get(index, "")))
+        if is_left(names.get(left, "")) and is_reversed(native, affine, 0, left, right):
+            line = f"{names[left]} lies to the right of {names.get(right)}: are they exchanged, or is the header wrong?"
+            note("sides", f"{case.label_paths[0]}: {line}")
     image = item.image
     _check_extent(image.numpy(), voxel_sizes(image.affine.numpy()), dataset.extent_mm, paths[0])
     hashes = {path: _hash(channel.numpy()) for path, channel in zip(paths, image, strict=True)}

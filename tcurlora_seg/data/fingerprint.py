@@ -19,10 +19,11 @@ def fingerprint(case: Case, root: Path) -> Fingerprint:
     An Analyze pair is named by its header, but it is mostly the voxels that change: both are listed. So are the files
     of a DICOM series, which is named by its folder.
     """
-    return [[path, *_state(root / path)] for path in _files(case, root)]
+    return [[path, *_state(root / path)] for path in files_of(case, root)]
 
 
-def _files(case: Case, root: Path) -> Iterator[str]:
+def files_of(case: Case, root: Path) -> Iterator[str]:
+    """Paths of all files of a case: those of an Analyze pair and of a DICOM series, too."""
     for path in case.paths:
         yield path
         voxels = voxels_of(root / path) if ending(path) == ".hdr" else None
@@ -42,7 +43,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def contents(cases: Iterable[Case], root: Path) -> dict[str, list[int | str]]:
     """{path: [bytes, time of the last change in ns, digest]} of all files of some cases."""
-    states = {path: _state(root / path) for case in cases for path in _files(case, root)}
+    states = {path: _state(root / path) for case in cases for path in files_of(case, root)}
     return {path: [*state, _digest(root / path, *state)] for path, state in states.items()}
 
 

@@ -50,6 +50,11 @@ def find_sides(
     return pairs, alone
 
 
+def is_left(name: str) -> bool:
+    """Whether a class is of the left side by its name."""
+    return bool({"left", "l", "lh"} & {word.lower() for word in _BETWEEN.split(name)})
+
+
 def _mirrored(value: int) -> int | None:
     """FreeSurfer's value of the same structure on the other side; None where it has none."""
     if 1000 <= value < 5000:  # cortex and the white matter below it: 1 and 3 are left

@@ -124,7 +124,7 @@ def given_classes(
     Raises:
         UserError: values that are not above 0 or belong to two classes; a pair that names anything else.
     """
-    merged = {str(name): [v] if isinstance(v, int) else list(v) for name, v in classes.items()}
+    merged = {str(name): list(v) if isinstance(v, Sequence) else [v] for name, v in classes.items()}
     values = [value for listed in merged.values() for value in listed]
     positive = all(isinstance(value, int) and value > 0 for value in values)
     if not merged or not all(merged.values()) or len(values) != len(set(values)) or not positive:

@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
 
 from tcurlora_seg.data.foreign import open_foreign
@@ -150,9 +151,10 @@ def read_header(path: str | Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     with _readable(path):
         image = _open(Path(path))
         shape = image.shape[:3]
-        zooms = [zoom * _unit(image)[1] for zoom in image.header.get_zooms()[:3]]
-        order = (0, 1, 2) if image.affine is None else np.argsort(nib.io_orientation(image.affine)[:, 0])
-    return tuple(int(shape[axis]) for axis in order), tuple(float(zooms[axis]) for axis in order)
+        affine = image.affine  # what the voxels are placed by, whatever pixdim says beside it
+        sizes = _unit(image)[1] * np.array(image.header.get_zooms()[:3] if affine is None else voxel_sizes(affine))
+        order = (0, 1, 2) if affine is None else np.argsort(nib.io_orientation(affine)[:, 0])
+    return tuple(int(shape[axis]) for axis in order), tuple(float(sizes[axis]) for axis in order)
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _numbered(paths: Sequence[Path], modalities: Sequence[str]) -> list[Input]:
 def _manifest(path: Path, root: str | None) -> list[Input]:
     manifest, base = load_manifest(path), Path(root).expanduser() if root else path.parent
     check(manifest, path)
-    return [
+    found = [
         Input(
             case.id,
             {modality: base / place for modality, place in case.images.items()},
@@ -148,6 +148,9 @@ def _manifest(path: Path, root: str | None) -> list[Input]:
         )
         for case in manifest.cases
     ]
+    if not any(place.exists() for item in found for place in item.files.values()):
+        raise UserError(f"input={path}: none of its files is under {base}: give root=DIR, the folder that they lie in")
+    return found
 
 
 def _images(folder: Path) -> list[Path]:

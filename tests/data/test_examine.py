@@ -137,6 +137,22 @@ def test_a_structure_that_preparation_makes_vanish_is_named(tmp_path: Path, writ
     assert problem and problem.startswith("labels/a.nii: preparation leaves nothing of 2 mm³ of small")
 
 
+@pytest.mark.parametrize(("axes", "noted"), [("RAS", False), ("LAS", True)])
+def test_sides_that_lie_on_the_other_one_are_noted(
+    axes: str, noted: bool, tmp_path: Path, write_nifti: Callable[..., Path]
+) -> None:
+    label = np.zeros((12, 6, 6), np.uint8)
+    label[2:4, 2:4, 2:4], label[8:10, 2:4, 2:4] = 5, 6
+    image = np.random.default_rng(0).normal(9, 1, label.shape).astype(np.float32)
+    write_nifti(tmp_path / "images" / "a.nii", image, axes)
+    write_nifti(tmp_path / "labels" / "a.nii", label, axes)
+    classes = {"hippocampus_left": [5], "hippocampus_right": [6]}
+    found = examine(Folder(root=str(tmp_path), classes=classes, preparation=Preparation(crop_to_brain=False)), "a")
+    words = ["labels/a.nii: hippocampus_left lies to the right of hippocampus_right: are they exchanged, or is the "
+             "header wrong?"]  # fmt: skip
+    assert found.notes == (words if noted else [])
+
+
 def test_an_image_of_which_scaling_leaves_nothing_is_named(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
     image = np.random.default_rng(0).uniform(50, 100, (24, 24, 24)).astype(np.float32)
     label = np.zeros((24, 24, 24), np.uint8)

@@ -146,3 +146,12 @@ def test_a_negative_voxel_size_of_an_analyze_header_is_a_size(tmp_path: Path) ->
     path.write_bytes(header)
     voxels, affine = read_volume(path)
     assert voxels.shape == (2, 3, 4) and abs(affine[0, 0]) == 2.0
+
+
+def test_the_voxel_size_is_that_of_the_affine_whatever_pixdim_says(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 2.0, 3.0, 1.0]))
+    image.header["pixdim"][1:4] = 1
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "a.nii")
+    assert nib.load(tmp_path / "a.nii").header.get_zooms() == (1, 1, 1)
+    assert read_header(tmp_path / "a.nii") == ((4, 5, 6), (2, 2, 3))

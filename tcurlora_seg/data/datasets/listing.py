@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tcurlora_seg.data.formats import ending, is_series, stem
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
 
+_log = logging.getLogger(__name__)
 _SIDES = {"training": "train", "validation": "val", "test": "test", "testing": "test"}
 
 
@@ -70,7 +72,8 @@ def join_folders(
             kind = max(fitting, key=lambda kind: len(endings[kind]))
             used = found.setdefault(stem(path).removesuffix(endings[kind]), {}).setdefault(kind, name)
             if used != name:
-                skipped[name] = f"another copy of {used}, which is used"
+                skipped[name] = f"another file of the case that {used} is of, which is used"
+                _log.warning("%s and %s are two files of one case: the first is used", used, name)
     entries = []
     for id, files in sorted(found.items()):
         entries.append(Entry({m: files[m] for m in suffixes if m in files}, files.get(""), id))
@@ -123,6 +126,9 @@ def _from_json(path: Path, modalities: Sequence[str]) -> list[Entry]:
     raw = read_json(path)
     if not isinstance(raw, dict) or not any(raw.get(key) for key in _SIDES):
         raise UserError(f'{path} is no datalist: expected {{"training": [{{"image": ..., "label": ...}}, ...]}}')
+    for key, listed in raw.items():
+        if key not in _SIDES and isinstance(listed, list) and any(isinstance(e, dict) and "image" in e for e in listed):
+            raise UserError(f"{path}: the list '{key}' is none of {', '.join(_SIDES)}")
     entries = []
     for key, side in _SIDES.items():
         listed = raw.get(key) or []

@@ -122,9 +122,11 @@ def _labels(raw: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], tuple[i
     """Names and their label values, and the values to ignore; of version 1 too, which has {"1": "name"}."""
     if all(str(key).isdigit() for key in raw):
         raw = {name: int(value) for value, name in raw.items()}
+    names = list(map(plain_name, raw))
+    names = [f"{name}_{n}" if names.count(name) > 1 else name for n, name in enumerate(names)]  # of CSF+ and CSF-
     regions = {
-        plain_name(name): (int(values),) if isinstance(values, int | str) else tuple(map(int, values))
-        for name, values in raw.items()
+        name: (int(values),) if isinstance(values, int | str) else tuple(map(int, values))
+        for name, values in zip(names, raw.values(), strict=True)
     }
     ignored = regions.pop("ignore", ())
     return {name: values for name, values in regions.items() if values != (0,)}, ignored

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from tcurlora_seg.data.datasets.found import Found
 from tcurlora_seg.data.known_defects import known_defects
-from tcurlora_seg.data.manifest import SIMULATED, Manifest, Split, check, manifest_path, read_manifest
+from tcurlora_seg.data.manifest import SIMULATED, Case, Manifest, Split, check, manifest_path, read_manifest
 from tcurlora_seg.data.split import draw_split
 from tcurlora_seg.errors import UserError
 
@@ -97,6 +97,7 @@ class DataRoot(ABC):
             path = self._manifest_file()
             if path is not None:
                 found = read_manifest(path, self.root, outside=self.outside_root, dataset=self.name)
+                self._check_agreement(found, path)
             else:
                 found = self._found_manifest()
             self.adopt(found)
@@ -116,16 +117,47 @@ class DataRoot(ABC):
         self.check(manifest)
         return manifest
 
-    def unlisted(self) -> list[str]:
-        """Cases on disk that the manifest does not list; none where the cohort was found on disk."""
-        if self._manifest_file() is None:
-            return []
-        manifest = self.manifest()
-        known = {*(case.id for case in manifest.cases), *manifest.excluded}
+    def _check_agreement(self, manifest: Manifest, path: Path) -> None:
+        """Check that a manifest which nobody named has the files that the arguments choose now.
+
+        Raises:
+            UserError: it was made with other arguments.
+        """
+        there = {case.id: case for case in self._on_disk()}
+        for case in () if self.manifest_path or manifest.simulated else manifest.cases:
+            now = there.get(case.id, case)
+            pairs = [(case.images[key], now.images[key]) for key in case.images if key in now.images]
+            pairs += list(zip(case.label_paths, now.label_paths, strict=False))
+            other = next((pair for pair in pairs if pair[0] != pair[1]), None)
+            if other:
+                raise UserError(
+                    f"{path} was made with other arguments: case {case.id} has {other[0]} there, and {other[1]} by "
+                    f"those of now: run scripts/prepare_data.py again, or give dataset.manifest={path} to keep it"
+                )
+
+    def _on_disk(self) -> tuple[Case, ...]:
         try:
-            return [case.id for case in self.find_cases().cases if case.id not in known]
+            return self.find_cases().cases
         except UserError:  # a manifest may list files in another layout
+            return ()
+
+    def left_aside(self) -> list[str]:
+        """Lines on cases that take no part since the manifest does not list them, or since a check left them out."""
+        path, manifest = self._manifest_file(), self.manifest()
+        if path is None:  # told when they were found
             return []
+        known = {*(case.id for case in manifest.cases), *manifest.excluded}
+        unlisted = [case.id for case in self._on_disk() if case.id not in known]
+        lines = []
+        if unlisted:
+            shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
+            lines.append(f"{len(unlisted)} case(s) in {self.root} are not in the manifest and take no part: {shown}; "
+                         "scripts/prepare_data.py adds them")  # fmt: skip
+        if manifest.by_check:
+            id, count = manifest.by_check[0], len(manifest.by_check)
+            lines.append(f"{count} case(s) are left out by the check that wrote {path}, the first, {id}: "
+                         f"{manifest.excluded.get(id, 'no reason')}; scripts/prepare_data.py looks again")  # fmt: skip
+        return lines
 
     def check(self, manifest: Manifest) -> None:
         """Check a manifest of this root without opening a file; see `manifest.check`."""
@@ -161,6 +193,9 @@ class DataRoot(ABC):
             UserError: as `manifest` and `draw_split`.
         """
         manifest = self.manifest()
+        if scheme == self.own_split and scheme and scheme not in manifest.splits:
+            raise UserError(f"split.scheme={scheme}: no list of validation or test cases came with the files; "
+                            "choose holdout, kfold or shots")  # fmt: skip
         scheme = scheme or ("holdout" if self.paper_split is None else "paper")
         if scheme in ("paper", "holdout") and scheme not in manifest.splits and self.own_split in manifest.splits:
             log.warning(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -88,7 +89,36 @@ def test_a_missing_partner_and_a_second_copy_are_named(write: Callable[..., Path
     found = dataset(root).find_cases()
     assert [case.id for case in found.cases] == ["a_t1"]
     assert found.left_out == {"b_t1": "images/b_t1.nii.gz has no label", "c": "labels/c.nii has no image"}
-    assert found.skipped == {"images/a_t1.nii.gz": "another copy of images/a_t1.nii, which is used"}
+    assert found.skipped == {"images/a_t1.nii.gz": "another file of the case that images/a_t1.nii is of, which is used"}
+
+
+def test_two_files_of_one_case_are_told(write: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    dataset(write("images/a_t1.nii", "images/a_t1.nii.gz", "labels/a_t1.nii")).manifest()
+    assert "images/a_t1.nii and images/a_t1.nii.gz are two files of one case: the first is used" in caplog.text
+
+
+def test_a_manifest_made_with_other_arguments_is_refused_unless_it_is_named(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write("images/a_t1.nii", "other/a_t1.nii", "labels/a_t1.nii", "rater2/a_t1.nii")
+    monkeypatch.chdir(root)
+    _, manifest = check_folder(dataset(root), root)
+    write_manifest(manifest, root / "manifest.json")
+    assert dataset(root).manifest().cases == manifest.cases
+    for changes in ({"images": "other"}, {"labels": "rater2"}):
+        with pytest.raises(UserError, match=r"manifest.json was made with other arguments: case a_t1 has .*/a_t1.nii"):
+            dataset(root, **changes).manifest()
+        named = dataset(root, manifest=str(root / "manifest.json"), **changes)
+        assert named.manifest().cases == manifest.cases
+
+
+def test_cases_that_an_earlier_check_left_out_are_told(write: Callable[..., Path], tmp_path: Path) -> None:
+    root = write("images/a_t1.nii", "images/b_t1.nii", "labels/a_t1.nii", "labels/b_t1.nii")
+    found = dataset(root)
+    manifest = replace(found.manifest().without({"b_t1": "label values 9"}), by_check=("b_t1",))
+    write_manifest(manifest, root / "manifest.json")
+    (line,) = dataset(root).left_aside()
+    assert line.startswith("1 case(s) are left out by the check that wrote ") and "b_t1: label values 9; " in line
 
 
 def test_a_datalist_of_monai_is_read_with_its_split(write: Callable[..., Path]) -> None:
@@ -119,6 +149,8 @@ def test_a_draw_that_passes_over_the_datalists_own_test_cases_says_so(
     (root / "list.json").write_text(json.dumps({"training": entries[:2], "test": entries[2:]}))
     (root / "plain.json").write_text(json.dumps({"training": entries}))
     dataset(root, datalist="plain.json").split()
+    with pytest.raises(UserError, match=r"no list of validation or test cases came with the files"):
+        dataset(root, datalist="plain.json").split(scheme="datalist")
     found = dataset(root, datalist="list.json")
     assert found.split(scheme="datalist").test == ("c_t1",)
     assert len(found.split(scheme="shots", shots=1).train) == 1
@@ -294,6 +326,8 @@ def test_values_of_no_class_are_named_unless_they_are_background(write: Callable
         ({"classes": {"a": [0]}}, r"values above 0"),
         ({"classes": {"a": [1], "b": [1]}}, r"each once"),
         ({"classes": {"a": ["one"]}}, r"dataset.classes="),
+        ({"classes": {"a": 1.0}}, r"dataset.classes=\{'a': \[1.0\]\}: expected"),
+        ({"classes": {"a": None}}, r"dataset.classes="),
         ({"background": [0, 1]}, r"dataset.background=\[0, 1\] shares a value"),
         ({"mirror_pairs": [["left", "wrong"]]}, r"\['left', 'wrong'\] is not a pair of names"),
         ({"mirror_pairs": [["left"]]}, r"is not a pair"),
@@ -314,6 +348,7 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path: Path, changes: dict, w
         ("list.json", '{"training": [{"image": ["a", "b"], "label": "c"}]}', r"training\[0\] has .*expected 1"),
         ("list.json", '{"training": [{"label": "c"}]}', r"training\[0\] has the image None"),
         ("list.json", '{"training": [{"image": "a.nii", "label": ["c"]}]}', r"training\[0\] has the label \['c'\]"),
+        ("list.json", '{"training": [{"image": "a"}], "valid": [{"image": "b"}]}', r"'valid' is none of training, "),
         ("list.json", '{"training": "a.nii", "test": null}', r"training is 'a.nii'; expected a list"),
         ("list.json", '{"training": [{"image": "/etc/a", "label": "c"}]}', r"lists /etc/a, which is not under"),
         ("list.json", '{"training": [{"image": "a.nii", "id": "x"}, {"image": "b.nii", "id": "x"}]}', r"have the id x"),

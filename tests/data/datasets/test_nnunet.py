@@ -105,6 +105,11 @@ def test_channels_of_one_name_are_told_apart_by_their_number(raw: Callable[..., 
         dataset(raw(channels=2, channel_names={"0": "CT", "1": "CT"}))
 
 
+def test_labels_of_one_name_are_told_apart_by_their_number(raw: Callable[..., Path]) -> None:
+    found = dataset(raw(labels={"background": 0, "CSF+": 1, "CSF-": 2}))
+    assert dict(found.task.structures) == {"csf__1": (1,), "csf__2": (2,)}
+
+
 def test_label_values_that_stand_there_as_texts_are_read_as_numbers(raw: Callable[..., Path]) -> None:
     task = dataset(raw(labels={"background": "0", "edema": "12", "all": ["12", "3"]})).task
     assert set(task.classes.values()) == {(12,), (3,)}
