@@ -32,6 +32,7 @@ from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
 from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.run import Run, load_run, segmenter
+from tcurlora_seg.inference.stored import changed_files
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.stopwatch import time_left
 
@@ -62,13 +63,14 @@ def evaluate_run(
 
     Raises:
         UserError: see `load_run`, `drawn_cases` and `segmenter`; a member of the ensemble that trained on a case;
-            see `check_output`.
+            see `check_output` and `told_of_changes`.
     """
     check_output(output)
     runs = [load_run(place, **options) for place in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
     run, network = runs[0], segmenter(runs)
     cases, trained = run.cases(split), [read_json(r.directory / "metrics.json")["trainable_parameters"] for r in runs]
     _check_unseen(runs[1:], cases if split != "train" else ())
+    told_of_changes(run.directory, run.dataset, cases, refused=output is None)
     name = ", ".join(dict.fromkeys(r.config.adapter.name for r in runs))
     name += f", {len(runs)} averaged" if runs[1:] else ""
     folder = Path(output) if output else run.directory / "evaluation" / split
@@ -93,6 +95,25 @@ def check_output(output: str | None) -> None:
     """
     if output is not None and (Path(output) / "model.safetensors").exists():
         raise UserError(f"output={output} is a run of its own: choose another folder")
+
+
+def told_of_changes(directory: Path, dataset: SegmentationDataset, cases: Sequence[str], *, refused: bool) -> None:
+    """Say that the files to be scored are not those of the run's beginning.
+
+    Args:
+        directory: of the run.
+        dataset: where the files are now.
+        cases: to be scored.
+        refused: whether their scores would take the place of the run's own.
+
+    Raises:
+        UserError: they would, and the files have changed.
+    """
+    changes = changed_files(directory, dataset, cases)
+    if changes and refused:
+        raise UserError(f"{changes}: these are other data; output=DIR keeps their scores apart")
+    if changes:
+        print(f"note: {changes}: these are scores of other data")
 
 
 def limited_by(config: DictConfig, split: str | None) -> str | None:

@@ -13,15 +13,24 @@ from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.grid import same_grid, turn_to
-from tcurlora_seg.data.task import without_ignored
+from tcurlora_seg.data.task import Task, without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
-from tcurlora_seg.evaluation.evaluate import case_rows, check_output, draw, limited_by, told, write_as_run, write_scores
+from tcurlora_seg.evaluation.evaluate import (
+    case_rows,
+    check_output,
+    draw,
+    limited_by,
+    told,
+    told_of_changes,
+    write_as_run,
+    write_scores,
+)
 from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import slices_of
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
-from tcurlora_seg.files import atomic_path
+from tcurlora_seg.files import atomic_path, read_json
 from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 
 
@@ -36,7 +45,7 @@ def score_folder(
     pictures: int = 3,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Scores of `predictions/<case>.nii.gz`, which hold the data set's own label values.
+    """Scores of `predictions/<case>.nii.gz`, with the data set's own label values, or those of `labels.json` beside.
 
     `output` looks like a run of an adapter named like the folder, so that a comparison takes it for one more method.
 
@@ -63,7 +72,9 @@ def score_folder(
     config = load_config(run / "config.yaml")
     dataset = stored_dataset(config, run / "config.yaml", root, trust)
     records, kept = [], {}
-    for id in told(drawn_cases(run, dataset, split)):
+    cases, meaning = drawn_cases(run, dataset, split), _meaning(Path(predictions) / "labels.json", dataset.task)
+    told_of_changes(run, dataset, cases, refused=False)
+    for id in told(cases):
         case = dataset.manifest().case(id)
         raw, affine = dataset.read_label(case)
         path = Path(predictions) / f"{id}.nii.gz"
@@ -71,10 +82,12 @@ def score_folder(
         if found.shape != raw.shape or not same_grid(raw.shape, affine, other, f"{path} and its reference"):
             raise UserError(f"{path} is not on the grid of its reference: {found.shape} voxels, expected {raw.shape}")
         found = whole_numbers(found, path)
-        strange = set(np.unique(found).tolist()) - set(dataset.known_labels)
+        strange = set(np.unique(found).tolist()) - (set(dataset.known_labels) if meaning is None else {0, *meaning})
         if strange:
             raise UserError(f"{path} holds {min(strange)}, which is no label value of {dataset.name}: give its own "
                             "values, not class indices")  # fmt: skip
+        if meaning is not None:
+            found = np.select([found == value for value in meaning], [raw[0] for raw in meaning.values()], 0)
         found = dataset.task.class_indices(found)
         with atomic_path(folder / "predictions" / f"{id}.nii.gz") as temporary:
             nib.save(nib.Nifti1Image(found, affine), temporary)
@@ -99,3 +112,21 @@ def score_folder(
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
+
+
+def _meaning(path: Path, task: Task) -> dict[int, tuple[int, ...]] | None:
+    """Value in a label map of `predict.py` -> label values of its class; None without its `labels.json`.
+
+    Raises:
+        UserError: it describes other classes.
+    """
+    if not path.exists():
+        return None
+    try:
+        values = read_json(path)["values"].items()
+        meaning = {int(value): tuple(entry["labels_of_the_data_set"]) for value, entry in values}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not what predict.py writes: move it away") from error
+    if {frozenset(raw) for raw in meaning.values()} != {frozenset(raw) for raw in task.classes.values()}:
+        raise UserError(f"{path} describes other classes than those of {task.name}")
+    return meaning

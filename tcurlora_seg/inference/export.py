@@ -51,11 +51,15 @@ def export_run(
     for key, value, choices in (("format", format, _ENDINGS), ("dtype", dtype, ("float32", "float16"))):
         if value not in choices:
             raise UserError(f"{key}={value}: choose from {', '.join(choices)}")
+    if not isinstance(checkpoint, str):
+        raise UserError("checkpoint=[...]: one run is exported, give its directory")
     path = Path(output)
     if path.exists():
         raise UserError(f"output={path} exists: choose another name")
     if path.suffix not in _ENDINGS[format] and format != "bundle":
         raise UserError(f"output={path}: a name that ends in {' or '.join(_ENDINGS[format])} is needed")
+    if format == "bundle" and path.suffix in (".safetensors", ".pt"):
+        raise UserError(f"output={path}: a bundle is a folder, give it a name of one")
     if dtype != "float32" and format != "state_dict":
         raise UserError(f"dtype={dtype} goes with format=state_dict only")
     run = load_run(checkpoint, device="cpu", **options)

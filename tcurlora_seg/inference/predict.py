@@ -61,6 +61,9 @@ def predict_files(
     directories = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     runs = [load_run(directory, **options) for directory in directories]
     network = segmenter(runs)
+    if strict and not network.typical:
+        raise UserError(f"strict=true: nothing is known of the training images of {directories[0]}, so that no image "
+                        "can be unlike them")  # fmt: skip
     if next(runs[0].network.parameters()).device.type == "cpu":
         keep_freed_memory()
     network.clearing.resolved(network.task)  # a mistake in it is told before the first image is computed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -10,8 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcurlora_seg.config.trust import check_trusted
 from tcurlora_seg.data.datasets.base import SegmentationDataset
+from tcurlora_seg.data.fingerprint import changed, files_of
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json
+
+CONTENTS = "data.json"
+"""File in a run directory: hashes of the data files."""
 
 
 def stored_dataset(
@@ -34,6 +38,24 @@ def stored_dataset(
     if "download" in config.dataset:
         config.dataset.download = False
     return instantiate(config.dataset)
+
+
+def changed_files(directory: Path, dataset: SegmentationDataset, ids: Iterable[str] | None = None) -> str:
+    """The words for files that hold something else than when a run began; nothing where they are as they were.
+
+    Args:
+        directory: of the run; one that has not begun, or is of a version that noted no files, has no changes.
+        dataset: where the files are.
+        ids: of the cases to look at; None for all of the run's.
+    """
+    path = directory / CONTENTS
+    noted = read_json(path) if path.exists() else {}
+    if ids is not None:
+        own = {file for id in ids for file in files_of(dataset.manifest().case(id), dataset.root)}
+        noted = {file: state for file, state in noted.items() if file in own}
+    found = changed(noted, dataset.root)
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{dataset.root / found[0]}{more} changed since {directory} began" if found else ""
 
 
 def drawn_cases(directory: Path, dataset: SegmentationDataset, split: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_scores_do_not_take_the_place_of_a_trained_run(trained: list[Path], tmp_
         with pytest.raises(UserError, match=r"other is a run of its own: choose another folder"):
             evaluate_run(checkpoint=checkpoint, device="cpu", output=str(other))
     assert before == {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+
+
+def test_other_data_do_not_take_the_place_of_a_runs_own_scores(
+    run: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(cohort, tmp_path / "data"))
+    case = json.loads((run / "split.json").read_text())["test"][0]
+    label = next(data.rglob(f"{case}/*.label.img.gz"))
+    label.write_bytes(gzip.compress(gzip.decompress(label.read_bytes()), compresslevel=9))
+    options = {"checkpoint": str(run), "device": "cpu", "root": str(data), "pictures": 0}
+    with pytest.raises(UserError, match=rf"{case}.* changed since .* began: these are other data; output=DIR keeps"):
+        evaluate_run(**options)
+    evaluate_run(**options, output=str(tmp_path / "apart"))
+    assert "these are scores of other data" in capsys.readouterr().out
 
 
 def test_a_case_that_has_left_the_data_set_is_named(run: Path, cohort: Path, tmp_path: Path) -> None:

@@ -91,6 +91,27 @@ def test_scores_of_a_part_of_the_cases_say_so(run: Path, references: Path, tmp_p
     assert summary["limited"] == "the first 2 test cases by hash (split.test)"
 
 
+def test_label_maps_of_predict_are_read_by_the_list_beside_them(run: Path, references: Path, tmp_path: Path) -> None:
+    task = stored_dataset(load_config(run / "config.yaml"), "config.yaml").task
+    values = {index: 100 - index for index in task.classes}  # as if the classes were merged ones
+    for path in references.glob("*.nii.gz"):
+        image = nib.load(path)
+        found = task.class_indices(np.asarray(image.dataobj))
+        turned = np.vectorize({0: 0, **values}.get)(found)
+        nib.save(nib.Nifti1Image(turned.astype(np.uint8), image.affine), path)
+    meaning = {str(values[i]): {"class": i, "labels_of_the_data_set": list(raw)} for i, raw in task.classes.items()}
+    (references / "labels.json").write_text(json.dumps({"task": task.name, "values": meaning}))
+    options = {"checkpoint": str(run), "predictions": str(references), "output": str(tmp_path / "scores")}
+    assert score_folder(**options)["mean_dice"] == 1.0
+    meaning.popitem()
+    (references / "labels.json").write_text(json.dumps({"values": meaning or {"1": {"labels_of_the_data_set": [5]}}}))
+    with pytest.raises(UserError, match=r"labels.json describes other classes"):
+        score_folder(**options)
+    (references / "labels.json").write_text("[]")
+    with pytest.raises(UserError, match=r"labels.json is not what predict.py writes"):
+        score_folder(**options)
+
+
 def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:
     def score(split: str = "test") -> None:
         score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"), split=split)
