@@ -22,7 +22,9 @@ _OF_TRAINING = {  # key -> its smallest value, and what is needed
     "data.num_workers": (0, "a number of processes is needed, or null"),
     "training.probe": (0, "a number of windows is needed, 0 for none"),
     "training.save_every": (1, "at least 1 epoch is needed"),
-    "training.patience": (1, "a number of epochs is needed, or null"),
+    "training.patience": (1, "a number of validations is needed, or null"),
+    "training.warmup_steps": (0, "a number of steps is needed, 0 for none"),
+    "training.average_last": (0, "a number of epochs is needed, 0 for none"),
 }
 _OF_PREPARING = {
     "simulate": (1, "a number of subjects is needed, or null"),
@@ -86,12 +88,22 @@ def check_training(config: DictConfig) -> None:
     numbers = factors.values() if isinstance(factors, DictConfig) else [] if factors is None else [None]
     if not all(isinstance(factor, int | float) and factor >= 0 for factor in numbers):
         raise UserError(f"training.lr_factors={factors}: numbers of at least 0 by glob are needed, as {{vit.**: 0.1}}")
+    weights = config.training.class_weights
+    several = isinstance(weights, ListConfig) and all(isinstance(weight, int | float) for weight in weights)
+    if weights not in (None, "auto") and not several:
+        raise UserError(f"training.class_weights={weights}: a list of numbers is needed, auto, or null for none")
+    if config.training.decay_power < 0:
+        raise UserError(f"training.decay_power={config.training.decay_power}: at least 0 is needed")
+    if config.training.loss not in ("dice_ce", "dice", "tokens"):
+        raise UserError(f"training.loss={config.training.loss}: choose dice_ce, dice or tokens")
     if not 0 <= config.training.weights_fade <= 1:
         raise UserError(f"training.weights_fade={config.training.weights_fade}: a share from 0 to 1 is needed")
     if config.training.loss == "tokens" and config.trainer.devices not in (1, "1", "auto"):
         raise UserError("training.loss=tokens leaves the decoder out, which several devices do not allow: give one")
     if config.training.on_divergence not in ("stop", "skip"):
         raise UserError(f"training.on_divergence={config.training.on_divergence}: choose stop or skip")
+    if config.resume is None:
+        _check_split(config.split)
     check_windows(**{key: config.inference[key] for key in ("overlap", "batch_size", "shift", "precision")})
     if config.sweep is None:
         raise UserError("sweep=null: a name is needed, such as sweep=mine")
@@ -109,6 +121,22 @@ def check_training(config: DictConfig) -> None:
     if config.pretrained not in (*PACKAGED, "random") and not Path(str(config.pretrained)).is_file():
         raise UserError(f"pretrained={config.pretrained} is not a file: give a path of weights, builtin, or random")
     instantiate(config.dataset).check_root()
+
+
+_OF_A_SCHEME = {"fold": ("kfold", 0), "folds": ("kfold", 5), "shots": ("shots", 5)}
+"""Keys of `split` that belong to one scheme, with their defaults."""
+
+
+def _check_split(split: DictConfig) -> None:
+    """Check that no key of `split` is without effect.
+
+    Raises:
+        UserError: one belongs to another scheme.
+    """
+    for key, (scheme, default) in _OF_A_SCHEME.items():
+        if split[key] != default and split.scheme != scheme:
+            raise UserError(f"split.{key}={split[key]} has no effect with split.scheme={split.scheme or 'null'}: it "
+                            f"belongs to split.scheme={scheme}")  # fmt: skip
 
 
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
@@ -182,7 +210,9 @@ def check_run(config: DictConfig) -> None:
             raise UserError(f"checkpoint={directory} is not a folder: give the directory of a run")
         for name in ("config.yaml", "split.json", "model.safetensors"):
             if not (directory / name).is_file():
-                raise UserError(f"checkpoint={directory} is no finished run: it has no {name}")
+                inner = next(directory.glob("**/model.safetensors"), None)
+                hint = f"; {inner.parent} is one" if inner else ""
+                raise UserError(f"checkpoint={directory} is no finished run: it has no {name}{hint}")
 
 
 def check_evaluation(config: DictConfig) -> None:

@@ -90,7 +90,7 @@ def program(
                 except KeyboardInterrupt:
                     sys.exit(130)
                 except Exception as error:
-                    _report(error, "", known_keys=lambda: flatten(_compose(config_name, [])))
+                    _report(error, "", known_keys=lambda: flatten(_compose(config_name, _groups(sys.argv[1:]))))
                 finally:
                     code = sweep.close()
                 failed = failures.read_text().splitlines() if failures.exists() else []
@@ -166,6 +166,12 @@ def help_text(config_name: str, overrides: list[str], folders: Sequence[Path] = 
     keys = OmegaConf.to_yaml(composed)
     parts.append("Keys, set with key=value:\n" + textwrap.indent(keys, "  "))
     return "\n\n".join(parts)
+
+
+def _groups(arguments: Sequence[str]) -> list[str]:
+    """Overrides among a command's arguments that choose an option of a group."""
+    choices = [override.partition("=")[::2] for override in _own_folders(arguments)[0]]
+    return [f"{group}={option}" for group, option in choices if (config_folder() / group / f"{option}.yaml").is_file()]
 
 
 def _job_name() -> str:

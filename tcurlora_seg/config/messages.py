@@ -57,7 +57,7 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
         key, equals, value = str(error.override).partition("=")
         if not equals:
             return f"'{key}' sets nothing: expected key=value; --cfg job lists the keys"
-        if value.startswith("{"):
+        if value.startswith("{") and not value.endswith("}"):
             return f"{error.override} is cut short: a shell divides at spaces, so quote the whole: '{key}={value} ...'"
         return (
             f"{error.override} cannot be read: spaces, commas, quotes, brackets, = and ~ mean something to Hydra; "

@@ -16,11 +16,11 @@ from tcurlora_seg.errors import UserError
 _MAY_CHANGE = (
     "trainer.max_steps", "trainer.accelerator", "trainer.log_every_n_steps", "data.num_workers", "data.cache",
     "data.cache_dir", "dataset.root", "dataset.manifest", "test", "outputs", "output", "resume",
-    "pretrained", "trust",
+    "pretrained", "trust", "training.on_divergence",
 )  # fmt: skip
-_PLANNED = {
-    "window": None, "trainer.max_steps": None, "training.class_weights": "auto", "dataset.preparation.spacing": None,
-    "data.batch_size": None,
+PLANNED = {
+    "window": None, "dataset.preparation.spacing": None, "trainer.max_steps": None, "data.batch_size": None,
+    "training.class_weights": "auto",
 }  # fmt: skip
 """Keys that a plan fills in, with their values before."""
 
@@ -40,6 +40,8 @@ def resumed(config: DictConfig) -> DictConfig:
         if (path.parent / ".lock").is_file():
             return config  # killed before it wrote anything
         raise UserError(f"resume={config.resume} is no run directory: it has no config.yaml")
+    if config.output and Path(str(config.output)).absolute() != path.parent.absolute():
+        raise UserError(f"output={config.output} has no effect: resume={config.resume} goes on in its own folder")
     stored = load_config(path)
     check_trusted(stored, path, given=config, trust=config.trust)
     if stored.window is None:  # from before windows were planned
@@ -48,7 +50,7 @@ def resumed(config: DictConfig) -> DictConfig:
     for key in _set_on_the_command_line(now):
         if key == "pretrained" and now[key] == "random":
             continue  # stored under outputs/bases when the run began, and named there
-        if key in _PLANNED and now[key] == _PLANNED[key]:
+        if key in PLANNED and now[key] == PLANNED[key]:
             continue  # the run has its plan
         if key.startswith("logger"):
             stored.logger = config.logger
@@ -60,6 +62,22 @@ def resumed(config: DictConfig) -> DictConfig:
                 "leave it as it was, or start a new run"
             )
     return stored
+
+
+def other_setting(directory: Path, config: DictConfig) -> str:
+    """First setting of a run that another configuration has otherwise, as key=value; nothing where it is the same run.
+
+    Args:
+        directory: of the run; one without a configuration is nobody's.
+        config: another run's.
+    """
+    path = directory / "config.yaml"
+    before, now = flatten(load_config(path)) if path.is_file() else {}, flatten(config)
+    for key, value in now.items():
+        open_ = (key in PLANNED and value == PLANNED[key]) or key.startswith("hydra.")
+        if key in before and not open_ and not _is_free(key) and before[key] != value:
+            return f"{key}={before[key]}"
+    return ""
 
 
 def _set_on_the_command_line(keys: dict[str, object]) -> list[str]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -32,6 +36,8 @@ from tcurlora_seg.training.tensorboard import Histograms, ValidationOverlays
 
 _NO_ARGUMENTS = ("average_last", "patience", "on_divergence", "probe", "save_every", "histograms")
 """Keys of `training` that do not belong to the module."""
+
+_log = logging.getLogger(__name__)
 
 
 def load_base(network: nn.Module, config: DictConfig) -> LoadReport:
@@ -93,12 +99,26 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
         augmentation=instantiate(config.data.augmentation),
         **options,
     )
-    volumes = data.volumes(config.trainer.devices if isinstance(config.trainer.devices, int) else 1)
+    volumes = data.volumes(_processes(config.trainer.devices))
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
-    text = plan_training(config, volumes.survey(), largest=largest, multiple=multiple)
+    survey = volumes.survey()
+    seen = {index for counts in survey.voxels for index, count in enumerate(counts) if count}
+    unseen = [name for name, classes in dataset.task.structures.items() if not seen & {*classes}]
+    if unseen:
+        _log.warning("no training case has a voxel of %s: it cannot be learnt", ", ".join(unseen))
+    text = plan_training(config, survey, largest=largest, multiple=multiple)
     data.crop = list(config.window)
     return data, text
+
+
+def _processes(devices: Any) -> int:
+    """Number of processes by `trainer.devices`, each of which keeps the volumes: a number, -1, a list or auto."""
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    if str(devices) in ("-1", "auto"):
+        return max(1, torch.cuda.device_count())
+    return int(devices)
 
 
 def build_trainer(
@@ -121,6 +141,8 @@ def build_trainer(
         raise UserError(f"trainer.accelerator={device}: PyTorch sees no GPU here; choose auto or cpu")
     terminal = sys.stdout.isatty()
     callbacks: list[Callback] = [RandomState(), *more, EpochBar() if terminal else EpochLine()]
+    if str(config.logger.get("_target_")).endswith("CSVLogger"):
+        _set_table_aside(directory / str(config.logger.version))
     logger = instantiate(config.logger, save_dir=str(directory)) if "_target_" in config.logger else False
     if logger:
         callbacks.append(LearningRateMonitor("step"))
@@ -132,7 +154,8 @@ def build_trainer(
     patience = config.training.patience
     if patience:
         if not checkpoints.validated:
-            raise UserError(f"training.patience={patience} needs validation cases: set split.validation")
+            overfit = ", and overfit=0, which has none" if config.overfit else ""
+            raise UserError(f"training.patience={patience} needs validation cases: set split.validation{overfit}")
         callbacks.append(Patience(patience))
     callbacks += [checkpoints, StopOnSignal(checkpoints)]
     try:
@@ -150,6 +173,12 @@ def build_trainer(
         )
     except InstantiationException as error:
         raise UserError(f"trainer: {error.__cause__ or error}") from error
+
+
+def _set_table_aside(folder: Path) -> None:
+    """Give the table of a run's earlier part another name: Lightning's logger would delete it."""
+    if folder.is_dir():
+        os.replace(folder, next(p for p in (Path(f"{folder}_{n}") for n in count(1)) if not p.exists()))
 
 
 def training_precision(config: DictConfig) -> str:

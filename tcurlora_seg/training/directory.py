@@ -69,7 +69,8 @@ def run_directory(config: DictConfig, dataset: str, *, sweep: bool) -> Path:
 
 
 def _unwritable(directory: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write into {directory}: {error.strerror}; choose another folder by output=")
+    reason = "it is a file" if directory.is_file() else error.strerror
+    return UserError(f"cannot write into {directory}: {reason}; choose another folder by output=")
 
 
 def announced_directory(config: DictConfig) -> Path:
@@ -99,6 +100,8 @@ def claimed(directory: Path) -> Iterator[None]:
     with file:
         try:
             lock(file, wait=False)
+            if os.fstat(file.fileno()).st_nlink == 0:  # removed by the process that held it until just now
+                raise BlockingIOError
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
@@ -141,10 +144,13 @@ def _version(package: str) -> str | None:
 def git_commit() -> str | None:
     """Commit of the checkout of this package, with `-dirty` where files differ; None outside a checkout."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        _git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie in somebody else's checkout
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()

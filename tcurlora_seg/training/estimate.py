@@ -176,7 +176,7 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
         shape: of a batch, (images, channels, X, Y, Z).
         device: where the steps will run.
         bf16: whether the forward pass runs in bfloat16.
-        steps: number of steps.
+        steps: number of batches.
     """
     try:
         size, operations = estimate_step(network, shape, device, bf16=bf16)
@@ -185,7 +185,7 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
     minutes = steps * operations / (0.7 * speed(device, bf16=bf16)) / 60  # the packaged network reaches 0.7 of it
     windows = "1 window" if shape[0] == 1 else f"{shape[0]} windows"
     line = f"expected: {size / 1e9:.1f} GB for a step of {windows}, "
-    line += f"roughly {max(1, round(minutes))} min for {steps} steps"
+    line += f"roughly {max(1, round(minutes))} min for {steps} of them"
     free = free_memory(device)
     if free is not None and size > free:
         line += f"; only {free / 1e9:.1f} GB are free. What helps: {_REMEDIES}"

@@ -109,9 +109,6 @@ class Divergence(Callback):
     Args:
         skip: leave such a step out and go on; otherwise stop.
 
-    Attributes:
-        skipped: number of steps left out.
-
     Raises:
         UserError: a gradient or loss was NaN or infinite; the text names step and cases. The last checkpoint stays.
     """
@@ -120,7 +117,6 @@ class Divergence(Callback):
         self._skip = skip
         self._cases: list[str] = []
         self._noted: list[tuple[torch.Tensor, str]] = []  # whether it was finite, and what to say where not
-        self.skipped = 0
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, index: int
@@ -139,7 +135,6 @@ class Divergence(Callback):
         if not self._skip:
             self._noted.append((finite, what))
         elif not finite:
-            self.skipped += 1
             print(f"skipped: {what.split(';')[0]}", flush=True)
             for parameter in module.parameters():
                 parameter.grad = None  # the optimiser passes over what has no gradient
@@ -147,7 +142,7 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        if trainer.scaler is not None:
+        if trainer.scaler is not None and not self._skip:
             self._noted.append((outputs["loss"].detach().isfinite(), self._what(trainer.global_step, "loss")))
         if logged(trainer):
             self._look()
@@ -165,12 +160,6 @@ class Divergence(Callback):
     def _what(self, step: int, quantity: str) -> str:
         return (
             f"step {step}, cases {', '.join(self._cases)}: the {quantity} is NaN or infinite; the last checkpoint is "
-            "untouched. Look at these cases, lower optimizer.lr, use trainer.precision=32-true, or "
-            "training.on_divergence=skip"
+            "untouched. Look at these cases; go on by training.on_divergence=skip, or begin anew with a lower "
+            "optimizer.lr or trainer.precision=32-true"
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped = state_dict["skipped"]

@@ -28,6 +28,8 @@ from tcurlora_seg.training.losses import WeightedDiceCE, over_labelled
 from tcurlora_seg.training.tokens import TokenSupervision
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
+_STATISTICS = (".running_mean", ".running_var")
+"""Ends of the names of what a BatchNorm keeps."""
 
 
 class SegmentationModule(lightning.LightningModule):
@@ -190,7 +192,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         adapters = [p for a in self.adapters for p in a.parameters() if p.requires_grad]
-        known, names = {id(p) for p in adapters}, [name for name, _ in self.network.named_parameters()]
+        known = {id(p) for p in adapters}
+        names = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in known]
         factors: dict[str, float] = {}  # of several globs that match one name the last counts
         for pattern, factor in self.lr_factors.items():
             globs = backbone_of(self.network).globs([pattern])
@@ -219,7 +222,7 @@ class SegmentationModule(lightning.LightningModule):
         checkpoint["state_dict"] = {
             name: tensor
             for name, tensor in checkpoint["state_dict"].items()
-            if name in trained or name.startswith("network.adapters.")
+            if name in trained or name.startswith("network.adapters.") or name.endswith(_STATISTICS)
         }
         checkpoint["base"] = self._base_hash
 

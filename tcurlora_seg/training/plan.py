@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from tcurlora_seg.config.resume import PLANNED
 from tcurlora_seg.data.cache import Survey
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
@@ -20,7 +21,6 @@ from tcurlora_seg.training.losses import balanced_weights
 
 _ALIKE = 1.3
 """Voxel sizes that differ by less along every axis are left as they are: the augmentation scales by as much."""
-_OPEN = ("window", "dataset.preparation.spacing", "trainer.max_steps", "data.batch_size", "training.class_weights")
 _STEPS, _MOST_STEPS, _ROUND = 2000, 4000, 25
 _STEPS_A_CASE = 1500
 """Of a single case as many teach as much as 4,000 do (docs/results.md)."""
@@ -110,13 +110,13 @@ def plan_training(config: DictConfig, survey: Survey, *, largest: Sequence[int],
     return (
         f"plan: a window of {_by(config.window)} for training volumes of up to {_by(sides)} in {grid}; "
         f"{config.trainer.max_steps} steps; class weights {shown}\n"
-        f"      ({', '.join(_OPEN[:-1])} and {_OPEN[-1]} change it)"
+        f"      ({', '.join([*PLANNED][:-1])} and {[*PLANNED][-1]} change it)"
     )
 
 
 def open_keys(config: DictConfig) -> list[str]:
     """Dotted keys that a plan fills in; of a run that goes on none, since its configuration holds the values."""
-    return [key for key in _OPEN if OmegaConf.select(config, key) in (None, "auto")]
+    return [key for key, value in PLANNED.items() if OmegaConf.select(config, key) == value]
 
 
 def _by(sides: Sequence[float]) -> str:

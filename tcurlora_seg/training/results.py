@@ -12,6 +12,7 @@ from torch import nn
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.spacing import TrainingSpacing
 from tcurlora_seg.data.typical import Ranges
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.models.pretrained import LoadReport
 from tcurlora_seg.models.trainable import trainable_parameters
 from tcurlora_seg.training.callbacks import AverageLast, Checkpoints, Meter
@@ -48,7 +49,10 @@ def keep_weights(module: SegmentationModule, watchers: Watchers) -> None:
         return
     best = watchers.checkpoints.folder / "best.ckpt"
     if best.exists():
-        state = torch.load(best, weights_only=True, map_location=module.device)["state_dict"]
+        try:
+            state = torch.load(best, weights_only=True, map_location=module.device)["state_dict"]
+        except Exception as error:  # torch.load raises what unpickling any bytes may raise
+            raise UserError(f"{best} is damaged: remove it, and resume takes the last epoch instead") from error
         module.load_state_dict(state, strict=False)
 
 

@@ -47,6 +47,7 @@ from tcurlora_seg.training.start import (
     is_finished,
     note_start,
     readable_checkpoint,
+    set_aside,
 )
 from tcurlora_seg.training.tensorboard import log_evaluation, log_hyperparameters
 
@@ -65,7 +66,9 @@ def train(config: DictConfig) -> float | None:
     _prepare_as(backbone_of_target(config.model["_target_"]).preparation(config.pretrained), config)
     dataset = instantiate(config.dataset)
     if not is_first():
-        _run(config, dataset, announced_directory(config))
+        directory = announced_directory(config)
+        if not is_finished(directory, config.trainer.max_steps):  # which the first one finds, too, and ends
+            _run(config, dataset, directory)
         return None
     directory = choose_directory(config, dataset.name)
     with claimed(directory):
@@ -116,6 +119,7 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         size = fitting_batch(network, window, device, bf16=bf16, processes=trainer.world_size)
         data.batch_size = config.data.batch_size = size
     if is_first():
+        set_aside(directory)
         going_on = [describe_resumption(checkpoint, directory, config.trainer.max_steps)] if checkpoint else []
         note_start(directory, config, dataset, split, str(device), planned)
         if left_out:
@@ -123,8 +127,12 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         print(f"{plan}\nbase: {base}")
         print(_describe(config, dataset, split, parameter_counts(network)))
         print("\n".join([f"run directory {directory}", *going_on]), flush=True)
+        every = config.data.steps_per_epoch * (config.trainer.check_val_every_n_epoch or 1)
+        if split.val and config.trainer.max_steps % every:
+            print(f"the last {config.trainer.max_steps % every} steps are not validated: that comes every {every}")
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
         steps = config.trainer.max_steps - (checkpoint.step if checkpoint else 0)
+        steps *= config.trainer.accumulate_grad_batches
         if steps > 0 and config.training.loss != "tokens":  # which leaves out the decoder
             print(describe_step(network, shape, device, bf16=bf16, steps=steps), flush=True)
     if device.type == "cpu":
@@ -144,6 +152,8 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
         metrics["file_bytes"] = model_file.stat().st_size
     rows = None
     cases = split.sides[config.test] if config.test else ()
+    if config.test and not cases and is_first():
+        print(f"no case to score: test={config.test} has none here")
     if cases:
         folder = directory / "evaluation" / config.test
         with merged(network.to(device)):

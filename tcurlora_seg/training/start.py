@@ -13,15 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tcurlora_seg.config.resume import other_setting
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.fingerprint import changed, contents
+from tcurlora_seg.data.fingerprint import contents
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import read_json, write_json, write_text
+from tcurlora_seg.inference.stored import CONTENTS, changed_files
 from tcurlora_seg.training.directory import ANNOUNCED, environment, run_directory
 
-_CONTENTS = "data.json"  # in the run directory: hashes of the data files
 _KEYS = {"state_dict", "optimizer_states", "global_step", "epoch"}  # of a checkpoint
 
 
@@ -29,12 +30,16 @@ def choose_directory(config: DictConfig, dataset: str) -> Path:
     """Run directory, new or to go on with.
 
     Raises:
-        UserError: a folder that holds something else.
+        UserError: a folder that holds something else, or another job's run.
     """
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     directory = Path(config.resume) if config.resume else run_directory(config, dataset, sweep=multirun)
     if not (config.resume or multirun) and directory.is_dir() and any(directory.iterdir()):
         raise UserError(f"output={directory} is not empty: choose another folder, or resume={directory} to go on")
+    other = other_setting(directory, config) if multirun and config.output else ""
+    if other:
+        raise UserError(f"output={directory} holds the run with {other}: a job of a sweep needs a folder of its own; "
+                        "leave output out, and sweep=NAME names them")  # fmt: skip
     os.environ[ANNOUNCED] = str(directory)  # for the processes of the other devices
     return directory
 
@@ -65,9 +70,15 @@ def draw_cases(dataset: SegmentationDataset, split: DictConfig, *, overfit: int,
         directory: of the run.
 
     Raises:
-        UserError: the cohort has changed, so that a case trained on might be scored.
+        UserError: the cohort has changed, so that a case trained on might be scored; fewer cases than `overfit`.
     """
-    drawn = dataset.split(**{str(key): value for key, value in split.items()})
+    cases = dataset.manifest().cases
+    if overfit and len(cases) == 1:  # nothing to draw
+        drawn = Split(train=(cases[0].id,), val=(), test=())
+    else:
+        drawn = dataset.split(**{str(key): value for key, value in split.items()})
+    if overfit > len(drawn.train):
+        raise UserError(f"overfit={overfit}: there are no more than {len(drawn.train)} training case(s)")
     if overfit:
         learned = drawn.train[:overfit]
         drawn = Split(train=learned, val=(), test=learned)
@@ -106,16 +117,29 @@ def note_start(
     write_text(directory / "config.yaml", OmegaConf.to_yaml(stored, resolve=True))
     write_json(directory / "split.json", _listed(split))
     write_json(directory / "environment.json", environment(device))
-    if not (directory / _CONTENTS).exists():
+    if not (directory / CONTENTS).exists():
         values = OmegaConf.create({key: OmegaConf.select(config, key) for key in planned})
         write_json(directory / "plan.json", OmegaConf.to_container(values))
         ids = [id for side in split.sides.values() for id in side]
-        write_json(directory / _CONTENTS, contents(map(dataset.manifest().case, ids), dataset.root))
-    unlisted = dataset.unlisted()
-    if unlisted:
-        shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
-        print(f"{len(unlisted)} case(s) in {dataset.root} are not in the manifest and take no part: {shown}; "
-              "scripts/prepare_data.py adds them")  # fmt: skip
+        write_json(directory / CONTENTS, contents(map(dataset.manifest().case, ids), dataset.root))
+    for line in dataset.left_aside():
+        print(line)
+
+
+def set_aside(directory: Path) -> None:
+    """Move what a finished run left into `until_step_N`, before it goes on: those are not the longer run's results.
+
+    Args:
+        directory: of the run; one that has not ended is left as it is.
+    """
+    if not (directory / "metrics.json").exists():
+        return
+    place = directory / f"until_step_{read_json(directory / 'metrics.json')['steps']}"
+    place.mkdir(exist_ok=True)
+    for name in ("metrics.json", "model.safetensors", "evaluation"):  # without the first a run is not finished
+        if (directory / name).exists() and not (place / name).exists():
+            os.replace(directory / name, place / name)
+    print(f"its results so far are in {place}")
 
 
 def check_data(directory: Path, dataset: SegmentationDataset) -> None:
@@ -128,14 +152,9 @@ def check_data(directory: Path, dataset: SegmentationDataset) -> None:
     Raises:
         UserError: one does not: the run's weights and scores belong to other data.
     """
-    path = directory / _CONTENTS
-    found = changed(read_json(path), dataset.root) if path.exists() else []
-    if found:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise UserError(
-            f"{dataset.root / found[0]}{more} changed since {directory} began: put back what it was, or start a new "
-            "run (in a sweep by sweep=NAME)"
-        )
+    changes = changed_files(directory, dataset)
+    if changes:
+        raise UserError(f"{changes}: put back what it was, or start a new run (in a sweep by sweep=NAME)")
 
 
 class Checkpoint(NamedTuple):
@@ -169,6 +188,7 @@ def readable_checkpoint(folder: Path) -> Checkpoint | None:
         except Exception as error:  # torch.load raises what unpickling any bytes may raise
             reason = str(error).split("\n")[0] or type(error).__name__
             warnings.warn(f"{path} is damaged ({reason}): it is passed over", stacklevel=2)
+            os.replace(path, path.with_suffix(".damaged"))  # so that it never takes the place of a whole one
     if found:
         raise UserError(f"no checkpoint in {folder} can be read: start anew with another output")
     return None

@@ -40,7 +40,8 @@ class TokenSupervision(nn.Module):
         super().__init__()
         backbone = backbone_of(network)
         if backbone.transformer is None:
-            raise UserError(f"training.token_loss: {type(network).__name__} has no transformer of one patch size")
+            what = f"{type(network).__name__} has no transformer of one patch size"
+            raise UserError(f"training.loss=tokens and training.token_loss: {what}")
         transformer: Any = network.get_submodule(backbone.transformer)
         blocks: list[nn.Module] = list(transformer.blocks)
         self.patch, self.cell, self.classes = backbone.multiple, cell, classes

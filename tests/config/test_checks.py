@@ -31,7 +31,15 @@ from programs import TINY, run_script
         ("inference.overlap=null", "inference.overlap=null is not what was expected: a number"),
         ("training.weights_fade=null", "training.weights_fade=null is not what was expected: a number"),
         ("inference.mirror=null", "inference.mirror=null is not what was expected: true or false"),
-        ("training.patience=x", "training.patience='x': a number of epochs is needed, or null"),
+        ("training.patience=x", "training.patience='x': a number of validations is needed, or null"),
+        ("training.warmup_steps=-1", "training.warmup_steps=-1: a number of steps is needed"),
+        ("training.average_last=-1", "training.average_last=-1: a number of epochs is needed"),
+        ("training.class_weights=none", "training.class_weights=none: a list of numbers is needed, auto, or null"),
+        ("training.class_weights=[1,a]", "training.class_weights=[1, 'a']: a list of numbers is needed"),
+        ("training.decay_power=-1", "training.decay_power=-1: at least 0 is needed"),
+        ("training.loss=focal", "training.loss=focal: choose dice_ce, dice or tokens"),
+        ("split.fold=1", "split.fold=1 has no effect with split.scheme=null: it belongs to split.scheme=kfold"),
+        ("split.shots=2", "split.shots=2 has no effect with split.scheme=null: it belongs to split.scheme=shots"),
     ],
 )
 def test_one_line_of_ours(

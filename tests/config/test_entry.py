@@ -102,3 +102,8 @@ def test_what_hydra_cannot_read_is_told_with_the_way_to_write_it(argument, words
     assert run_script("train", argument, monkeypatch=monkeypatch) == 1
     told = capsys.readouterr().err
     assert words in told and len(told.splitlines()) == 1
+
+
+def test_suggestions_are_of_the_chosen_group(monkeypatch, capsys):
+    assert run_script("train", "dataset=folder", "dataset.clases={a: [1]}", monkeypatch=monkeypatch) == 1
+    assert "there is no key 'dataset.clases'; did you mean 'dataset.classes'?" in capsys.readouterr().err

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from programs import TINY, run_script
 from safetensors.torch import load_file
 
+from tcurlora_seg.compare.collect import find_runs
+from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.simulate import simulate
+from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.run import load_run
 from tcurlora_seg.training.directory import run_directory
+from tcurlora_seg.training.start import draw_cases
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +308,39 @@ def test_a_longer_run_says_that_its_schedule_changes(
     assert "goes on after step 2 of 4, in epoch 3; trainer.max_steps was 2: from here" in capsys.readouterr().out
 
 
+def test_a_finished_run_that_goes_on_is_finished_no_more_until_it_ends(
+    run: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = Path(shutil.copytree(run, tmp_path / "run"))
+    before = {name: (longer / name).read_bytes() for name in ("metrics.json", "model.safetensors")}
+    with patch.context() as patched:
+        patched.setattr("tcurlora_seg.training.run._fit", lambda *_: sys.exit(1))
+        assert run_script("train", f"resume={longer}", "trainer.max_steps=5", monkeypatch=patched) == 1
+    aside = longer / "until_step_4"
+    assert f"its results so far are in {aside}" in capsys.readouterr().out
+    assert {name: (aside / name).read_bytes() for name in before} == before
+    assert (aside / "evaluation" / "test" / "cases.csv").is_file() and not (longer / "evaluation").exists()
+    with pytest.raises(UserError, match=r"is not finished: it has no metrics.json"):
+        find_runs(str(longer), "test")
+    assert run_script("predict", f"checkpoint={longer}", f"input={run}", "output=x", monkeypatch=patch) == 1
+    assert f"checkpoint={longer} is no finished run: it has no model.safetensors; {aside}" in capsys.readouterr().err
+
+
+def test_a_job_of_a_sweep_does_not_take_another_ones_folder(
+    run: Path, root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (f"dataset.root={root}", *TINY, "adapter.rank=2", "split.validation=1", f"output={run}")
+    assert run_script("train", "-m", *arguments, f"outputs={tmp_path}", "seed=7", monkeypatch=patch) == 1
+    assert f"output={run} holds the run with seed=0: a job of a sweep needs a folder" in capsys.readouterr().err
+
+
+def test_a_resumed_run_goes_on_in_its_own_folder(
+    run: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script("train", f"resume={run}", "output=elsewhere", monkeypatch=patch) == 1
+    assert f"output=elsewhere has no effect: resume={run} goes on in its own folder" in capsys.readouterr().err
+
+
 def test_rules_for_pieces_that_cannot_be_are_told_before_the_training(
     root: Path, tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,3 +364,27 @@ def test_overfitting_trains_and_tests_on_the_same_single_case(root: Path, tmp_pa
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert code == 0 and len(split["train"]) == 1 and split["test"] == split["train"] and split["val"] == []
     assert "GB for a step" in capsys.readouterr().out
+
+
+def test_overfitting_works_with_a_cohort_of_one_case_and_wants_no_more_than_there_are(root: Path) -> None:
+    dataset = instantiate(load_config("configs/dataset/lpba40.yaml"), root=str(root))
+    with pytest.raises(UserError, match=r"overfit=20: there are no more than 5 training case"):
+        draw_cases(dataset, OmegaConf.create({}), overfit=20, directory=root)
+    dataset.adopt(replace(dataset.manifest(), cases=dataset.manifest().cases[:1]))
+    drawn = draw_cases(dataset, OmegaConf.create({}), overfit=1, directory=root)
+    assert drawn.train == drawn.test == ("S01",)
+
+
+def test_data_without_a_voxel_of_a_class_and_without_a_case_to_score_say_so(
+    tmp_path: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    g = np.random.default_rng(0)
+    volumes = {"images": lambda: g.normal(100, 10, (20, 20, 20)), "labels": lambda: np.eye(20)[..., None].repeat(20, 2)}
+    for folder, volume in volumes.items():
+        (tmp_path / folder).mkdir()
+        for id in "ab":
+            nib.save(nib.Nifti1Image(volume().astype(np.float32), np.eye(4)), tmp_path / folder / f"{id}.nii.gz")
+    arguments = ("dataset=folder", f"dataset.root={tmp_path}", "dataset.classes={a: [1], b: [2]}", "test=val", *TINY)
+    assert run_script("train", *arguments, f"output={tmp_path / 'run'}", monkeypatch=patch) == 0
+    assert "no training case has a voxel of b: it cannot be learnt" in caplog.text
+    assert "no case to score: test=val has none here" in capsys.readouterr().out
