@@ -168,7 +168,9 @@ def remedies() -> Iterator[None]:
         raise UserError(f"not enough memory for this step; what helps: {_REMEDIES}") from error
 
 
-def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool, steps: int) -> str:
+def describe_step(
+    network: nn.Module, shape: Sequence[int], device: torch.device, *, bf16: bool, steps: int, batches: int = 1
+) -> str:
     """Line on the expected memory and time, with the remedies where memory will not suffice.
 
     Args:
@@ -176,16 +178,18 @@ def describe_step(network: nn.Module, shape: Sequence[int], device: torch.device
         shape: of a batch, (images, channels, X, Y, Z).
         device: where the steps will run.
         bf16: whether the forward pass runs in bfloat16.
-        steps: number of batches.
+        steps: number of steps.
+        batches: of a step, whose gradients are accumulated.
     """
     try:
         size, operations = estimate_step(network, shape, device, bf16=bf16)
     except Exception as error:  # a network of one's own may compute what shapes alone do not decide
         return f"expected: no estimate of memory and time for this network ({type(error).__name__})"
-    minutes = steps * operations / (0.7 * speed(device, bf16=bf16)) / 60  # the packaged network reaches 0.7 of it
+    rate = 0.7 * speed(device, bf16=bf16)  # of which the packaged network reaches so much
+    minutes = steps * batches * operations / rate / 60
     windows = "1 window" if shape[0] == 1 else f"{shape[0]} windows"
     line = f"expected: {size / 1e9:.1f} GB for a step of {windows}, "
-    line += f"roughly {max(1, round(minutes))} min for {steps} of them"
+    line += f"roughly {max(1, round(minutes))} min for {steps} steps"
     free = free_memory(device)
     if free is not None and size > free:
         line += f"; only {free / 1e9:.1f} GB are free. What helps: {_REMEDIES}"

@@ -132,9 +132,9 @@ def _run(config: DictConfig, dataset: SegmentationDataset, directory: Path) -> N
             print(f"the last {config.trainer.max_steps % every} steps are not validated: that comes every {every}")
         shape = (config.data.batch_size, len(dataset.modalities), *config.window)
         steps = config.trainer.max_steps - (checkpoint.step if checkpoint else 0)
-        steps *= config.trainer.accumulate_grad_batches
         if steps > 0 and config.training.loss != "tokens":  # which leaves out the decoder
-            print(describe_step(network, shape, device, bf16=bf16, steps=steps), flush=True)
+            batches = config.trainer.accumulate_grad_batches
+            print(describe_step(network, shape, device, bf16=bf16, steps=steps, batches=batches), flush=True)
     if device.type == "cpu":
         keep_freed_memory()
     module = build_module(config, dataset, network)

@@ -184,11 +184,12 @@ def readable_checkpoint(folder: Path) -> Checkpoint | None:
             if not isinstance(state, dict) or not state.keys() >= _KEYS:
                 raise ValueError("it is no checkpoint of a run")
             epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            if path != found[0]:  # so that a damaged one never takes the place of this
+                os.replace(found[0], found[0].with_suffix(".damaged"))
             return Checkpoint(str(path), state["global_step"], epochs)
         except Exception as error:  # torch.load raises what unpickling any bytes may raise
             reason = str(error).split("\n")[0] or type(error).__name__
             warnings.warn(f"{path} is damaged ({reason}): it is passed over", stacklevel=2)
-            os.replace(path, path.with_suffix(".damaged"))  # so that it never takes the place of a whole one
     if found:
         raise UserError(f"no checkpoint in {folder} can be read: start anew with another output")
     return None
