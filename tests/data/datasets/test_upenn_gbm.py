@@ -112,9 +112,13 @@ def test_a_label_without_images_is_named(tmp_path: Path, write: Callable[..., No
 def test_a_manifest_of_other_labels_is_refused(tmp_path: Path, write: Callable[..., None]) -> None:
     write(tmp_path, id(1), ("expert", "automated"))
     write_manifest(dataset(tmp_path, labels="automated").manifest(), tmp_path / "manifest.json")
-    dataset(tmp_path, labels="expert_then_automated").manifest()
+    for labels in ("expert", "expert_then_automated"):
+        with pytest.raises(UserError, match=r"was made with other arguments: case .* has automated_segm/"):
+            dataset(tmp_path, labels=labels).manifest()
+    named = {"manifest": str(tmp_path / "manifest.json")}
+    dataset(tmp_path, labels="expert_then_automated", **named).manifest()
     with pytest.raises(UserError, match=r"labels=expert, but the manifest lists automated_segm/.*prepare_data.py"):
-        dataset(tmp_path).manifest()
+        dataset(tmp_path, **named).manifest()
 
 
 def test_all_scans_of_a_patient_are_on_one_side_of_a_ten_percent_split(
