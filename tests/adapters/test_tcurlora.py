@@ -251,7 +251,7 @@ def test_a_complex_core_for_every_frequency_reaches_the_same_updates_and_no_othe
         ({"rank": None}, "rank=None and energy=None: give one"),
         ({"energy": 0.5, "rank": 8}, "rank=8 and energy=0.5: give one"),
         ({"energy": 1.5, "rank": None}, "energy=1.5 must be above 0"),
-        ({"row_selection": "best"}, "selection=best: choose from"),
+        ({"row_selection": "best"}, r"selection=.best. is not what was expected: Literal"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(options, words, tiny):
