@@ -221,7 +221,7 @@ ARGUMENTS = [
     _argument("split.validation=9", r"split\.validation=9"),
     _argument("training.patience=3", r"training\.patience=3 needs.*split\.validation"),
     _argument("dataset.task=brain", r"dataset\.task=brain.*hippocampus"),
-    _argument("training.loss=l2", r"training\.loss=l2: choose dice_ce"),
+    _argument("training.loss=l2", r"training\.loss='l2'.*dice_ce"),
     _argument("resume=/nowhere", r"resume=/nowhere is no run directory"),
     _argument("trainer.precision=bf16-true", r"precision=bf16-true would round the frozen base.*bf16-mixed"),
     _argument("dataset.root=a;b", r"dataset\.root=a;b cannot be read: .*two kinds of quotes"),

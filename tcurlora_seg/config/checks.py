@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tcurlora_seg.adapters.stacks import check_rank
 from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.config.resume import resumed
+from tcurlora_seg.config.schema import check_value, constructor
 from tcurlora_seg.config.target import backbone_of_target
 from tcurlora_seg.errors import UserError
 
@@ -88,14 +89,14 @@ def check_training(config: DictConfig) -> None:
     numbers = factors.values() if isinstance(factors, DictConfig) else [] if factors is None else [None]
     if not all(isinstance(factor, int | float) and factor >= 0 for factor in numbers):
         raise UserError(f"training.lr_factors={factors}: numbers of at least 0 by glob are needed, as {{vit.**: 0.1}}")
-    weights = config.training.class_weights
-    several = isinstance(weights, ListConfig) and all(isinstance(weight, int | float) for weight in weights)
-    if weights not in (None, "auto") and not several:
-        raise UserError(f"training.class_weights={weights}: a list of numbers is needed, auto, or null for none")
+    taken = constructor("tcurlora_seg.training.module.SegmentationModule")
+    for key in taken.keys() & config.training.keys():
+        value = config.training[key]
+        plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+        if (key, plain) != ("class_weights", "auto"):  # which the plan fills in
+            check_value(f"training.{key}", plain, taken[key])
     if config.training.decay_power < 0:
         raise UserError(f"training.decay_power={config.training.decay_power}: at least 0 is needed")
-    if config.training.loss not in ("dice_ce", "dice", "tokens"):
-        raise UserError(f"training.loss={config.training.loss}: choose dice_ce, dice or tokens")
     if not 0 <= config.training.weights_fade <= 1:
         raise UserError(f"training.weights_fade={config.training.weights_fade}: a share from 0 to 1 is needed")
     if config.training.loss == "tokens" and config.trainer.devices not in (1, "1", "auto"):

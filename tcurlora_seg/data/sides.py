@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 _OTHER = {"left": "right", "l": "r", "lh": "rh"}
+_LEFT_WORDS = frozenset(_OTHER)
 _OTHER |= {right: left for left, right in _OTHER.items()}
 _CERTAIN = {"left", "right", "lh", "rh"}  # an l alone may be lumbar
 _BETWEEN = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
@@ -52,7 +53,7 @@ def find_sides(
 
 def is_left(name: str) -> bool:
     """Whether a class is of the left side by its name."""
-    return bool({"left", "l", "lh"} & {word.lower() for word in _BETWEEN.split(name)})
+    return bool(_LEFT_WORDS & {word.lower() for word in _BETWEEN.split(name)})
 
 
 def _mirrored(value: int) -> int | None:

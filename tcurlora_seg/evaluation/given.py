@@ -13,7 +13,7 @@ from nibabel.affines import voxel_sizes
 
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.data.grid import same_grid, turn_to
-from tcurlora_seg.data.task import Task, without_ignored
+from tcurlora_seg.data.task import without_ignored
 from tcurlora_seg.data.volume import read_volume, whole_numbers
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.evaluation.evaluate import (
@@ -30,7 +30,8 @@ from tcurlora_seg.evaluation.metrics import score_structures
 from tcurlora_seg.evaluation.overlay import slices_of
 from tcurlora_seg.evaluation.report import print_summary
 from tcurlora_seg.evaluation.statistics import COLUMNS
-from tcurlora_seg.files import atomic_path, read_json
+from tcurlora_seg.files import atomic_path
+from tcurlora_seg.inference.segmenter import read_labels
 from tcurlora_seg.inference.stored import drawn_cases, stored_dataset
 
 
@@ -72,7 +73,7 @@ def score_folder(
     config = load_config(run / "config.yaml")
     dataset = stored_dataset(config, run / "config.yaml", root, trust)
     records, kept = [], {}
-    cases, meaning = drawn_cases(run, dataset, split), _meaning(Path(predictions) / "labels.json", dataset.task)
+    cases, meaning = drawn_cases(run, dataset, split), read_labels(Path(predictions) / "labels.json", dataset.task)
     told_of_changes(run, dataset, cases, refused=False)
     for id in told(cases):
         case = dataset.manifest().case(id)
@@ -112,21 +113,3 @@ def score_folder(
     print_summary(rows, summary)
     print(f"written to {output}")
     return summary
-
-
-def _meaning(path: Path, task: Task) -> dict[int, tuple[int, ...]] | None:
-    """Value in a label map of `predict.py` -> label values of its class; None without its `labels.json`.
-
-    Raises:
-        UserError: it describes other classes.
-    """
-    if not path.exists():
-        return None
-    try:
-        values = read_json(path)["values"].items()
-        meaning = {int(value): tuple(entry["labels_of_the_data_set"]) for value, entry in values}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not what predict.py writes: move it away") from error
-    if {frozenset(raw) for raw in meaning.values()} != {frozenset(raw) for raw in task.classes.values()}:
-        raise UserError(f"{path} describes other classes than those of {task.name}")
-    return meaning

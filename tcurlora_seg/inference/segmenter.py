@@ -20,6 +20,7 @@ from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.typical import Facts, Ranges, image_facts, result_facts, unusual
 from tcurlora_seg.data.volume import open_volume, series_of
 from tcurlora_seg.errors import UserError
+from tcurlora_seg.files import read_json
 from tcurlora_seg.inference.native import native_probabilities, segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.windows import Predictor
@@ -194,6 +195,28 @@ def describe_labels(task: Task) -> dict[str, Any]:
         "values": meanings,
         "structures": {name: [values[c] for c in classes] for name, classes in task.structures.items()},
     }
+
+
+def read_labels(path: Path, task: Task) -> dict[int, tuple[int, ...]] | None:
+    """The reverse of `describe_labels`: value in a label map -> label values of its class; None where there is no file.
+
+    Args:
+        path: of a `labels.json`.
+        task: whose classes it must describe.
+
+    Raises:
+        UserError: it describes other classes.
+    """
+    if not path.exists():
+        return None
+    try:
+        values = read_json(path)["values"].items()
+        meaning = {int(value): tuple(entry["labels_of_the_data_set"]) for value, entry in values}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not what predict.py writes: move it away") from error
+    if {frozenset(raw) for raw in meaning.values()} != {frozenset(raw) for raw in task.classes.values()}:
+        raise UserError(f"{path} describes other classes than those of {task.name}")
+    return meaning
 
 
 def image_like(image: SpatialImage, data: NDArray, affine: NDArray, *, intent: str = "none") -> SpatialImage:

@@ -77,7 +77,7 @@ def load_pretrained(
     if hasattr(model, "adapters"):
         raise UserError("the network has adapters already: load its weights first, then adapt it")
     path = packaged(source)
-    wanted, backbone = {**dict(model.named_parameters()), **running_statistics(model)}, backbone_of(model)
+    wanted, backbone = _weights(model), backbone_of(model)
     tensors = backbone.converted(read_tensors(path, wanted, backbone.is_stale), model)
     optional, aside = {*backbone.head}, {name for name in tensors if backbone.is_stale(name)}
     if missing is None and not expand(backbone.globs(["decoder"]), wanted) & set(tensors):  # an encoder alone
@@ -154,7 +154,7 @@ def base_hash(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
 
 def describe_base(model: nn.Module) -> LoadReport:
     """Load report of a network whose weights were loaded elsewhere: its present weights are the base."""
-    tensors = {**dict(model.named_parameters()), **running_statistics(model)}
+    tensors = _weights(model)
     return LoadReport("the network's own weights", base_hash(tensors, backbone_of(model)), loaded=tuple(tensors))
 
 
@@ -168,6 +168,11 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that make a base: parameters, and running statistics."""
+    return {**dict(model.named_parameters()), **running_statistics(model)}
+
+
 def save_base(model: nn.Module, folder: str | Path) -> Path:
     """Write a network's weights without its output layer to `<folder>/<hash>.safetensors`, for `load_pretrained`.
 
@@ -177,7 +182,7 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
     backbone = backbone_of(model)
     kept = {
         name: parameter.detach().cpu().contiguous()
-        for name, parameter in {**dict(model.named_parameters()), **running_statistics(model)}.items()
+        for name, parameter in _weights(model).items()
         if name not in backbone.head and not backbone.is_unused(name)
     }
     path = Path(folder) / f"{base_hash(kept, backbone)}.safetensors"

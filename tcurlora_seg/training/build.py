@@ -6,10 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -99,7 +97,8 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
         augmentation=instantiate(config.data.augmentation),
         **options,
     )
-    volumes = data.volumes(_processes(config.trainer.devices))
+    devices = config.trainer.devices
+    volumes = data.volumes(max(1, torch.cuda.device_count()) if devices == -1 else devices)  # each keeps its own
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
     survey = volumes.survey()
@@ -110,15 +109,6 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     text = plan_training(config, survey, largest=largest, multiple=multiple)
     data.crop = list(config.window)
     return data, text
-
-
-def _processes(devices: Any) -> int:
-    """Number of processes by `trainer.devices`, each of which keeps the volumes: a number, -1, a list or auto."""
-    if isinstance(devices, Sequence) and not isinstance(devices, str):
-        return len(devices)
-    if str(devices) in ("-1", "auto"):
-        return max(1, torch.cuda.device_count())
-    return int(devices)
 
 
 def build_trainer(

@@ -22,14 +22,12 @@ from tcurlora_seg.evaluation.metrics import dice
 from tcurlora_seg.evaluation.processes import gather
 from tcurlora_seg.inference.windows import Predictor, labels
 from tcurlora_seg.models.backbone import backbone_of
-from tcurlora_seg.models.pretrained import LoadReport
+from tcurlora_seg.models.pretrained import LoadReport, running_statistics
 from tcurlora_seg.models.trainable import expand
 from tcurlora_seg.training.losses import WeightedDiceCE, over_labelled
 from tcurlora_seg.training.tokens import TokenSupervision
 
 _LOSSES = {"dice_ce": DiceCELoss, "dice": DiceLoss}
-_STATISTICS = (".running_mean", ".running_var")
-"""Ends of the names of what a BatchNorm keeps."""
 
 
 class SegmentationModule(lightning.LightningModule):
@@ -219,10 +217,11 @@ class SegmentationModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reduce the checkpoint to trained tensors and adapters with their buffers; the base has its own file."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        trained |= {f"network.{name}" for name in running_statistics(self.network)}
         checkpoint["state_dict"] = {
             name: tensor
             for name, tensor in checkpoint["state_dict"].items()
-            if name in trained or name.startswith("network.adapters.") or name.endswith(_STATISTICS)
+            if name in trained or name.startswith("network.adapters.")
         }
         checkpoint["base"] = self._base_hash
 

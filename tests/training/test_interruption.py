@@ -92,6 +92,7 @@ def test_the_checkpoint_before_is_used_where_the_last_is_damaged(
         last.write_bytes(last.read_bytes()[:20_000])
         with pytest.warns(UserWarning, match=r"last\.ckpt is damaged"):
             assert resume(tmp_path / "cut", monkeypatch) == 0
+        assert last.with_suffix(".damaged").is_file()
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 

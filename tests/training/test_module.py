@@ -197,3 +197,13 @@ def test_adapters_act_after_every_optimisers_step_at_its_rate_and_with_its_gradi
     assert [call[:3] for call in calls] == [(2, 1, 100), (2, 2, 100)]
     assert [call[3] for call in calls] == pytest.approx([1.5, 1.5 * 0.99])
     assert all((call[4] > 1).all() for call in calls), "the penalty's gradient is there"
+
+
+def test_a_checkpoint_keeps_running_statistics_though_nothing_of_them_trains(
+    batch_normalised: Callable[[], nn.Module],
+) -> None:
+    network = tcurlora_seg.adapt(batch_normalised(), "lora", rank=2, trainable=[])
+    checkpoint = {"state_dict": module(network).state_dict()}
+    module(network).on_save_checkpoint(checkpoint)
+    kept = checkpoint["state_dict"]
+    assert "network.encoder1.layer.norm1.running_var" in kept and "network.encoder1.layer.conv1.conv.weight" not in kept

@@ -58,3 +58,7 @@ def test_other_loggers_of_lightning_get_the_same_figures(root: Path, tmp_path: P
         assert run_script("train", *TINY, *arguments, monkeypatch=patch) == 0
     (path,) = (tmp_path / "run").rglob("metrics.csv")
     assert {"dice/test", "train/loss_epoch", "run/step_seconds"} <= set(path.read_text().splitlines()[0].split(","))
+    before = path.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_script("train", f"resume={tmp_path / 'run'}", "trainer.max_steps=3", monkeypatch=patch) == 0
+    assert (tmp_path / "run" / "csv_1" / "metrics.csv").read_text() == before and path.read_text() != before

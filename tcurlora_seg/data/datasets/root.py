@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,8 +124,10 @@ class DataRoot(ABC):
         Raises:
             UserError: it was made with other arguments.
         """
-        there = {case.id: case for case in self._on_disk()}
-        for case in () if self.manifest_path or manifest.simulated else manifest.cases:
+        if self.manifest_path or manifest.simulated:
+            return
+        there = {case.id: case for case in self._on_disk}
+        for case in manifest.cases:
             now = there.get(case.id, case)
             pairs = [(case.images[key], now.images[key]) for key in case.images if key in now.images]
             pairs += list(zip(case.label_paths, now.label_paths, strict=False))
@@ -135,6 +138,7 @@ class DataRoot(ABC):
                     f"those of now: run scripts/prepare_data.py again, or give dataset.manifest={path} to keep it"
                 )
 
+    @cached_property
     def _on_disk(self) -> tuple[Case, ...]:
         try:
             return self.find_cases().cases
@@ -147,7 +151,7 @@ class DataRoot(ABC):
         if path is None:  # told when they were found
             return []
         known = {*(case.id for case in manifest.cases), *manifest.excluded}
-        unlisted = [case.id for case in self._on_disk() if case.id not in known]
+        unlisted = [case.id for case in self._on_disk if case.id not in known]
         lines = []
         if unlisted:
             shown = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
