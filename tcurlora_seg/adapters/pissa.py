@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcurlora_seg.adapters.base import SliceBySlice, no_autocast
+from tcurlora_seg.adapters.base import SliceBySlice
 from tcurlora_seg.adapters.spectrum import leading_triples
 from tcurlora_seg.adapters.stacks import Stack, check_rank
 
@@ -74,5 +74,4 @@ class PiSSA(SliceBySlice):
         if not self.core:
             return A, moved
         M, M0 = self.M[index], self.M0[index]
-        with no_autocast(A):
-            return M @ A, (M - M0) @ A + M0 @ moved
+        return M @ A, (M - M0) @ A + M0 @ moved
