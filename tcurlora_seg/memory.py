@@ -17,19 +17,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 _AMPLE = 4e9
+_GROUP = Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def available_memory() -> int | None:
-    """Available bytes without swapping, within the container's limit; None where the system does not report them."""
+    """Bytes free without swapping, within the limit of a container (cgroup v2); None where the system does not say."""
     found = []
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    limit, used, parts = (_GROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and limit.read_text().strip() != "max":
-        found.append(int(limit.read_text()) - int(used.read_text()))
+        cached = dict(line.split() for line in parts.read_text().splitlines()).get("inactive_file", "0")
+        found.append(int(limit.read_text()) - int(used.read_text()) + int(cached))  # files read before give way
     return min(found, default=None)
 
 

@@ -97,9 +97,7 @@ class TCURLoRA(Adapter):
                 self.register_parameter(name, nn.Parameter(factor))
             else:
                 self.register_buffer(name, factor, persistent=orthonormal)
-        for name in ("C_basis", "R_basis"):
-            self.register_buffer(name, None, persistent=False)
-        for name in ("basis", "rotations"):
+        for name in ("C_basis", "R_basis", "basis", "rotations"):
             self.register_buffer(name, None, persistent=False)
         self.gather(weights)
 

@@ -23,6 +23,7 @@ _NEEDED = {
     "split.json": ("train",),
     "summary.json": ("dataset", "task", "simulated", "mean_dice"),
 }
+_OF_A_SPLIT = ("split.scheme", "split.seed", "split.fold")
 _TEXTS = ("case", "patient", "structure", "status")
 _ALWAYS = ("volume_ml", "reference_ml", "seconds")  # known for every row
 
@@ -120,7 +121,7 @@ def read_run(directory: Path, split: str) -> FinishedRun:
             raise UserError(f"{path} has no '{lacking[0]}': it is damaged or of another version; leave this run out")
     config = flatten(load_config(directory / "config.yaml"))
     planned = read_json(directory / "plan.json") if (directory / "plan.json").exists() else {}
-    lacking = [key for key in ("seed", "adapter.name", "adapter.rank", "split.seed", "split.fold") if key not in config]
+    lacking = [key for key in ("seed", "adapter.name", "adapter.rank", *_OF_A_SPLIT) if key not in config]
     if lacking:
         raise UserError(f"{directory / 'config.yaml'} has no '{lacking[0]}': it is no configuration of a training run")
     return FinishedRun(
@@ -206,7 +207,8 @@ def newest_only(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[st
 _NOT_THE_METHOD = (  # repeats of one method may differ in these, and in nothing else
     "seed", "split.seed", "split.fold", "split.leave_out", "split.test", "resume", "output", "outputs", "sweep", "test",
     "dataset.root", "dataset.manifest", "dataset.download", "data.num_workers", "data.cache", "data.cache_dir",
-    "trainer.log_every_n_steps", "training.histograms", "inference.pictures", "inference.batch_size",
+    "trainer.log_every_n_steps", "trainer.accelerator", "trust", "training.on_divergence", "training.save_every",
+    "training.histograms", "inference.pictures", "inference.batch_size",
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
 from tcurlora_seg.compare.methods import ALL, Method, headlines
@@ -54,7 +53,7 @@ def compare_pairs(methods: Sequence[Method], reference: str | None = None) -> pd
     records.sort(key=lambda record: (order[record["a"]], order[record["b"]]))  # stable: structures and measures stay
     columns = ["a", "b", "measure", "structure", "cases", "difference", "low", "high", "improvement", "p"]
     tests = pd.DataFrame(records, columns=columns)
-    tests["p_holm"] = tests.groupby(family(tests))["p"].transform(lambda p: holm(p.to_numpy())) if len(tests) else []
+    tests["p_holm"] = tests.groupby(family(tests))["p"].transform(holm) if len(tests) else []
     return tests
 
 
@@ -132,12 +131,7 @@ def improvement(a: pd.DataFrame, b: pd.DataFrame, better: str | None) -> float:
     return float(np.nanmean(wins[:, known], axis=0).mean()) if known.any() else math.nan
 
 
-def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm(p: pd.Series) -> pd.Series:
     """Holm's adjusted p (1979): max over j <= i of min(1, (m - j + 1) p_(j)) for sorted p; NaN is not counted."""
-    adjusted = np.full(len(p), np.nan)
-    order = [i for i in np.argsort(p) if not np.isnan(p[i])]
-    largest = 0.0
-    for position, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - position) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    known = p.dropna().sort_values()
+    return (known * np.arange(len(known), 0, -1)).cummax().clip(upper=1).reindex(p.index)

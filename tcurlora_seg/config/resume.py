@@ -54,6 +54,9 @@ def resumed(config: DictConfig) -> DictConfig:
             continue  # the run has its plan
         if key.startswith("logger"):
             stored.logger = config.logger
+        elif key.startswith("inference."):
+            name = key.split(".")[1]
+            stored.inference[name] = config.inference[name]  # of a rule by structure, too, the former ones go
         elif _is_free(key):
             OmegaConf.update(stored, key, now[key], force_add=True)
         elif before.get(key) != now[key]:

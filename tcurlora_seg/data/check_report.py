@@ -102,7 +102,7 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     for n, (why, paths) in enumerate(skipped.items()):
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         table.add_row(f"skipped ({len(report.skipped)})" if n == 0 else "", "", f"{paths[0]}{more}: {why}", style="dim")
-    Console(width=None if sys.stdout.isatty() else 110).print(table, highlight=False)
+    Console(width=None if sys.stdout.isatty() else 110, markup=False, highlight=False).print(table)
 
 
 def _alike(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:

@@ -20,7 +20,6 @@ from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.manifest import Split
 from tcurlora_seg.data.prepared import PreparedCase
 from tcurlora_seg.data.sampler import Sample, SampleStream
-from tcurlora_seg.errors import UserError
 from tcurlora_seg.randomness import generator, single_threaded
 
 
@@ -49,9 +48,6 @@ class SegmentationDataModule(LightningDataModule):
         augmentation: Augmentation | StrongAugmentation,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: expected at least 1")
         self.dataset, self.case_split, self.crop = dataset, split, crop
         self.augmentation = replace(augmentation, mirror_axes=dataset.task.mirror_axes(augmentation.mirror_axes))
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
@@ -125,7 +121,8 @@ class SegmentationDataModule(LightningDataModule):
         """
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         cases = range(len(self.case_split.val))
-        return _loader(Subset(self._validation, cases[rank::world] or cases[:1])) if cases else []
+        own = Subset(self._validation, cases[rank::world] or cases[:1])
+        return DataLoader(own, batch_size=1, collate_fn=itemgetter(0)) if cases else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device; whole volumes stay in main memory, since the predictor takes a slab at a time.
@@ -137,9 +134,6 @@ class SegmentationDataModule(LightningDataModule):
         """
         whole = isinstance(batch, PreparedCase)
         return batch if whole else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return _loader(WholeVolumes(self.dataset, self.case_split.test))
 
 
 class RandomCrops(Dataset[dict[str, Any]]):
@@ -173,7 +167,3 @@ class WholeVolumes(Dataset[PreparedCase]):
         if self.keep:
             self._kept[index] = item
         return item
-
-
-def _loader(volumes: Dataset[PreparedCase]) -> DataLoader[Any]:
-    return DataLoader(volumes, batch_size=1, collate_fn=itemgetter(0))

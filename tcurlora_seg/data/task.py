@@ -63,7 +63,6 @@ class Task:
         mirror_pairs: Sequence[Sequence[str]] | None = (),
         *,
         others: Collection[int] = (),
-        ignored: Sequence[int] = (),
     ) -> Task:
         """A task whose classes have names and are each scored as they are.
 
@@ -72,7 +71,6 @@ class Task:
             classes: name -> raw label values merged into it, in the order of the class indices.
             mirror_pairs: names of classes that change places when left and right do; None finds them, see `find_sides`.
             others: raw label values that are in no class.
-            ignored: raw label values of voxels that nobody has labelled.
         """
         pairs, alone = find_sides(classes, others) if mirror_pairs is None else (mirror_pairs, [])
         index = {structure: i for i, structure in enumerate(classes, start=1)}
@@ -82,7 +80,6 @@ class Task:
             {structure: (i,) for structure, i in index.items()},
             tuple((index[left], index[right]) for left, right in pairs),
             tuple(alone),
-            tuple(ignored),
         )
 
     def mirror_axes(self, axes: Sequence[int]) -> tuple[int, ...]:

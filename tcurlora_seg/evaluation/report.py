@@ -21,7 +21,7 @@ def print_summary(cases: pd.DataFrame, summary: dict[str, Any], metrics: dict[st
         summary: contents of `summary.json`.
         metrics: contents of `metrics.json`, for a run just trained.
     """
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 110, markup=False, highlight=False)
     table = Table(title=f"{summary['dataset']} / {summary['task']} / {summary['adapter']}", title_justify="left")
     for heading in ("case", "structure", "status"):
         table.add_column(heading)

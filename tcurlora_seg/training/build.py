@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -97,8 +99,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
         augmentation=instantiate(config.data.augmentation),
         **options,
     )
-    devices = config.trainer.devices
-    volumes = data.volumes(max(1, torch.cuda.device_count()) if devices == -1 else devices)  # each keeps its own
+    volumes = data.volumes(_processes(config.trainer.devices))  # each keeps its own
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
     survey = volumes.survey()
@@ -109,6 +110,13 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
     text = plan_training(config, survey, largest=largest, multiple=multiple)
     data.crop = list(config.window)
     return data, text
+
+
+def _processes(devices: Any) -> int:
+    """Number of devices that Lightning takes for `trainer.devices`: a number, a list, or all."""
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    return max(1, torch.cuda.device_count()) if str(devices) in ("-1", "auto") else int(devices)
 
 
 def build_trainer(

@@ -60,6 +60,7 @@ def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
         ("environment.json", "{}", r"environment\.json has no 'command'"),
         ("config.yaml", "a: [", r"config\.yaml is not a readable configuration"),
         ("config.yaml", "seed: 0", r"config\.yaml has no 'adapter\.name'"),
+        ("config.yaml", "{seed: 0, adapter: {name: a, rank: 1}, split: {seed: 0, fold: 0}}", r"has no 'split\.scheme'"),
         ("evaluation/test/cases.csv", "", r"cases\.csv is damaged: No columns"),
         ("evaluation/test/cases.csv", "case,dice\nS01,0.5\n", r"damaged: it has no column patient"),
         ("evaluation/test/summary.json", "{}", r"summary\.json has no 'dataset'"),

@@ -140,15 +140,15 @@ def test_improvement_is_the_share_of_pairs_of_runs_that_win() -> None:
 
 
 def test_holm_is_the_procedure_of_the_textbook() -> None:
-    assert list(holm(np.array([0.01, 0.04, 0.03, 0.005]))) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    with_gap = holm(np.array([0.01, np.nan, 0.03]))
+    assert list(holm(pd.Series([0.01, 0.04, 0.03, 0.005]))) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    with_gap = holm(pd.Series([0.01, np.nan, 0.03]))
     assert list(with_gap[[0, 2]]) == pytest.approx([0.02, 0.03])
     assert np.isnan(with_gap[1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_stepping_down_rejects(values: list[float]) -> None:
-    adjusted = holm(np.array(values))
+    adjusted = holm(pd.Series(values))
     for level in (0.01, 0.05, 0.2):
         rejected, left = set(), sorted(range(len(values)), key=lambda i: values[i])
         while left and values[left[0]] * len(left) <= level:

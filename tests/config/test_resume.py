@@ -66,3 +66,11 @@ def test_an_experiment_named_again_sets_nothing_that_the_user_did_not_name(
     OmegaConf.update(again, "training.weights_fade", 0.5)
     with pytest.raises(UserError, match=r"started with training.weights_fade=1.0, not 0.5"):
         resumed(OmegaConf.masked_copy(again, [key for key in again if key != "hydra"]))
+
+
+@pytest.mark.parametrize("rule", [{}, {"left": 2}])
+def test_rules_by_structure_replace_those_of_the_run(run: Path, rule: dict[str, int]) -> None:
+    stored = OmegaConf.load(run / "config.yaml")
+    stored.inference.largest_pieces = {"left": 1, "right": 1}
+    OmegaConf.save(stored, run / "config.yaml")
+    assert resumed(given(run, **{"inference.largest_pieces": rule})).inference.largest_pieces == rule

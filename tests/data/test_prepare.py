@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tcurlora_seg.data import prepare
+from tcurlora_seg.data.check_report import CheckReport, print_report
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
 from tcurlora_seg.data.examine import Examination, examine
 from tcurlora_seg.data.manifest import SIMULATED, Split, load_manifest, read_manifest, write_manifest
@@ -315,3 +316,11 @@ def test_the_table_groups_what_is_left_out_for_one_reason(capsys: pytest.Capture
     report.skipped["/elsewhere/5.nii"] = "a follow-up"  # outside of the root
     print_report(report, simulated=False)
     assert "top/0.nii and 4 more" in capsys.readouterr().out
+
+
+def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    left_out = {"a": "images/a[left].nii.gz has no label", "b": "[/b] is unreadable"}
+    report = CheckReport("folder", "t", "/data", "", left_out=left_out, skipped={"x[old].gz": "no image"})
+    print_report(report, simulated=False)
+    shown = capsys.readouterr().out
+    assert "a[left].nii.gz has no label" in shown and "[/b] is unreadable" in shown and "x[old].gz: no image" in shown

@@ -43,7 +43,7 @@ def test_label_values_may_be_large() -> None:
 
 
 def test_ignored_voxels_have_an_index_of_their_own_that_no_score_counts() -> None:
-    task = Task.of_classes("t", {"a": [1]}, ignored=[4])
+    task = Task("t", {1: (1,)}, {"a": (1,)}, ignored=(4,))
     reference = task.class_indices(np.array([0, 1, 4, 4]))
     assert reference.tolist() == [0, 1, IGNORED, IGNORED]
     prediction, seen = without_ignored(np.array([1, 1, 1, 0], np.uint8), reference)

@@ -30,7 +30,10 @@ def test_a_structure_that_was_not_predicted_is_named(capsys: pytest.CaptureFixtu
 
 
 def test_a_small_volume_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = pd.DataFrame([{**dict.fromkeys(COLUMNS, 0.000375), "case": "c", "structure": "dot", "status": "scored"}])
+    row = {**dict.fromkeys(COLUMNS, 0.000375), "case": "[c]/[/c]", "structure": "dot", "status": "scored"}
+    rows = pd.DataFrame([row])
     named = {"dataset": "d", "task": "t", "adapter": "a", "simulated": None, "unusual": []}
     print_summary(rows, {**named, **summarise(rows)})
-    assert capsys.readouterr().out.count("0.000375") == 4  # of the case and of the mean, both volumes
+    out = capsys.readouterr().out
+    assert "[c]/[/c]" in out  # brackets are no markup
+    assert out.count("0.000375") == 4  # of the case and of the mean, both volumes

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tcurlora_seg.data.augmentation import Augmentation
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.manifest import Split
-from tcurlora_seg.training.build import training_precision
+from tcurlora_seg.training.build import _processes, training_precision
 
 BF16 = "bf16-mixed"
 
@@ -55,6 +55,16 @@ def test_batches_for_a_gpu_are_made_beside_it_and_come_from_pinned_memory(
     assert loader.num_workers == (6 if device == "cuda" else 0)
     data.num_workers = 1
     assert data.train_dataloader().num_workers == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"), [(2, 2), ("2", 2), ([0, 2, 3], 3), (-1, 4), ("-1", 4), ("auto", 4)]
+)
+def test_devices_are_counted_however_lightning_takes_them(
+    monkeypatch: pytest.MonkeyPatch, devices: Any, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert _processes(OmegaConf.create({"devices": devices}).devices) == expected
 
 
 @pytest.mark.parametrize(("world", "shares"), [(1, ["bcd"]), (2, ["bd", "c"]), (4, ["b", "c", "d", "b"])])

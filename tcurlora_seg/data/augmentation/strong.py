@@ -76,20 +76,7 @@ class StrongAugmentation:
         g: Generator,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> tuple[Tensor, Tensor]:
-        """One random sample of a volume; arguments and result as of `Augmentation`.
-
-        Args:
-            image: (C, X, Y, Z) float32.
-            label: (1, X, Y, Z) uint8.
-            spots: see `foreground_spots`.
-            crop: size of the result.
-            mirror_pairs: classes to exchange when axis 0 is mirrored.
-            g: source of every draw.
-            spacing: voxel size in mm.
-
-        Returns:
-            image (C, *crop) float32 and label (1, *crop) uint8, copies.
-        """
+        """One random sample of a volume; arguments and result as of `Augmentation`."""
         size = image.shape[1:]
         voxel = target_voxel(spots, size, self.foreground, g)
         corner = place_crop(size, crop, voxel, g, centred=False)

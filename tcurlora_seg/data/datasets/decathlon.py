@@ -73,10 +73,7 @@ class Decathlon(SegmentationDataset):
             if download and not path.is_file():
                 _download(task, folder.parent)
             if not path.is_file():
-                raise UserError(
-                    f"{self.name}: there is no {path.absolute()}. dataset.download=true fetches "
-                    f"{task}; or unpack its archive in dataset.root: {self.source}"
-                )
+                raise UserError(f"{self.name}: there is no {path.absolute()}. {self._advice()}")
             contents = read_json(path)
         with _readable(path):
             self.all_modalities = tuple(name for _, name in sorted(_by_number(contents["modality"]).items()))

@@ -53,7 +53,6 @@ class CohortFolder:
         for part in _parts(path):
             file = self.root / part
             file.unlink(missing_ok=True)
-            self.written.discard(part)
             for above in file.parents:
                 if above == self.root or not above.is_dir() or any(above.iterdir()):
                     break
