@@ -115,8 +115,8 @@ def _own_folders(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def quote_path(argument: str) -> str:
-    """Quoted argument, if its value is a path that Hydra's grammar cannot read, such as ~/data or /data/a(1)."""
-    match = re.fullmatch(r"(\+{0,2}[\w.@/]+)=((?:~|\.{0,2}/)[^,]*)", argument)
+    """Quoted argument, if its value is a path that Hydra's grammar cannot read, such as ~/data, /data/a(1) or Köpfe."""
+    match = re.fullmatch(r"(\+{0,2}[\w.@/]+)=((?:~|\.{0,2}/)[^,]*|[\w./-]+)", argument)
     try:
         OverridesParser.create().parse_overrides([argument])
     except OverrideParseException:

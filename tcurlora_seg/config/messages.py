@@ -59,6 +59,8 @@ def _explain_hydra(error: Exception, text: str, known: list[str]) -> str:
             return f"'{key}' sets nothing: expected key=value; --cfg job lists the keys"
         if value.startswith("{") and not value.endswith("}"):
             return f"{error.override} is cut short: a shell divides at spaces, so quote the whole: '{key}={value} ...'"
+        if not value.isascii() and value[:1] in ("[", "{"):
+            return f"{error.override} cannot be read: in lists and mappings Hydra knows no letters but a to z"
         return (
             f"{error.override} cannot be read: spaces, commas, quotes, brackets, = and ~ mean something to Hydra; "
             f"a text with them needs two kinds of quotes: '{key}=\"{value or 'value'}\"'"

@@ -40,7 +40,8 @@ def find_sides(
     pairs: list[tuple[str, str]] = []
     alone: list[str] = []
     for name, parts in words.items():
-        partner = named.get(tuple(_OTHER.get(word, word) for word in parts), name)
+        other = tuple(_OTHER.get(word, word) for word in parts)
+        partner = named.get(other, name) if other != parts else name
         swapped = {_mirrored(value) for value in values[name]} if freesurfer else set()
         if partner == name:
             partner = valued.get(frozenset(value or 0 for value in swapped), name)

@@ -130,6 +130,10 @@ def _affine_of(image: Any, source: object, analyze_axes: str = "LAS") -> np.ndar
         affine = np.array(image.affine, dtype=np.float64)
         affine[:3] *= millimetres
     check_affine(affine, source, name)
+    if isinstance(image, nib.Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
+        axes = "".join(nib.aff2axcodes(affine))
+        note("no_orientation", f"{source}: its header does not say where left and right are (qform and sform code 0); "
+             f"{axes} is assumed")  # fmt: skip
     if name != "mm":
         note("units", f"{source}: its header is in {name}, converted to mm")
     return affine

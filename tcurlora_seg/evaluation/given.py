@@ -80,8 +80,10 @@ def score_folder(
         raw, affine = dataset.read_label(case)
         path = Path(predictions) / f"{id}.nii.gz"
         found, other = turn_to(*read_volume(path), affine)
-        if found.shape != raw.shape or not same_grid(raw.shape, affine, other, f"{path} and its reference"):
+        if found.shape != raw.shape:
             raise UserError(f"{path} is not on the grid of its reference: {found.shape} voxels, expected {raw.shape}")
+        if not same_grid(raw.shape, affine, other, f"{path} and its reference"):
+            raise UserError(f"{path} is not on the grid of its reference: it lies elsewhere by its header (affine)")
         found = whole_numbers(found, path)
         strange = set(np.unique(found).tolist()) - (set(dataset.known_labels) if meaning is None else {0, *meaning})
         if strange:

@@ -62,6 +62,7 @@ def test_a_mistake_is_told_while_a_debugger_or_coverage_looks_on():
         ("+output=~", "+output='~'"),
         ("root=/data/a=b (2)", "root='/data/a=b (2)'"),
         ("root=../it's/ü%", "root='../it\\'s/ü%'"),
+        ("root=q_ü/Köpfe.nii.gz", "root='q_ü/Köpfe.nii.gz'"),
         ("root=/data/My Folder", "root=/data/My Folder"),  # Hydra reads it
         ("root=/data/a,b", "root=/data/a,b"),  # a sweep
         ("root=~/a,~/b", "root=~/a,~/b"),
@@ -95,6 +96,7 @@ def test_a_tilde_is_understood_from_the_command_line(argument, monkeypatch, caps
         ("dataset.root=a;b", "dataset.root=a;b cannot be read: spaces, commas, quotes, brackets, = and ~ mean"),
         ("dataset.classes={anterior:", "divides at spaces, so quote the whole: 'dataset.classes={anterior: ...'"),
         ("dataset.root=[/a", "two kinds of quotes: 'dataset.root=\"[/a\"'"),
+        ("dataset.classes={Größe: 1}", "in lists and mappings Hydra knows no letters but a to z"),
         ("dataset.root=/a,/b", "a comma divides the values of a sweep, which needs -m; one text is written"),
     ],
 )

@@ -38,6 +38,10 @@ def test_a_value_whose_partner_is_background_is_of_one_side() -> None:
     assert find_sides({"hippocampus": [17, 53]}, {0, 2, 41}) == ([], [])
 
 
+def test_names_that_differ_in_case_alone_are_no_pair() -> None:
+    assert find_sides({"a": [1], "A": [2]}) == ([], [])
+
+
 @pytest.mark.parametrize("name", ["l1", "L 4", "anterior", "upright", "leftover", "r_squared"])
 def test_names_that_only_look_like_sides_are_none(name: str) -> None:
     assert find_sides({name: [1], "b": [2]}) == ([], [])

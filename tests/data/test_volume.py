@@ -59,6 +59,17 @@ def test_nifti_keeps_its_own_affine(tmp_path: Path, write_nifti: Callable[..., P
     np.testing.assert_allclose(affine, centred_affine(ARRAY.shape, (1, 1, 1), "LPS"))
 
 
+@pytest.mark.parametrize(("code", "notes"), [(0, 1), (1, 0), (2, 0)])
+def test_a_header_without_an_orientation_is_noted(tmp_path: Path, code: int, notes: int) -> None:
+    image = nib.Nifti1Image(ARRAY, None if code == 0 else np.eye(4))
+    image.header["qform_code"] = image.header["sform_code"] = code
+    nib.save(image, tmp_path / "a.nii")
+    with listen() as heard:
+        read_volume(tmp_path / "a.nii")
+    assert len(heard) == notes and all("does not say where left and right are" in text for text in heard)
+    assert all("LAS is assumed" in text for text in heard)
+
+
 def _truncated(path: Path) -> None:
     packed = path.with_suffix(".img.gz")
     packed.write_bytes(packed.read_bytes()[:-60])

@@ -112,13 +112,24 @@ def test_label_maps_of_predict_are_read_by_the_list_beside_them(run: Path, refer
         score_folder(**options)
 
 
+def test_label_maps_of_an_evaluation_are_read_by_the_list_beside_them(run: Path, tmp_path: Path) -> None:
+    own = run / "evaluation" / "test" / "predictions"
+    again = score_folder(checkpoint=str(run), predictions=str(own), output=str(tmp_path / "scores"))
+    assert again["mean_dice"] == pytest.approx(json.loads((own.parent / "summary.json").read_text())["mean_dice"])
+
+
 def test_what_cannot_be_scored_is_named(run: Path, references: Path, tmp_path: Path) -> None:
     def score(split: str = "test") -> None:
         score_folder(checkpoint=str(run), predictions=str(references), output=str(tmp_path / "scores"), split=split)
 
     first, second = sorted(references.iterdir())
     image = nib.load(second)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), second)
+    values, moved = np.asarray(image.dataobj).copy(), image.affine.copy()
+    moved[0, 3] += 0.5
+    nib.save(nib.Nifti1Image(values, moved), second)
+    with pytest.raises(UserError, match=rf"{second.name} .*it lies elsewhere by its header"):
+        score()
+    nib.save(nib.Nifti1Image(values[:-1], image.affine), second)
     with pytest.raises(UserError, match=rf"{second.name} is not on the grid of its reference"):
         score()
     nib.save(nib.Nifti1Image(np.asarray(nib.load(first).dataobj) // 100, nib.load(first).affine), first)

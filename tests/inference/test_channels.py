@@ -78,7 +78,7 @@ def predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_a_file_of_all_channels_gets_the_label_map_of_the_evaluation(
     prostate: Path, prostate_run: Path, predicted: Callable[..., Path], given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (expected,) = (prostate_run / "evaluation" / "test" / "predictions").iterdir()
+    (expected,) = (prostate_run / "evaluation" / "test" / "predictions").glob("*.nii.gz")
     root = f"dataset.root={prostate.parent}"
     if given == "manifest.json":
         assert run_script("prepare_data", "dataset=decathlon", "dataset.task=Task05_Prostate", root,
@@ -92,7 +92,7 @@ def test_a_file_of_all_channels_gets_the_label_map_of_the_evaluation(
 def test_files_named_as_nnu_net_names_channels_are_read(
     prostate: Path, prostate_run: Path, predicted: Callable[..., Path], tmp_path: Path
 ) -> None:
-    (expected,) = (prostate_run / "evaluation" / "test" / "predictions").iterdir()
+    (expected,) = (prostate_run / "evaluation" / "test" / "predictions").glob("*.nii.gz")
     case, both = expected.name.removesuffix(".nii.gz"), nib.load(prostate / "imagesTr" / expected.name)
     for number in (0, 1):
         channel = nib.Nifti1Image(np.asanyarray(both.dataobj)[..., number], both.affine)
@@ -167,6 +167,6 @@ def test_a_skull_is_cut_away_by_the_manifests_mask_as_in_training(
     listed = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert all(case["mask"] for case in listed["cases"])
     out = predicted(run, tmp_path / "data" / "manifest.json")
-    for path in sorted((run / "evaluation" / "test" / "predictions").iterdir()):
+    for path in sorted((run / "evaluation" / "test" / "predictions").glob("*.nii.gz")):
         np.testing.assert_array_equal(upright(out / path.name) > 0, upright(path) > 0)
         assert upright(path).any()

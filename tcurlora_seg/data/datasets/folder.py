@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from tcurlora_seg.data.manifest import Case, Split
 from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.task import Task, given_classes
 from tcurlora_seg.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class Folder(SegmentationDataset):
@@ -91,6 +94,9 @@ class Folder(SegmentationDataset):
             else:
                 cases.append(Case(entry.id, whose, entry.images, entry.label))
                 sides[entry.side].append(entry.id)
+        if left_out and not cases and self._datalist is None:
+            _log.warning("note: no image and label have one name: dataset.image_suffixes and dataset.label_suffix say "
+                         "how names end")  # fmt: skip
         if self._pattern is None:
             warn_of_shared_names([case.id for case in cases if case.patient == case.id])
         split = Split(*(tuple(ids) for ids in sides.values()))

@@ -46,7 +46,7 @@ def warn_of_shared_names(ids: Sequence[str]) -> None:
     for id in plain:
         stems.setdefault(_LAST.sub("", id), []).append(id)
     shared = next((group for group in stems.values() if len(group) > 1), None)
-    if shared and 1 < len(stems) < len(plain) <= _VISITS * len(stems):
+    if shared and len(stems) > 1 and max(map(len, stems.values())) <= _VISITS:
         log.warning(
             "note: %s and %s may be one patient's, who could stand on both sides of a split: "
             "'dataset.patient=\"^(.*)[_-]\"' would take what they share for the patient", shared[0], shared[1],

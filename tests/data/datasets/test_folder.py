@@ -92,6 +92,14 @@ def test_a_missing_partner_and_a_second_copy_are_named(write: Callable[..., Path
     assert found.skipped == {"images/a_t1.nii.gz": "another file of the case that images/a_t1.nii is of, which is used"}
 
 
+@pytest.mark.parametrize(("label", "hint"), [("a_t1", False), ("a_seg", True), ("A_t1", True)])
+def test_where_no_names_fit_it_is_said_what_makes_them_fit(
+    write: Callable[..., Path], caplog: pytest.LogCaptureFixture, label: str, hint: bool
+) -> None:
+    dataset(write("images/a_t1.nii.gz", f"labels/{label}.nii.gz")).find_cases()
+    assert ("dataset.image_suffixes and dataset.label_suffix say how names end" in caplog.text) == hint
+
+
 def test_two_files_of_one_case_are_told(write: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     dataset(write("images/a_t1.nii", "images/a_t1.nii.gz", "labels/a_t1.nii")).manifest()
     assert "images/a_t1.nii and images/a_t1.nii.gz are two files of one case: the first is used" in caplog.text
@@ -261,8 +269,11 @@ def test_bids_names_tell_the_patient(write: Callable[..., Path], caplog: pytest.
 
 @pytest.mark.parametrize(
     ("names", "hint"),
-    [(["P1_v1t1", "P1_v2t1", "P2_v1t1"], True), (["case_1t1", "case_2t1"], False), (["a_t1", "b_t1"], False)],
-)
+    [
+        (["P1_v1t1", "P1_v2t1", "P2_v1t1"], True), ([*(f"c_{n}t1" for n in range(6)), "d_t1"], False),
+        (["case_1t1", "case_2t1"], False), (["a_t1", "b_t1"], False),
+    ],
+)  # fmt: skip
 def test_names_that_share_a_beginning_give_a_hint(
     write: Callable[..., Path], caplog: pytest.LogCaptureFixture, names: list[str], hint: bool
 ) -> None:
