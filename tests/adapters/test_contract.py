@@ -89,6 +89,13 @@ def tensors_of(model):
     return {name: t.detach().clone() for name, t in [*model.named_parameters(), *model.named_buffers()]}
 
 
+@pytest.mark.parametrize("rank", [0, 25])
+@pytest.mark.parametrize("method", [method for method in WITH_ADAPTERS if read_adapter(method).rank is not None])
+def test_a_rank_that_no_slice_can_have_is_refused(method, rank, tiny):
+    with pytest.raises(UserError, match=rf"rank={rank} .*choose 1 to 24"):
+        adapted(tiny, method, rank=rank)
+
+
 @every_method
 def test_construction_changes_no_bit_of_the_output(method, tiny, image):
     before = tiny(image)

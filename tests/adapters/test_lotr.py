@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcurlora_seg import adapt
 from tcurlora_seg.adapters.lotr import LoTR
 from tcurlora_seg.adapters.stacks import Slot, Stack
-from tcurlora_seg.errors import UserError
 
 STACK = Stack(tuple(Slot(i, "a", f"layer{i}", 0, 6) for i in range(2)), (0, 1), ("a",), 1, 6, 5)
 
@@ -36,8 +34,3 @@ def test_the_factors_are_standard_normal_and_the_cores_zero():
     for factor in (adapter.A, adapter.B):
         assert abs(factor.mean().item()) < 0.1 and factor.std().item() == pytest.approx(1, rel=0.05)
     assert not adapter.cores[0].any()
-
-
-def test_a_rank_that_no_matrix_can_have_is_refused(tiny):
-    with pytest.raises(UserError, match="rank=25 "):
-        adapt(tiny, "lotr", rank=25)
