@@ -19,8 +19,8 @@ _COSTS = {
     "peak_memory_bytes": "memory GiB", "file_bytes": "file MB", "seeds": "seeds", "cases": "cases",
 }  # fmt: skip
 _SCORING = (
-    "overlap", "mirror_axes", "shift", "min_share", "min_component_ml", "largest_pieces", "surface_tolerance_mm",
-    "limited",
+    "overlap", "mirror_axes", "shift", "second_look", "min_share", "min_component_ml", "largest_pieces",
+    "surface_tolerance_mm", "limited",
 )  # fmt: skip
 """Keys of summary.json in which runs must agree to be scored alike."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def check_windows(*, overlap: float, batch_size: int, shift: int, precision: str
         raise UserError(f"inference.shift={shift}: 0 or more voxels are needed")
 
 
+def check_second_look(second_look: bool, intensity: str) -> None:
+    """Check the setting of a second look.
+
+    Raises:
+        UserError: it is no switch, or the intensities are no z-score, which it takes again without the skull.
+    """
+    if not isinstance(second_look, bool):
+        raise UserError(f"inference.second_look={second_look}: true or false is needed")
+    if second_look and intensity != "zscore":
+        raise UserError(
+            f"inference.second_look=true needs dataset.preparation.intensity=zscore, which here is {intensity}"
+        )
+
+
 def check_preparing(config: DictConfig) -> None:
     """Check a configuration of `scripts/prepare_data.py`.
 
@@ -95,6 +110,9 @@ def check_training(config: DictConfig) -> None:
         plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
         if (key, plain) != ("class_weights", "auto"):  # which the plan fills in
             check_value(f"training.{key}", plain, taken[key])
+    rate = config.optimizer.get("lr", 1.0)
+    if not isinstance(rate, int | float) or not rate > 0:
+        raise UserError(f"optimizer.lr={rate}: a number above 0 is needed")
     if config.training.decay_power < 0:
         raise UserError(f"training.decay_power={config.training.decay_power}: at least 0 is needed")
     if not 0 <= config.training.weights_fade <= 1:
@@ -106,6 +124,7 @@ def check_training(config: DictConfig) -> None:
     if config.resume is None:
         _check_split(config.split)
     check_windows(**{key: config.inference[key] for key in ("overlap", "batch_size", "shift", "precision")})
+    check_second_look(config.inference.second_look, config.dataset.preparation.intensity)
     if config.sweep is None:
         raise UserError("sweep=null: a name is needed, such as sweep=mine")
     if config.seed is None or not 0 <= config.seed < 2**32:
@@ -204,6 +223,9 @@ def check_run(config: DictConfig) -> None:
     directories = config.checkpoint if isinstance(config.checkpoint, ListConfig) else [config.checkpoint]
     if not directories:
         raise UserError("checkpoint=[]: give the directory of a run, or several")
+    twice = [place for place, count in Counter(directories).items() if count > 1]
+    if twice:
+        raise UserError(f"checkpoint lists {twice[0]} twice: an ensemble averages different runs")
     for directory in map(packaged, directories):
         if directory.suffix == ".safetensors" and directory.is_file():
             continue
@@ -214,6 +236,12 @@ def check_run(config: DictConfig) -> None:
                 inner = next(directory.glob("**/model.safetensors"), None)
                 hint = f"; {inner.parent} is one" if inner else ""
                 raise UserError(f"checkpoint={directory} is no finished run: it has no {name}{hint}")
+
+
+_OF_PREDICTING = (
+    "pretrained", "device", "overlap", "mirror", "shift", "second_look", "precision", "min_share", "min_component_ml",
+    "largest_pieces",
+)  # fmt: skip
 
 
 def check_evaluation(config: DictConfig) -> None:
@@ -234,3 +262,6 @@ def check_evaluation(config: DictConfig) -> None:
             raise UserError(f"predictions={config.predictions} is not a folder: give one that holds <case>.nii.gz")
         if config.output is None:
             raise UserError("predictions=... needs output=DIR: the run's own scores are not overwritten")
+        for key in _OF_PREDICTING:
+            if config[key] not in (None, "auto"):
+                raise UserError(f"{key}={config[key]} has no effect with predictions=...: they are scored as they are")

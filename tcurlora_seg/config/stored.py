@@ -27,6 +27,7 @@ _ADDED: dict[str, Any] = {  # keys that older runs lack -> what they did
     "training.save_every": 1,
     "training.histograms": True,
     "inference.shift": 0,
+    "inference.second_look": False,
     "inference.precision": "32-true",
     "inference.pictures": 3,
     "inference.min_share": None,

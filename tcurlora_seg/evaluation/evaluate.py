@@ -32,6 +32,7 @@ from tcurlora_seg.files import atomic_path, read_json, write_json, write_text
 from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.pieces import NOTHING, Clearing
 from tcurlora_seg.inference.run import Run, load_run, segmenter
+from tcurlora_seg.inference.segmenter import describe_labels
 from tcurlora_seg.inference.stored import changed_files
 from tcurlora_seg.inference.windows import Predictor
 from tcurlora_seg.stopwatch import time_left
@@ -194,7 +195,8 @@ def evaluate(
     summary = write_scores(
         folder, dataset, rows, **facts,
         label_map={str(index): list(values) for index, values in dataset.task.classes.items()},
-        overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), shift=predictors[0].shift, **rules,
+        overlap=predictors[0].overlap, mirror_axes=list(predictors[0].mirror_axes), shift=predictors[0].shift,
+        second_look=predictors[0].second_look, **rules,
         surface_tolerance_mm=surface_tolerance_mm,
         limited=limited,
         unusual=gather(remarks),
@@ -209,7 +211,7 @@ def case_rows(case: str, patient: str, scores: Mapping[str, Score], seconds: flo
 
 
 def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame, **facts: Any) -> dict[str, Any]:
-    """Write `cases.csv` and `summary.json`, from the first process alone.
+    """Write `cases.csv`, `summary.json` and the meaning of the label maps, from the first process alone.
 
     Args:
         folder: for the files.
@@ -227,6 +229,8 @@ def write_scores(folder: Path, dataset: SegmentationDataset, rows: pd.DataFrame,
         with atomic_path(folder / "cases.csv") as temporary:
             rows.to_csv(temporary, index=False)
         write_json(folder / "summary.json", summary)
+        indices = {index: index for index in dataset.task.classes}
+        write_json(folder / "predictions" / "labels.json", describe_labels(dataset.task, indices))
     return summary
 
 

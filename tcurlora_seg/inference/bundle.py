@@ -40,8 +40,8 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
         network: dotted path of MONAI's class.
 
     Raises:
-        UserError: a network that MONAI lacks; a run with rules for pieces, which MONAI's transforms cannot apply by
-            structure; label values above 2^24, which its writer, in float32, would round.
+        UserError: a network that MONAI lacks; a run with a second look, or with rules for pieces, which MONAI's
+            transforms cannot apply by structure; label values above 2^24, which its writer, in float32, would round.
     """
     kind = network.rpartition(".")[2]
     if not network.startswith("monai."):
@@ -52,7 +52,8 @@ def write_bundle(run: Run, folder: Path, state: Mapping[str, Tensor], network: s
             f"format=bundle: MONAI writes label maps through float32, which rounds the value {largest}: take "
             "format=state_dict, or scripts/predict.py"
         )
-    for key, rule in clearing_for(run.config)._asdict().items():
+    whole = {"second_look": run.config.inference.second_look, **clearing_for(run.config)._asdict()}
+    for key, rule in whole.items():
         if rule:
             raise UserError(
                 f"{run.directory} has inference.{key}={rule}, which a bundle cannot do: take format=state_dict, or "

@@ -16,6 +16,7 @@ from tcurlora_seg.data.preparation import Preparation
 from tcurlora_seg.data.prepared import PreparedImage
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.inference.pieces import NOTHING, Clearing, clear_pieces
+from tcurlora_seg.inference.second_look import look_again
 from tcurlora_seg.inference.windows import Predictor, labels, probabilities
 
 
@@ -45,7 +46,7 @@ def segment(
 
     Where the preparation resamples, probabilities are resampled back before the largest is taken, which keeps edges
     smooth. Where it only turns and crops, the label map is turned back, and probabilities are held whole
-    only if they are kept.
+    only if they are kept, or if the first predictor asks for a second look.
 
     Args:
         predictors: an ensemble; their probabilities are averaged.
@@ -55,10 +56,12 @@ def segment(
         keep: whether to return the probabilities, too.
     """
     image, preparation = case.image, case.preparation
-    if preparation.spacing is None and not keep:
+    twice = predictors[0].second_look
+    if preparation.spacing is None and not keep and not twice:
         found, prepared = None, labels(predictors, image)
     else:
         found = probabilities(predictors, image)
+        found = look_again(predictors, image, found) if twice else found
         prepared = found.max(dim=0).indices.to(torch.uint8)
     if preparation.spacing is None:
         native = preparation.invert(prepared[None], image, nearest=True)[0].to(torch.uint8)

@@ -69,7 +69,7 @@ def predict_files(
     network.clearing.resolved(network.task)  # a mistake in it is told before the first image is computed
     folder = Path(output)
     found = find_inputs(Path(input), network.modalities, root)
-    _check_output(folder, found, network, overwrite)
+    _check_output(folder, found, network)
     table = _read_table(folder / TABLE)
     failed, skipped = [], 0
     for number, item in enumerate(found, start=1):
@@ -170,7 +170,7 @@ def _save(image: SpatialImage, path: Path) -> None:
         nib.save(image, temporary)
 
 
-def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, overwrite: bool) -> None:
+def _check_output(folder: Path, found: Sequence[Input], network: Segmenter) -> None:
     """Check the output folder and write `labels.json`.
 
     Raises:
@@ -185,6 +185,6 @@ def _check_output(folder: Path, found: Sequence[Input], network: Segmenter, over
             if (path if path.is_dir() else path.parent).resolve() == folder.resolve():
                 raise UserError(f"output={folder} is the folder of the images: choose another")
     meaning, path = describe_labels(network.task), folder / "labels.json"
-    if path.exists() and not overwrite and read_json(path) != meaning:
-        raise UserError(f"{path} describes another task's label maps: choose another output, or overwrite=true")
+    if path.exists() and read_json(path) != meaning:
+        raise UserError(f"{path} describes another task's label maps: choose another output")
     write_json(path, meaning)

@@ -13,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from omegaconf import DictConfig
 from torch import nn
 
+from tcurlora_seg.config.checks import check_second_look
 from tcurlora_seg.config.paths import PACKAGED, packaged
 from tcurlora_seg.config.stored import load_config
 from tcurlora_seg.config.trust import check_trusted
@@ -116,6 +117,7 @@ def load_run(
     overlap: float | None = None,
     mirror: bool | None = None,
     shift: int | None = None,
+    second_look: bool | None = None,
     precision: str | None = None,
     min_share: float | None = None,
     min_component_ml: float | Mapping[str, float] | None = None,
@@ -130,7 +132,7 @@ def load_run(
         device: auto, cpu, cuda, ...
         root: data folder, if it is no longer where the run had it.
         pretrained: base weights, if they are no longer where the run had them.
-        overlap, mirror, shift, precision: see `Predictor`; None for the run's own.
+        overlap, mirror, shift, second_look, precision: see `Predictor`; None for the run's own.
         min_share, min_component_ml, largest_pieces: see `Clearing`; None for the run's own.
         trust: packages of one's own that the run's configuration may name, see `check_trusted`.
         merged: False leaves the adapters beside the base, as `save_peft` takes them.
@@ -147,8 +149,9 @@ def load_run(
         raise UserError(f"{source} is not the configuration of a run: it has no {lacking[0]}")
     check_trusted(config, source, trust=trust)
     config.pretrained = pretrained or _base_of(str(config.pretrained), place)
-    given = {"overlap": overlap, "mirror": mirror, "shift": shift, "precision": precision, "min_share": min_share,
-             "min_component_ml": min_component_ml, "largest_pieces": largest_pieces}  # fmt: skip
+    given = {"overlap": overlap, "mirror": mirror, "shift": shift, "second_look": second_look, "precision": precision,
+             "min_share": min_share, "min_component_ml": min_component_ml,
+             "largest_pieces": largest_pieces}  # fmt: skip
     config.inference.update({key: value for key, value in given.items() if value is not None})
     dataset = stored_dataset(config, source, root, trust)
     network = build_network(config.model, window_of(config), **dataset.channels)
@@ -185,7 +188,11 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         network: the network, merged or not.
         config: of the run.
         dataset: for classes and mirror axes.
+
+    Raises:
+        UserError: see `Predictor` and `check_second_look`.
     """
+    check_second_look(config.inference.second_look, dataset.preparation.intensity)
     return Predictor(
         network,
         window=window_of(config),
@@ -195,6 +202,7 @@ def predictor_for(network: nn.Module, config: DictConfig, dataset: SegmentationD
         shift=config.inference.shift,
         mirror_axes=dataset.task.mirror_axes(config.data.augmentation.mirror_axes) if config.inference.mirror else (),
         mirror_pairs=dataset.task.mirror_pairs,
+        second_look=config.inference.second_look,
         precision=config.inference.precision,
     )
 

@@ -186,9 +186,14 @@ def label_dtype(values: Mapping[int, int]) -> type[np.integer]:
     return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
 
 
-def describe_labels(task: Task) -> dict[str, Any]:
-    """Contents of `labels.json`: the meaning of the values of a label map."""
-    values = label_values(task)
+def describe_labels(task: Task, values: Mapping[int, int] | None = None) -> dict[str, Any]:
+    """Contents of `labels.json`: the meaning of the values of a label map.
+
+    Args:
+        task: of the label map.
+        values: class index -> value; None for `label_values`.
+    """
+    values = label_values(task) if values is None else values
     meanings = {str(values[c]): {"class": c, "labels_of_the_data_set": list(raw)} for c, raw in task.classes.items()}
     return {
         "task": task.name,

@@ -29,8 +29,8 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
         started = said = time.monotonic()
 
         def begin(shape: Sequence[int]) -> None:
-            nonlocal done, total
-            done, total = 0, count_windows(predictors, shape)
+            nonlocal done, total, started
+            done, total, started = 0, count_windows(predictors, shape), time.monotonic()
             bar.update(work, total=total, completed=0)
 
         def tick(windows: int) -> None:

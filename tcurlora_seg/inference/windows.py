@@ -38,6 +38,7 @@ class Predictor:
         shift: voxels by which a volume is moved along the axes on which the window has room, see `places`; 0 for none.
         mirror_axes: spatial axes of the mirrored copies that are averaged, in all combinations; empty for none.
         mirror_pairs: pairs of classes that swap when axis 0 (left-right in RAS) is mirrored.
+        second_look: whether a head is segmented once more without its skull, see `look_again`; not by a call of this.
         precision: `32-true`, `bf16-mixed`, or `auto`, which is bf16-mixed on a GPU that computes in it and 32-true
             elsewhere. Logits are blended in float32.
 
@@ -61,10 +62,11 @@ class Predictor:
         shift: int = 0,
         mirror_axes: Sequence[int] = (),
         mirror_pairs: Sequence[tuple[int, int]] = (),
+        second_look: bool = False,
         precision: str = "auto",
     ) -> None:
         check_windows(overlap=overlap, batch_size=batch_size, shift=shift, precision=precision)
-        self.precision, self.shift = precision, shift
+        self.precision, self.shift, self.second_look = precision, shift, second_look
         self.network, self.window, self.classes = network, tuple(window), classes
         self.overlap, self.batch_size = overlap, batch_size
         self.mirror_axes, self.mirror_pairs = tuple(mirror_axes), tuple(mirror_pairs)

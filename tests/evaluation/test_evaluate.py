@@ -41,7 +41,7 @@ def test_label_maps_are_those_of_predict_whatever_voxels_were_trained_on(
     assert run_script("predict", f"checkpoint={other}", f"input={cohort / 'manifest.json'}",
                       f"output={tmp_path / 'predicted'}", "device=cpu", monkeypatch=monkeypatch) == 0  # fmt: skip
     changed = 0
-    for path in sorted((tmp_path / "scored" / "predictions").iterdir()):
+    for path in sorted((tmp_path / "scored" / "predictions").glob("*.nii.gz")):
         scored, predicted = (np.asanyarray(nib.load(p).dataobj) for p in (path, tmp_path / "predicted" / path.name))
         np.testing.assert_array_equal(np.array([0, 165, 166])[scored], predicted)
         before = np.asanyarray(nib.load(run / "evaluation" / "test" / "predictions" / path.name).dataobj)
@@ -56,7 +56,7 @@ def test_an_ensemble_is_scored_as_predict_averages_it_and_is_a_row_of_a_comparis
     assert run_script("evaluate", f"checkpoint={runs}", f"output={output}", monkeypatch=monkeypatch) == 0
     assert run_script("predict", f"checkpoint={runs}", f"input={cohort / 'manifest.json'}",
                       f"output={tmp_path / 'predicted'}", monkeypatch=monkeypatch) == 0  # fmt: skip
-    maps, alone = sorted((output / "evaluation/test/predictions").iterdir()), 0
+    maps, alone = sorted((output / "evaluation/test/predictions").glob("*.nii.gz")), 0
     assert len(maps) == 2
     for path in maps:
         scored, predicted = (np.asanyarray(nib.load(p).dataobj) for p in (path, tmp_path / "predicted" / path.name))
@@ -79,8 +79,15 @@ def test_an_ensemble_that_has_seen_a_scored_case_or_has_no_place_is_refused(
     with pytest.raises(UserError, match=rf"other trained on {drawn['train'][-1]}, which is scored"):
         evaluate_run(checkpoint=[str(trained[0]), str(other)], device="cpu", output=str(tmp_path / "both"))
     maps = (f"output={tmp_path}", f"predictions={tmp_path}")
-    for given, words in (((), "needs output=DIR"), (maps, "without predictions")):
-        assert run_script("evaluate", f"checkpoint=[{trained[0]},{other}]", *given, monkeypatch=monkeypatch) == 1
+    both, one = f"checkpoint=[{trained[0]},{other}]", f"checkpoint={other}"
+    for given, words in (
+        ((both,), "needs output=DIR"),
+        ((both, *maps), "without predictions"),
+        ((f"checkpoint=[{other},{other}]", f"output={tmp_path}"), f"lists {other} twice"),
+        ((one, *maps, "largest_pieces=1"), "largest_pieces=1 has no effect with predictions=..."),
+        ((one, *maps, "mirror=false"), "mirror=False has no effect with predictions=..."),
+    ):
+        assert run_script("evaluate", *given, monkeypatch=monkeypatch) == 1
         assert words in capsys.readouterr().err
 
 

@@ -266,6 +266,15 @@ def test_a_bundle_is_refused_whose_label_values_monai_would_round(run: Path, tmp
         write_bundle(here, tmp_path / "bundle", {}, "monai.networks.nets.UNETR")
 
 
+@pytest.mark.parametrize(("key", "value"), [("second_look", True), ("min_share", 0.1), ("largest_pieces", 2)])
+def test_a_bundle_is_refused_of_a_run_that_does_more_than_monai_can(
+    run: Path, tmp_path: Path, key: str, value: float
+) -> None:
+    here = load_run(run, device="cpu", **{key: value})
+    with pytest.raises(UserError, match=f"has inference.{key}={value}, which a bundle cannot do"):
+        write_bundle(here, tmp_path / "bundle", {}, "monai.networks.nets.UNETR")
+
+
 @pytest.fixture
 def fails(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def export(*arguments: str) -> str:

@@ -56,7 +56,7 @@ def test_a_manifest_gives_the_label_maps_of_the_evaluation(
     """In the data set's own label values."""
     code, out, _ = predict(f"checkpoint={run}", f"input={cohort / 'manifest.json'}", f"output={tmp_path}")
     assert code == 0 and "[7/7]" in out
-    for path in sorted((run / "evaluation" / "test" / "predictions").iterdir()):
+    for path in sorted((run / "evaluation" / "test" / "predictions").glob("*.nii.gz")):
         ours, theirs = nib.load(tmp_path / path.name), nib.load(path)
         np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.array([0, 165, 166])[theirs.dataobj])
         np.testing.assert_allclose(ours.affine, theirs.affine)
@@ -95,6 +95,9 @@ def test_what_is_there_stays_unless_it_may_be_replaced(
     assert (out / "two.nii.gz").is_file()
     assert predict(f"checkpoint={run}", f"input={folder / 'one.nii'}", f"output={out}", "overwrite=true")[0] == 0
     assert nib.load(out / "one.nii").shape == nib.load(folder / "one.nii").shape
+    (out / "labels.json").write_text("{}")
+    code, _, err = predict(f"checkpoint={run}", f"input={folder / 'one.nii'}", f"output={out}", "overwrite=true")
+    assert code == 1 and "labels.json describes another task's label maps: choose another output" in err
 
 
 def test_a_table_says_what_was_found_and_what_is_unusual(
@@ -192,6 +195,7 @@ def test_several_runs_small_pieces_and_a_single_file(
         (("input={folder}/labels",), "labels holds no image: .nii.gz, .nii"),
         (("input={folder}/one.png",), "one.png is none of the images that are read"),
         (("largest_pieces=0",), "largest_pieces=0: expected a number of pieces"),
+        (("second_look=2",), "second_look=2: true or false is needed"),
         (("min_share=2",), "min_share=2: expected a share of the largest piece"),
         (("input={folder}/one.nii", "strict=true"), "(strict=true)"),
         (("checkpoint=[]",), "checkpoint=[]"),
