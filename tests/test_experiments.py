@@ -76,3 +76,4 @@ def test_the_packaged_base_prepares_images_and_clears_pieces_as_its_experiment()
     own, experiment = exported_config(packaged("builtin")), composed("experiment=pretrain_heads")
     assert own.dataset.preparation == experiment.dataset.preparation and own.dataset.preparation.background == "auto"
     assert clearing_for(own) == clearing_for(experiment) and own.inference.min_share == 0.1
+    assert own.inference.second_look is experiment.inference.second_look is True
