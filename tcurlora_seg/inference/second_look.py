@@ -80,5 +80,5 @@ def _grown(mask: NDArray[np.bool_], mm: float, sizes: Sequence[float]) -> NDArra
 
 
 def _shrunk(mask: NDArray[np.bool_], mm: float, sizes: Sequence[float]) -> NDArray[np.bool_]:
-    """Without all voxels up to a distance from the rest."""
-    return ndimage.distance_transform_edt(mask, sampling=sizes) > mm
+    """Without all voxels up to a distance from the rest; without any rest nothing goes."""
+    return mask if mask.all() else ndimage.distance_transform_edt(mask, sampling=sizes) > mm

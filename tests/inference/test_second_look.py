@@ -91,7 +91,8 @@ def test_the_brain_is_measured_in_millimetres_and_may_end_with_the_image():
     assert dice(brain_of(brain[60:], sizes)[:1], expected[60:61]) > 0.98
 
 
-def test_nothing_solid_is_no_brain():
+def test_an_image_of_nothing_but_brain_is_all_brain_and_nothing_solid_is_none():
+    assert brain_of(np.ones((30, 20, 30), bool), SIZES).all()
     assert not brain_of(np.zeros((30, 30, 30), bool), SIZES).any()
     assert not brain_of(ball(6, (30, 30, 30)), SIZES).any()
 
