@@ -111,8 +111,8 @@ def check_training(config: DictConfig) -> None:
         if (key, plain) != ("class_weights", "auto"):  # which the plan fills in
             check_value(f"training.{key}", plain, taken[key])
     rate = config.optimizer.get("lr", 1.0)
-    if not isinstance(rate, int | float) or not rate > 0:
-        raise UserError(f"optimizer.lr={rate}: a number above 0 is needed")
+    if not isinstance(rate, int | float) or not rate >= 0:
+        raise UserError(f"optimizer.lr={rate}: at least 0 is needed")
     if config.training.decay_power < 0:
         raise UserError(f"training.decay_power={config.training.decay_power}: at least 0 is needed")
     if not 0 <= config.training.weights_fade <= 1:
@@ -124,7 +124,8 @@ def check_training(config: DictConfig) -> None:
     if config.resume is None:
         _check_split(config.split)
     check_windows(**{key: config.inference[key] for key in ("overlap", "batch_size", "shift", "precision")})
-    check_second_look(config.inference.second_look, config.dataset.preparation.intensity)
+    intensity = OmegaConf.select(config, "dataset.preparation.intensity", default="zscore")  # of one's own data set
+    check_second_look(config.inference.second_look, intensity)
     if config.sweep is None:
         raise UserError("sweep=null: a name is needed, such as sweep=mine")
     if config.seed is None or not 0 <= config.seed < 2**32:

@@ -36,7 +36,7 @@ from programs import TINY, run_script
         ("training.average_last=-1", "training.average_last=-1: a number of epochs is needed"),
         ("training.class_weights=none", "training.class_weights='none' is not what was expected: Sequence[float]"),
         ("training.class_weights=[1,a]", "training.class_weights=[1, 'a'] is not what was expected"),
-        ("optimizer.lr=-1", "optimizer.lr=-1: a number above 0 is needed"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: at least 0 is needed"),
         ("inference.second_look=1", "inference.second_look=1 is not what was expected: true or false"),
         ("training.decay_power=-1", "training.decay_power=-1: at least 0 is needed"),
         ("training.loss=focal", "training.loss='focal' is not what was expected: Literal['dice_ce', 'dice', 'tokens']"),

@@ -132,7 +132,7 @@ def test_unknown_values_are_named_with_those_of_the_list(
 
 
 def test_a_task_that_is_not_there_says_how_to_have_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Task02_Heart/dataset.json. dataset.download=true fetches Task02_Heart"):
+    with pytest.raises(UserError, match=r"Task02_Heart/dataset.json. dataset.download=true fetches it"):
         dataset(tmp_path, "Task02_Heart")
     with pytest.raises(UserError, match=r"Task11_Knee is not a task of decathlon"):
         dataset(tmp_path, "Task11_Knee")
