@@ -23,7 +23,7 @@ _NEEDED = {
     "split.json": ("train",),
     "summary.json": ("dataset", "task", "simulated", "mean_dice"),
 }
-_OF_A_SPLIT = ("split.scheme", "split.seed", "split.fold")
+_SETTINGS = ("seed", "adapter.name", "adapter.rank", "split.scheme", "split.seed", "split.fold")  # of a config.yaml
 _TEXTS = ("case", "patient", "structure", "status")
 _ALWAYS = ("volume_ml", "reference_ml", "seconds")  # known for every row
 
@@ -121,7 +121,7 @@ def read_run(directory: Path, split: str) -> FinishedRun:
             raise UserError(f"{path} has no '{lacking[0]}': it is damaged or of another version; leave this run out")
     config = flatten(load_config(directory / "config.yaml"))
     planned = read_json(directory / "plan.json") if (directory / "plan.json").exists() else {}
-    lacking = [key for key in ("seed", "adapter.name", "adapter.rank", *_OF_A_SPLIT) if key not in config]
+    lacking = [key for key in _SETTINGS if key not in config]
     if lacking:
         raise UserError(f"{directory / 'config.yaml'} has no '{lacking[0]}': it is no configuration of a training run")
     return FinishedRun(

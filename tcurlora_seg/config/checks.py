@@ -239,17 +239,16 @@ def check_run(config: DictConfig) -> None:
                 raise UserError(f"checkpoint={directory} is no finished run: it has no {name}{hint}")
 
 
-_OF_PREDICTING = (
-    "pretrained", "device", "overlap", "mirror", "shift", "second_look", "precision", "min_share", "min_component_ml",
-    "largest_pieces",
-)  # fmt: skip
+OF_GIVEN = ("checkpoint", "predictions", "split", "root", "surface_tolerance_mm", "pictures", "output", "trust")
+"""Keys of `scripts/evaluate.py` that count where label maps are given."""
 
 
 def check_evaluation(config: DictConfig) -> None:
     """Check a configuration of `scripts/evaluate.py`: the run or runs, and the folders of another program's label maps.
 
     Raises:
-        UserError: no run; `predictions` is no folder; no `output` for the scores of those or of an ensemble.
+        UserError: no run; `predictions` is no folder; a key without effect on those; no `output` for their scores or an
+            ensemble's.
     """
     check_run(config)
     several = isinstance(config.checkpoint, ListConfig)
@@ -263,6 +262,6 @@ def check_evaluation(config: DictConfig) -> None:
             raise UserError(f"predictions={config.predictions} is not a folder: give one that holds <case>.nii.gz")
         if config.output is None:
             raise UserError("predictions=... needs output=DIR: the run's own scores are not overwritten")
-        for key in _OF_PREDICTING:
-            if config[key] not in (None, "auto"):
+        for key in map(str, config):
+            if key not in OF_GIVEN and config[key] not in (None, "auto"):
                 raise UserError(f"{key}={config[key]} has no effect with predictions=...: they are scored as they are")

@@ -85,10 +85,10 @@ def clear_pieces(
     result, voxel_ml = segmentation.copy(), float(np.prod(spacing)) / 1000.0
     share, least, most = clearing.resolved(task).values()
     if share:
-        pieces, sizes = _pieces(result > 0)
+        pieces, sizes = find_pieces(result > 0)
         result[np.concatenate([[False], sizes < share * sizes.max(initial=0)])[pieces]] = 0
     for name in dict.fromkeys((*least, *most)):
-        pieces, sizes = _pieces(np.isin(result, task.structures[name]))
+        pieces, sizes = find_pieces(np.isin(result, task.structures[name]))
         volumes = sizes * voxel_ml
         goes = volumes < least.get(name, 0)
         goes[np.argsort(-volumes, kind="stable")[int(most.get(name, len(sizes))) :]] = True
@@ -101,7 +101,7 @@ def clear_pieces(
     return result
 
 
-def _pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def find_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Number of the piece of each voxel, 0 outside, and their sizes in voxels, from piece 1 on."""
     pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     return pieces, np.bincount(pieces.ravel(), minlength=count + 1)[1:]

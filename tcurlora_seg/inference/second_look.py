@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tcurlora_seg.data.intensity import Background, scale
 from tcurlora_seg.data.notes import note
+from tcurlora_seg.inference.pieces import find_pieces
 from tcurlora_seg.inference.windows import Predictor, probabilities
 
 SULCI, NECKS, MARGIN = 3.0, 10.0, 3.0
@@ -67,11 +68,10 @@ def brain_of(found: NDArray[np.bool_], sizes: Sequence[float]) -> NDArray[np.boo
     room = [math.ceil((SULCI + NECKS + MARGIN) / size) for size in sizes]
     mask = np.pad(found, [(n, n) for n in room], mode="edge")  # the brain goes on where the image ends
     mask = ndimage.binary_fill_holes(_shrunk(_grown(mask, SULCI, sizes), SULCI, sizes))
-    pieces, count = ndimage.label(_shrunk(mask, NECKS, sizes))
-    if count == 0:
+    pieces, voxels = find_pieces(_shrunk(mask, NECKS, sizes))
+    if len(voxels) == 0:
         return np.zeros_like(found)
-    largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    return _grown(largest, NECKS + MARGIN, sizes)[tuple(slice(n, -n) for n in room)]
+    return _grown(pieces == voxels.argmax() + 1, NECKS + MARGIN, sizes)[tuple(slice(n, -n) for n in room)]
 
 
 def _grown(mask: NDArray[np.bool_], mm: float, sizes: Sequence[float]) -> NDArray[np.bool_]:
@@ -80,5 +80,5 @@ def _grown(mask: NDArray[np.bool_], mm: float, sizes: Sequence[float]) -> NDArra
 
 
 def _shrunk(mask: NDArray[np.bool_], mm: float, sizes: Sequence[float]) -> NDArray[np.bool_]:
-    """Without all voxels up to a distance from the rest; without any rest nothing goes."""
-    return mask if mask.all() else ndimage.distance_transform_edt(mask, sampling=sizes) > mm
+    """Without all voxels up to a distance from the rest."""
+    return ndimage.distance_transform_edt(mask, sampling=sizes) > mm

@@ -218,7 +218,7 @@ def read_labels(path: Path, task: Task) -> dict[int, tuple[int, ...]] | None:
         values = read_json(path)["values"].items()
         meaning = {int(value): tuple(entry["labels_of_the_data_set"]) for value, entry in values}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not what predict.py writes: move it away") from error
+        raise UserError(f"{path} is not what predict.py and evaluate.py write: move it away") from error
     if {frozenset(raw) for raw in meaning.values()} != {frozenset(raw) for raw in task.classes.values()}:
         raise UserError(f"{path} describes other classes than those of {task.name}")
     return meaning

@@ -99,7 +99,7 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
         augmentation=instantiate(config.data.augmentation),
         **options,
     )
-    volumes = data.volumes(_processes(config.trainer.devices))  # each keeps its own
+    volumes = data.volumes(_processes(config.trainer.devices))
     backbone = backbone_of_target(config.model["_target_"])
     largest, multiple = backbone.window(config.model), backbone.multiple
     survey = volumes.survey()
@@ -113,10 +113,12 @@ def build_data(config: DictConfig, dataset: SegmentationDataset, split: Split) -
 
 
 def _processes(devices: Any) -> int:
-    """Number of devices that Lightning takes for `trainer.devices`: a number, a list, or all."""
+    """Number of processes by `trainer.devices`, each of which keeps the volumes: a number, -1, a list or auto."""
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return len(devices)
-    return max(1, torch.cuda.device_count()) if str(devices) in ("-1", "auto") else int(devices)
+    if str(devices) in ("-1", "auto"):
+        return max(1, torch.cuda.device_count())
+    return int(devices)
 
 
 def build_trainer(

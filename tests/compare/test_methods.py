@@ -54,7 +54,8 @@ def test_methods_are_named_by_adapter_rank_and_what_else_parts_them(group: Calla
 
 def test_where_a_run_lies_and_its_random_base_make_no_other_method(group: Callable[..., list[Method]]) -> None:
     base = {"pretrained": "out/bases/0.safetensors", "dataset__root": "a", "logger": {"name": "x"}}
-    other = {"pretrained": "x/bases/1.safetensors", "dataset__root": "b", "logger": {}, "data__cache_dir": "c"}
+    other = {"pretrained": "x/bases/1.safetensors", "dataset__root": "b", "logger": {}, "data__cache_dir": "c",
+             "trainer__accelerator": "cpu", "trust": ["mine"], "training__save_every": 2}  # fmt: skip
     assert len(group(([0.8], {"seed": 0, **base}), ([0.8], {"seed": 1, **other}))) == 1
     assert len(group(([0.8], {"seed": 0}), ([0.8], {"seed": 1, "pretrained": "mine.pt"}))) == 2
 

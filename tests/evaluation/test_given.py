@@ -108,7 +108,7 @@ def test_label_maps_of_predict_are_read_by_the_list_beside_them(run: Path, refer
     with pytest.raises(UserError, match=r"labels.json describes other classes"):
         score_folder(**options)
     (references / "labels.json").write_text("[]")
-    with pytest.raises(UserError, match=r"labels.json is not what predict.py writes"):
+    with pytest.raises(UserError, match=r"labels.json is not what predict.py and evaluate.py write"):
         score_folder(**options)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tcurlora_seg.data.task import Task
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.native import segment
 from tcurlora_seg.inference.second_look import MARGIN, RIM, brain_of, look_again
+from tcurlora_seg.inference.watch import watched
 from tcurlora_seg.inference.windows import Predictor, probabilities
 
 SIZES = (2.0, 2.0, 2.0)
@@ -135,6 +138,18 @@ def test_a_brain_alone_and_a_part_of_one_are_looked_at_once(head, predictor):
         found[1] *= torch.from_numpy(ball(40)) if values is small else 1
         assert torch.equal(look_again([predictor], scored(values), found.clone()), found)
     assert not calls
+
+
+def test_the_time_that_is_left_is_that_of_the_look_in_hand(monkeypatch, capsys, predictor):
+    clock = iter([0.0, 0.0, 0.0, 1000.0, 1060.0])  # the start of all, of both looks, and a line of each
+    monkeypatch.setattr("tcurlora_seg.inference.watch.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    predictor.window = (40, 80, 80)
+    with watched([predictor], "head"):
+        predictor.begin((80, 80, 80))
+        predictor.tick(1)
+        predictor.begin((80, 80, 80))
+        predictor.tick(1)
+    assert capsys.readouterr().out.endswith("head: 33% of 3 windows, about 2 min left\n")
 
 
 def test_a_second_look_needs_a_z_score():
