@@ -21,17 +21,18 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
 
     Args:
         predictors: of one segmentation.
-        heading: begins the bar or the line.
+        heading: begins the bar or the line; a second volume is named as the second look at it.
     """
     columns = TextColumn("{task.description}", markup=False), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
-        work, done, total = bar.add_task(heading, total=None), 0, 0
+        work, done, total, words = bar.add_task(heading, total=None), 0, 0, ""
         started = said = time.monotonic()
 
         def begin(shape: Sequence[int]) -> None:
-            nonlocal done, total, started
+            nonlocal done, total, started, words
+            words = f"{heading}, second look" if total else heading
             done, total, started = 0, count_windows(predictors, shape), time.monotonic()
-            bar.update(work, total=total, completed=0)
+            bar.update(work, description=words, total=total, completed=0)
 
         def tick(windows: int) -> None:
             nonlocal done, said
@@ -40,7 +41,7 @@ def watched(predictors: Sequence[Predictor], heading: str) -> Iterator[None]:
             now = time.monotonic()
             if not sys.stdout.isatty() and now - said > _EVERY and done < total:
                 said, left = now, time_left(now - started, done, total)
-                print(f"{heading}: {done / total:.0%} of {total} windows, {left}", flush=True)
+                print(f"{words}: {done / total:.0%} of {total} windows, {left}", flush=True)
 
         for predictor in predictors:
             predictor.begin, predictor.tick = begin, tick

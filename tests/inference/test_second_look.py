@@ -141,7 +141,7 @@ def test_a_brain_alone_and_a_part_of_one_are_looked_at_once(head, predictor):
 
 
 def test_the_time_that_is_left_is_that_of_the_look_in_hand(monkeypatch, capsys, predictor):
-    clock = iter([0.0, 0.0, 0.0, 1000.0, 1060.0])  # the start of all, of both looks, and a line of each
+    clock = iter([0.0, 0.0, 0.0, 1000.0, 1060.0])  # the start of all, a look, its window, the second look, its window
     monkeypatch.setattr("tcurlora_seg.inference.watch.time", SimpleNamespace(monotonic=lambda: next(clock)))
     predictor.window = (40, 80, 80)
     with watched([predictor], "head"):
@@ -149,7 +149,7 @@ def test_the_time_that_is_left_is_that_of_the_look_in_hand(monkeypatch, capsys, 
         predictor.tick(1)
         predictor.begin((80, 80, 80))
         predictor.tick(1)
-    assert capsys.readouterr().out.endswith("head: 33% of 3 windows, about 2 min left\n")
+    assert capsys.readouterr().out == "head, second look: 33% of 3 windows, about 2 min left\n"
 
 
 def test_a_second_look_needs_a_z_score():
