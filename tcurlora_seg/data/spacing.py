@@ -56,9 +56,15 @@ def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: n
     sizes = ras_spacing(affine).tolist()
     if spacing.covers(sizes):
         return preparation
-    own, theirs = (" x ".join(f"{size:.3g}" for size in s) for s in (sizes, spacing.median))
-    note("resampled", f"voxels of {own} mm are resampled to the training images' {theirs} mm, and back")
+    note_resampled(sizes, spacing.fit(sizes))
     return replace(preparation, spacing=spacing.fit(sizes))
+
+
+def note_resampled(own: Sequence[float], target: Sequence[float]) -> None:
+    """Remark on an image that is resampled from one voxel size to another, unless they are the same within 5 %."""
+    if any(abs(size / other - 1) > _TOLERANCE for size, other in zip(own, target, strict=True)):
+        sizes = (" x ".join(f"{size:.3g}" for size in s) for s in (own, target))
+        note("resampled", "voxels of {} mm are resampled to the training images' {} mm, and back".format(*sizes))
 
 
 def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:

@@ -25,7 +25,8 @@ class Clearing(NamedTuple):
     Attributes:
         min_share: least volume of a piece of all structures together, as a share of the largest such piece.
         min_component_ml: least volume of a piece of a structure.
-        largest_pieces: number of the largest pieces of a structure that stay: 2 for one on both sides.
+        largest_pieces: number of the largest pieces of a structure that stay: 2 for one on both sides. Here voxels hang
+            together by their faces alone: what hangs on by an edge or a corner is what is to go.
     """
 
     min_share: float | None = None
@@ -70,7 +71,7 @@ def clear_pieces(
 ) -> NDArray[np.uint8]:
     """Copy of a label map in which removed pieces are background.
 
-    A piece is a set of voxels connected by faces, edges or corners (26 neighbours).
+    A piece is a set of voxels connected by faces, edges or corners (26 neighbours), for `largest_pieces` by faces (6).
 
     Args:
         segmentation: class indices (X, Y, Z).
@@ -87,21 +88,29 @@ def clear_pieces(
     if share:
         pieces, sizes = find_pieces(result > 0)
         result[np.concatenate([[False], sizes < share * sizes.max(initial=0)])[pieces]] = 0
-    for name in dict.fromkeys((*least, *most)):
+    for name, volume in least.items():
         pieces, sizes = find_pieces(np.isin(result, task.structures[name]))
-        volumes = sizes * voxel_ml
-        goes = volumes < least.get(name, 0)
-        goes[np.argsort(-volumes, kind="stable")[int(most.get(name, len(sizes))) :]] = True
+        goes = sizes * voxel_ml < volume
         result[np.concatenate([[False], goes])[pieces]] = 0
         if len(sizes) and goes.all():
             _log.warning(
                 "%s: min_component_ml removes all of %s: its largest piece has %s, less than %s",
-                source, name, volume_text(volumes.max()), volume_text(least[name]),
+                source, name, volume_text(sizes.max() * voxel_ml), volume_text(volume),
             )  # fmt: skip
+    for name, number in most.items():
+        pieces, sizes = find_pieces(np.isin(result, task.structures[name]), by_faces=True)
+        goes = np.ones(len(sizes) + 1, dtype=bool)
+        goes[[0, *(1 + np.argsort(-sizes, kind="stable")[: int(number)])]] = False
+        result[goes[pieces]] = 0
     return result
 
 
-def find_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Number of the piece of each voxel, 0 outside, and their sizes in voxels, from piece 1 on."""
-    pieces, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+def find_pieces(mask: NDArray[np.bool_], *, by_faces: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number of the piece of each voxel, 0 outside, and their sizes in voxels, from piece 1 on.
+
+    Args:
+        mask: (X, Y, Z).
+        by_faces: connected by faces alone (6 neighbours), not by edges and corners, too (26).
+    """
+    pieces, count = ndimage.label(mask, structure=ndimage.generate_binary_structure(3, 1 if by_faces else 3))
     return pieces, np.bincount(pieces.ravel(), minlength=count + 1)[1:]

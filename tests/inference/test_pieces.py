@@ -55,6 +55,15 @@ def test_corners_connect() -> None:
     assert not clear_pieces(chain, TUMOUR, (4.9, 5, 5), Clearing(min_component_ml=1.0), "case").any()
 
 
+def test_a_corner_or_an_edge_holds_no_second_piece_where_only_the_largest_stay() -> None:
+    blocks = np.zeros((9, 9, 9), np.uint8)
+    blocks[:3, :3, :3], blocks[3:5, 3:5, 3:5], blocks[5, 5, 4] = 2, 2, 2  # by a corner, and on from there by an edge
+    after = clear_pieces(blocks, TUMOUR, (1, 1, 1), Clearing(largest_pieces=1), "case")
+    assert (after[:3, :3, :3] == 2).all() and after.sum() == 2 * 27
+    after[3, 2, 2] = 2  # a face does
+    assert (clear_pieces(after, TUMOUR, (1, 1, 1), Clearing(largest_pieces=1), "case") == after).all()
+
+
 def test_a_structure_that_vanishes_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         clear_pieces(tumour(), TUMOUR, (1, 1, 1), Clearing(min_component_ml=0.1), "case 1")

@@ -294,16 +294,21 @@ def test_a_structure_may_have_a_slash_in_its_name() -> None:
     )
 
 
+@pytest.mark.parametrize("mm", [1, 2])
 def test_the_packaged_base_finds_the_hippocampi_of_a_real_head(
-    tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+    mm: int, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Colin27 around them, which no training has seen; AAL's regions are larger than those of FreeSurfer."""
-    head, regions = (nib.load(PACKAGE / "assets" / "head" / f"colin27_{name}.nii.gz") for name in ("T1", "aal"))
-    nib.save(head.slicer[40:140, 70:134, 30:94], tmp_path / "head.nii.gz")
+    head, regions = (
+        nib.load(PACKAGE / "assets" / "head" / f"colin27_{name}.nii.gz").slicer[40:140:mm, 70:134:mm, 30:94:mm]
+        for name in ("T1", "aal")
+    )
+    nib.save(head, tmp_path / "head.nii.gz")
     code, out, _ = predict("checkpoint=builtin", f"input={tmp_path / 'head.nii.gz'}", f"output={tmp_path / 'maps'}",
                            "mirror=false", "overlap=0.25")  # fmt: skip
     values = json.loads((tmp_path / "maps" / "labels.json").read_text())["structures"]["hippocampus"]
     assert code == 0 and re.search(r"hippocampus [\d.]+\s+ml", out)
+    assert (mm == 1) == ("are resampled to the training images' 1 x 1 x 1 mm, and back" not in out)
     found = np.isin(nib.load(tmp_path / "maps" / "head.nii.gz").dataobj, values)
-    expected = np.isin(regions.slicer[40:140, 70:134, 30:94].dataobj, (37, 38))
+    expected = np.isin(regions.dataobj, (37, 38))
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.5
