@@ -48,6 +48,15 @@ def test_an_experiment_composes_and_every_job_of_it_fits_the_schema(
     assert (whole.model.hidden_size == 768) == ("paper" in experiment)
 
 
+def test_a_method_has_its_own_rates_but_in_the_papers_experiments() -> None:
+    config = composed("adapter=lora_pt")
+    assert (config.optimizer.lr, config.training.adapter_lr_factor) == (2e-3, 0.1)
+    assert composed("adapter=full").optimizer.lr == 1e-3
+    assert {composed(f"adapter={name}").training.adapter_lr_factor for name in ("full", "lora", "tcurlora")} == {1.0}
+    paper = composed("experiment=paper_lpba40", "adapter=lora_pt")
+    assert (paper.optimizer.lr, paper.training.adapter_lr_factor) == (1e-3, 1.0)
+
+
 @pytest.mark.parametrize("experiment", PAPER)
 def test_the_papers_training_is_the_papers(experiment: str) -> None:
     config = composed(f"experiment={experiment}")
