@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcurlora_seg.data.grid import same_grid, turn_to
 from tcurlora_seg.data.preparation import Preparation
-from tcurlora_seg.data.spacing import TrainingSpacing, fitting, note_resampled, ras_spacing
+from tcurlora_seg.data.spacing import TrainingSpacing, fitting
 from tcurlora_seg.errors import UserError
 
 
@@ -81,8 +81,6 @@ def prepare_image(
     """
     affine = channels[0].affine
     fitted = fitting(preparation, spacing, affine)
-    if preparation.spacing is not None:
-        note_resampled(ras_spacing(affine).tolist(), preparation.spacing)
     image, _ = fitted(_stack(channels, mask, channels[0], preparation, case))
     return PreparedImage(case=case, image=image, affine=affine, preparation=fitted)
 

@@ -44,27 +44,22 @@ class TrainingSpacing:
 def fitting(preparation: Preparation, spacing: TrainingSpacing | None, affine: np.ndarray) -> Preparation:
     """Preparation for an image, which resamples it where its voxel size is unlike those of the training images.
 
-    Along such an axis it resamples to their median; not where the preparation resamples anyway.
+    Along such an axis it resamples to their median; not where the preparation resamples anyway. Either is noted.
 
     Args:
         preparation: of the training images.
-        spacing: of the training images; None where nobody knows.
+        spacing: of the training images; None where nobody knows, or for those themselves.
         affine: the image's, from voxels to RAS mm.
     """
-    if preparation.spacing is not None or spacing is None:
+    if spacing is None:
         return preparation
     sizes = ras_spacing(affine).tolist()
-    if spacing.covers(sizes):
+    target = preparation.spacing or spacing.fit(sizes)
+    if all(abs(size / other - 1) <= _TOLERANCE for size, other in zip(sizes, target, strict=True)):
         return preparation
-    note_resampled(sizes, spacing.fit(sizes))
-    return replace(preparation, spacing=spacing.fit(sizes))
-
-
-def note_resampled(own: Sequence[float], target: Sequence[float]) -> None:
-    """Remark on an image that is resampled from one voxel size to another, unless they are the same within 5 %."""
-    if any(abs(size / other - 1) > _TOLERANCE for size, other in zip(own, target, strict=True)):
-        sizes = (" x ".join(f"{size:.3g}" for size in s) for s in (own, target))
-        note("resampled", "voxels of {} mm are resampled to the training images' {} mm, and back".format(*sizes))
+    own, theirs = (" x ".join(f"{size:.3g}" for size in s) for s in (sizes, target))
+    note("resampled", f"voxels of {own} mm are resampled to the training images' {theirs} mm, and back")
+    return replace(preparation, spacing=target)
 
 
 def read_spacing(raw: Mapping[str, Sequence[float]] | None) -> TrainingSpacing | None:

@@ -99,9 +99,7 @@ def clear_pieces(
             )  # fmt: skip
     for name, number in most.items():
         pieces, sizes = find_pieces(np.isin(result, task.structures[name]), by_faces=True)
-        goes = np.ones(len(sizes) + 1, dtype=bool)
-        goes[[0, *(1 + np.argsort(-sizes, kind="stable")[: int(number)])]] = False
-        result[goes[pieces]] = 0
+        result[np.isin(pieces, 1 + np.argsort(-sizes, kind="stable")[number:])] = 0
     return result
 
 
