@@ -15,7 +15,7 @@ import torch
 
 from tcurlora_seg.data.datasets.base import SegmentationDataset
 from tcurlora_seg.data.fingerprint import fingerprint
-from tcurlora_seg.data.typical import image_facts, ranges, result_facts
+from tcurlora_seg.data.typical import ranges
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.files import atomic_path
 from tcurlora_seg.memory import available_memory
@@ -72,19 +72,8 @@ class TrainingVolumes:
         return Survey(shapes, counts)
 
     def typical(self) -> dict[str, list[float]]:
-        """Ranges of measures of the training images and their structures, see `typical`, over up to `_ENOUGH` cases.
-
-        Nothing where images are synthesised.
-        """
-        dataset, facts = self.dataset, []
-        for position in range(min(len(self), _ENOUGH)):
-            volume = self[position]
-            if "image" not in volume:
-                return {}
-            image, label, sizes = volume["image"].numpy(), volume["label"][0].numpy(), volume["spacing"]
-            facts.append(image_facts(image, sizes, dataset.modalities))
-            facts[-1] |= result_facts(label, sizes, dataset.task.structures)
-        return ranges(facts)
+        """Ranges of measures of the training images and their structures, see `typical`, over up to `_ENOUGH` cases."""
+        return ranges(self.dataset.facts(self[position]) for position in range(min(len(self), _ENOUGH)))
 
     def _stored(self, id: str) -> dict[str, Any]:
         path = stored_path(self.dataset, id, self._folder)

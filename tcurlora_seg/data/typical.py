@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,8 @@ _FACTOR = 1.25
 """How far a length, a volume of what an image shows or a share may lie outside of the training images' range."""
 _RESULT_FACTOR = 2.0
 """The same for volume and number of pieces of a structure, which differ more from person to person."""
+_LEAST_SHARE = 0.02
+"""Least share that is found, of what an image shows or of all structures of the smallest training case."""
 _INTENSITY = 0.25
 """The same for a quantile of the intensities, as a share of the spread between the outer ones."""
 
@@ -91,8 +94,22 @@ def unusual(facts: Facts, seen: Ranges) -> list[str]:
                 lines.append(f"{name} of its intensities lie below {value:.2f}, of training images {span}")
         elif not low / _FACTOR <= value <= high * _FACTOR:
             lines.append(_unusual_size(name, value, low, high))
-    for structure in dict.fromkeys(name.rpartition("/")[0] for name in facts if "/" in name):
-        lines += _unusual_structure(structure, facts, seen)
+    named = dict.fromkeys(name.rpartition("/")[0] for name in facts if f"{name.rpartition('/')[0]}/ml" in seen)
+    if "shown, ml" in seen or not named:
+        return lines + [line for name in named for line in _unusual_structure(name, facts, seen, whole=True)]
+    return lines + _unusual_part(list(named), facts, seen)
+
+
+def _unusual_part(names: Sequence[str], facts: Facts, seen: Ranges) -> list[str]:
+    """Lines on a result, where images of the training showed any part: what is too little counts in a whole alone."""
+    shown, found = facts.get("shown, ml", 0.0), sum(facts[f"{name}/ml"] for name in names)
+    smallest = sum(seen[f"{name}/ml"][0] for name in names)
+    lines = [line for name in names for line in _unusual_structure(name, facts, seen, whole=found >= smallest)]
+    if lines and found >= smallest:
+        lines.append("are orientation and voxel size in its header right?")  # so looks a brain that lies upside down
+    if found < _LEAST_SHARE * min(shown, smallest):
+        share = f"only {volume_text(found)} of the {volume_text(shown)} that it shows"
+        lines.append(f"{share} belong to a structure: is it another part of the body?")
     return lines
 
 
@@ -106,16 +123,16 @@ def _unusual_size(name: str, value: float, low: float, high: float) -> str:
     return f"it is {value:.0f} mm long {axis}, training images {low:.0f} to {high:.0f} mm"
 
 
-def _unusual_structure(name: str, facts: Facts, seen: Ranges) -> list[str]:
-    if f"{name}/ml" not in seen:
-        return []
-    (low, high), (fewest, most) = seen[f"{name}/ml"], seen[f"{name}/pieces"]
+def _unusual_structure(name: str, facts: Facts, seen: Ranges, *, whole: bool) -> list[str]:
+    """A line on the volume and the pieces of a structure; what is too little counts where the `whole` is seen."""
+    (low, high), (fewest, most) = seen[f"{name}/ml"], seen.get(f"{name}/pieces", (0, math.inf))
     volume, pieces = facts[f"{name}/ml"], facts[f"{name}/pieces"]
-    if low / _RESULT_FACTOR <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR:
+    least = low / _RESULT_FACTOR if whole else 0
+    if least <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR:
         return []
     found = f"{name} in {pieces:.0f} piece{'' if pieces == 1 else 's'}, {volume_text(volume)}"
-    count = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
-    return [f"{found}; training {volume_text(low)} to {volume_text(high)} in {count}"]
+    count = "" if most == math.inf else f" in {fewest:.0f}" if fewest == most else f" in {fewest:.0f} to {most:.0f}"
+    return [f"{found}; training {volume_text(low)} to {volume_text(high)}{count}"]
 
 
 def read_ranges(raw: Any) -> dict[str, list[float]]:

@@ -117,11 +117,11 @@ class Segmenter:
             mask=None if mask is None else self._volume(mask, source),
         )  # fmt: skip
         spacing = voxel_sizes(case.image.affine.numpy())
-        remarks = unusual(image_facts(case.image.numpy(), spacing, self.modalities), self.typical)
-        _refuse(remarks, source, strict)
+        seen = image_facts(case.image.numpy(), spacing, self.modalities)
+        _refuse(unusual(seen, self.typical), source, strict)
         found = segment(self.predictors, case, self.task, self.clearing, keep=probabilities)
         facts = result_facts(found.native, voxel_sizes(case.affine), self.task.structures)
-        remarks += unusual(facts, self.typical)
+        remarks = unusual(seen | facts, self.typical)
         _refuse(remarks, source, strict)
         values = label_values(self.task)
         table = np.array([0, *(values[c] for c in sorted(values))], dtype=label_dtype(values))

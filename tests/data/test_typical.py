@@ -59,12 +59,43 @@ def test_another_field_of_view_and_other_intensities_are_named() -> None:
 
 
 def test_too_much_and_too_many_pieces_are_named_in_one_line() -> None:
-    seen = ranges([result_facts(labels(5), (1, 1, 1), STRUCTURES), result_facts(labels(5, 20), (1, 1, 1), STRUCTURES)])
+    facts = [result_facts(labels(*corners), (1, 1, 1), STRUCTURES) for corners in ((5,), (5, 20))]
+    seen = {**SEEN, **ranges(facts)}
     assert unusual(result_facts(labels(9, 25), (1, 1, 1), STRUCTURES), seen) == []
     many = result_facts(labels(0, 6, 12, 18, 24), (1, 1, 1), {"left": [1]})
     assert unusual(many, seen) == ["left in 5 pieces, 0.32 ml; training 64 mm³ to 0.128 ml in 1 to 2"]
     none = result_facts(labels(), (1, 1, 1), {"left": [1]})
     assert unusual(none, seen) == ["left in 0 pieces, 0 ml; training 64 mm³ to 0.128 ml in 1 to 2"]
+
+
+WHOLE = {"cortex/ml": [300.0, 600.0], "hippocampus/ml": [4.0, 10.0]}
+"""As label maps give them: of their images nothing is fixed, which may show any part."""
+
+
+def found(cortex: float, hippocampus: float) -> dict[str, float]:
+    return {"cortex/ml": cortex, "cortex/pieces": 9.0, "hippocampus/ml": hippocampus, "hippocampus/pieces": 2.0}
+
+
+def test_a_part_of_what_was_labelled_may_hold_little_or_nothing_of_a_structure() -> None:
+    for cortex, hippocampus in ((0, 0), (100, 0), (0, 3), (303, 0.5), (320, 2.1), (1190, 19)):
+        assert unusual(found(cortex, hippocampus), WHOLE) == []
+    assert unusual(found(20, 21), WHOLE) == ["hippocampus in 2 pieces, 21 ml; training 4 ml to 10 ml"]
+
+
+def test_a_whole_that_lacks_a_structure_may_lie_on_its_side() -> None:
+    assert unusual(found(400, 0.7), WHOLE) == [
+        "hippocampus in 2 pieces, 0.7 ml; training 4 ml to 10 ml", "are orientation and voxel size in its header right?"
+    ]  # fmt: skip
+
+
+def test_an_image_in_which_next_to_nothing_is_found_may_be_none_of_a_head() -> None:
+    shown = {"shown, ml": 2097.0}
+    assert unusual(shown | found(5.6, 0.4), WHOLE) == [
+        "only 6 ml of the 2,097 ml that it shows belong to a structure: is it another part of the body?"
+    ]
+    assert unusual(shown | found(6.2, 0), WHOLE) == [] and unusual(shown, WHOLE) == []
+    small = {"shown, ml": 50.0}
+    assert len(unusual(small | found(0, 0.9), WHOLE)) == 1 and unusual(small | found(0, 1.1), WHOLE) == []
 
 
 def test_a_model_file_without_ranges_calls_nothing_unusual() -> None:

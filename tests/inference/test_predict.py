@@ -305,7 +305,7 @@ def test_the_packaged_base_finds_the_hippocampi_of_a_real_head(
     )
     nib.save(head, tmp_path / "head.nii.gz")
     code, out, _ = predict("checkpoint=builtin", f"input={tmp_path / 'head.nii.gz'}", f"output={tmp_path / 'maps'}",
-                           "mirror=false", "overlap=0.25")  # fmt: skip
+                           "mirror=false", "overlap=0.25", "strict=true")  # fmt: skip
     values = json.loads((tmp_path / "maps" / "labels.json").read_text())["structures"]["hippocampus"]
     assert code == 0 and re.search(r"hippocampus [\d.]+\s+ml", out)
     assert (mm == 1) == ("are resampled to the training images' 1 x 1 x 1 mm, and back" not in out)

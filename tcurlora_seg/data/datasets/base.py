@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tcurlora_seg.data.preparation import Preparation
     from tcurlora_seg.data.prepared import PreparedCase
     from tcurlora_seg.data.spacing import TrainingSpacing
+    from tcurlora_seg.data.typical import Facts
 
 
 class SegmentationDataset(DataRoot):
@@ -192,6 +193,13 @@ class SegmentationDataset(DataRoot):
         counts = label.flatten().bincount(minlength=256)[: self.task.out_channels].tolist()  # none that is ignored
         counts[0] = label.numel() - sum(counts[1:])
         return tuple(label.shape[1:]), counts
+
+    def facts(self, volume: Mapping[str, Any]) -> Facts:
+        """Measures of a `training_volume`: of its image and of its structures."""
+        from tcurlora_seg.data.typical import image_facts, result_facts
+
+        image, label, sizes = volume["image"].numpy(), volume["label"][0].numpy(), volume["spacing"]
+        return image_facts(image, sizes, self.modalities) | result_facts(label, sizes, self.task.structures)
 
     def sample(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
     from tcurlora_seg.data.synthesis import Synthesis
+    from tcurlora_seg.data.typical import Facts
 
 
 STRUCTURES = {  # the halves of the brain merged
@@ -154,6 +156,11 @@ class LabelMaps(SegmentationDataset):
         values, counts = volume["values"], volume["counts"].tolist()
         inside = [sum(counts[raw] for raw in merged if raw < len(counts)) for merged in self.task.classes.values()]
         return tuple(values.shape), [values.numel() - sum(inside), *inside]
+
+    def facts(self, volume: Mapping[str, Any]) -> Facts:
+        """Volumes of the structures in the whole map: of the images that are made from it nothing is fixed."""
+        voxels, voxel_ml = self.census(volume)[1], math.prod(volume["zooms"]) / 1000
+        return {f"{name}/ml": sum(voxels[c] for c in own) * voxel_ml for name, own in self.task.structures.items()}
 
     def drawn(self, volume: Mapping[str, Any], crop: Sequence[int], g: Generator) -> Mapping[str, Any]:
         """A new image of the size of the crop with its label, which the augmentation mirrors, scales and shifts.

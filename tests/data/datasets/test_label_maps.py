@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from heads import draw_head
+from nibabel.affines import voxel_sizes
 from programs import TINY, run_script
 
 from tcurlora_seg.data.augmentation import Augmentation
+from tcurlora_seg.data.cache import TrainingVolumes
 from tcurlora_seg.data.datamodule import SegmentationDataModule
 from tcurlora_seg.data.datasets.label_maps import LabelMaps
 from tcurlora_seg.data.preparation import Preparation
@@ -64,6 +66,17 @@ def test_coarse_windows_widen_the_voxel_sizes_that_a_network_was_trained_on(maps
     sizes = maps().training_sizes(["head0"])
     assert training_spacing(sizes).smallest == (0.8,) * 3 and training_spacing(sizes).largest == (2.0,) * 3
     assert len(maps(synthesis=Synthesis(coarse=0)).training_sizes(["head0"])) == 1
+
+
+def test_a_network_notes_the_volumes_in_whole_maps(maps: Callable[..., LabelMaps], tmp_path: Path) -> None:
+    data = maps()
+    counts = np.bincount(np.asarray(nib.load(data.root / "head0.nii.gz").dataobj).astype(int).ravel(), minlength=64)
+    affine = nib.load(data.root / "head0.nii.gz").affine
+    expected = counts[[17, 53]].sum() * np.prod(voxel_sizes(affine)) / 1000
+    facts = data.facts(data.training_volume("head0"))
+    assert facts["hippocampus/ml"] == pytest.approx(expected) and set(facts) == {"hippocampus/ml", "cortex/ml"}
+    (low, high) = TrainingVolumes(data, ["head0", "head1"], "none", tmp_path).typical()["hippocampus/ml"]
+    assert low <= expected <= high
 
 
 def test_samples_do_not_depend_on_workers_or_on_where_the_maps_are_kept(
