@@ -312,3 +312,15 @@ def test_the_packaged_base_finds_the_hippocampi_of_a_real_head(
     found = np.isin(nib.load(tmp_path / "maps" / "head.nii.gz").dataobj, values)
     expected = np.isin(regions.dataobj, (37, 38))
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.5
+
+
+def test_the_packaged_base_says_that_noise_is_no_head(
+    tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (64, 64, 64)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii.gz")
+    arguments = ("checkpoint=builtin", f"input={tmp_path / 'noise.nii.gz'}", f"output={tmp_path / 'maps'}")
+    code, out, _ = predict(*arguments)
+    assert code == 0 and re.search(r"only [\d.]+ (ml|mm³) of the 262 ml that it shows belong to a structure", out)
+    code, _, errors = predict(*arguments, "strict=true", "overwrite=true")
+    assert code == 1 and "is it another part of the body? (strict=true)" in errors
