@@ -130,9 +130,9 @@ def _unusual_structure(name: str, facts: Facts, seen: Ranges, *, whole: bool) ->
     least = low / _RESULT_FACTOR if whole else 0
     if least <= volume <= high * _RESULT_FACTOR and pieces <= max(most, 1) * _RESULT_FACTOR:
         return []
-    found = f"{name} in {pieces:.0f} piece{'' if pieces == 1 else 's'}, {volume_text(volume)}"
+    found = f"{name}: {volume_text(volume)} in {pieces:.0f} piece{'' if pieces == 1 else 's'}"
     count = "" if most == math.inf else f" in {fewest:.0f}" if fewest == most else f" in {fewest:.0f} to {most:.0f}"
-    return [f"{found}; training {volume_text(low)} to {volume_text(high)}{count}"]
+    return [f"{found}, in training {volume_text(low)} to {volume_text(high)}{count}"]
 
 
 def read_ranges(raw: Any) -> dict[str, list[float]]:

@@ -142,7 +142,7 @@ def _line(row: Mapping[str, str], network: Segmenter) -> str:
     sizes = {name: float(row[f"{name}/ml".replace("/", "_")]) for name in names}
     said = ", ".join([f"{row['seconds']} s", *(f"{name} {volume_text(size)}" for name, size in sizes.items())])
     words = [f"note: {row['notes']}"] if row["notes"] else []
-    words += [f"warning: {row['warnings']}"] if row["warnings"] else []
+    words += [f"warning: {line}" for line in row["warnings"].split("; ") if line]
     return "\n    ".join([*textwrap.wrap(said, 100), *words])
 
 

@@ -63,9 +63,9 @@ def test_too_much_and_too_many_pieces_are_named_in_one_line() -> None:
     seen = {**SEEN, **ranges(facts)}
     assert unusual(result_facts(labels(9, 25), (1, 1, 1), STRUCTURES), seen) == []
     many = result_facts(labels(0, 6, 12, 18, 24), (1, 1, 1), {"left": [1]})
-    assert unusual(many, seen) == ["left in 5 pieces, 0.32 ml; training 64 mm³ to 0.128 ml in 1 to 2"]
+    assert unusual(many, seen) == ["left: 0.32 ml in 5 pieces, in training 64 mm³ to 0.128 ml in 1 to 2"]
     none = result_facts(labels(), (1, 1, 1), {"left": [1]})
-    assert unusual(none, seen) == ["left in 0 pieces, 0 ml; training 64 mm³ to 0.128 ml in 1 to 2"]
+    assert unusual(none, seen) == ["left: 0 ml in 0 pieces, in training 64 mm³ to 0.128 ml in 1 to 2"]
 
 
 WHOLE = {"cortex/ml": [300.0, 600.0], "hippocampus/ml": [4.0, 10.0]}
@@ -79,13 +79,14 @@ def found(cortex: float, hippocampus: float) -> dict[str, float]:
 def test_a_part_of_what_was_labelled_may_hold_little_or_nothing_of_a_structure() -> None:
     for cortex, hippocampus in ((0, 0), (100, 0), (0, 3), (303, 0.5), (320, 2.1), (1190, 19)):
         assert unusual(found(cortex, hippocampus), WHOLE) == []
-    assert unusual(found(20, 21), WHOLE) == ["hippocampus in 2 pieces, 21 ml; training 4 ml to 10 ml"]
+    assert unusual(found(20, 21), WHOLE) == ["hippocampus: 21 ml in 2 pieces, in training 4 ml to 10 ml"]
 
 
 def test_a_whole_that_lacks_a_structure_may_lie_on_its_side() -> None:
     assert unusual(found(400, 0.7), WHOLE) == [
-        "hippocampus in 2 pieces, 0.7 ml; training 4 ml to 10 ml", "are orientation and voxel size in its header right?"
-    ]  # fmt: skip
+        "hippocampus: 0.7 ml in 2 pieces, in training 4 ml to 10 ml",
+        "are orientation and voxel size in its header right?",
+    ]
 
 
 def test_an_image_in_which_next_to_nothing_is_found_may_be_none_of_a_head() -> None:

@@ -110,7 +110,7 @@ def test_a_table_says_what_was_found_and_what_is_unusual(
     nib.save(fine, folder / "fine.nii.gz")
     for name in ("one.nii", "fine.nii.gz"):
         code, said, _ = predict(f"checkpoint={run}", f"input={folder / name}", f"output={out}")
-        assert code == 0 and "warning: left_hippocampus in " in said
+        assert code == 0 and "warning: left_hippocampus: " in said
     rows = pd.read_csv(out / "predictions.csv", keep_default_na=False)
     assert list(rows["image"]) == ["fine.nii.gz", "one.nii"]
     assert list(rows.columns) == [
@@ -119,7 +119,7 @@ def test_a_table_says_what_was_found_and_what_is_unusual(
     ]  # fmt: skip
     assert list(rows["voxel_mm"]) == ["6 x 6 x 6"] * 2 and list(rows["orientation"]) == ["LAS"] * 2
     assert "voxels of 6 x 6 x 3 mm are resampled to the training images' 6 x 6 x 6 mm, and back" in rows["notes"][0]
-    assert not rows["notes"][1] and all("; training " in line for line in rows["warnings"])
+    assert not rows["notes"][1] and all(", in training " in line for line in rows["warnings"])
     label = nib.load(out / "one.nii")
     volume = (np.asanyarray(label.dataobj) == 165).sum() * 0.216
     assert rows["left_hippocampus_ml"][1] == pytest.approx(volume, rel=1e-4)
