@@ -40,6 +40,7 @@ class CheckReport:
         skipped: file that belongs to no case -> why.
         files: case id -> fingerprint of its files when they were examined.
         cases: case id -> what its files hold.
+        same_labels: case id -> a note, see `same_labels`.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class CheckReport:
     skipped: dict[str, str] = field(default_factory=dict)
     files: dict[str, Fingerprint] = field(default_factory=dict)
     cases: dict[str, Examination] = field(default_factory=dict)
+    same_labels: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         write_json(path, {"format": FORMAT, **asdict(self)})
@@ -84,7 +86,8 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     left_out = {**report.left_out, **{id: f"{why} (excluded by hand)" for id, why in report.by_hand.items()}}
     table.add_row("found", str(len(report.usable) + len(left_out)), kind)
     table.add_row("usable", str(len(report.usable)), _describe(report), style="green" if report.usable else "red")
-    noted = {id: "; ".join(report.cases[id].notes) for id in report.usable if report.cases[id].notes}
+    notes = {id: [*report.cases[id].notes, *filter(None, [report.same_labels.get(id)])] for id in report.usable}
+    noted = {id: "; ".join(lines) for id, lines in notes.items() if lines}
     for title, reasons, style in (("left out", left_out, "yellow"), ("noted", noted, "cyan")):
         if reasons:
             table.add_section()

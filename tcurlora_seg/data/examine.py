@@ -144,6 +144,25 @@ def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
     return reasons
 
 
+def same_labels(cases: Mapping[str, Examination], patients: Mapping[str, str]) -> dict[str, str]:
+    """Notes, by case, on labels that are another patient's to the voxel, as where T1 and T2 of one person are two cases.
+
+    Args:
+        cases: those that are used.
+        patients: of the cases.
+    """
+    first: dict[str, str] = {}
+    notes = {}
+    for id, examination in cases.items():
+        other = first.setdefault(examination.label, id)
+        if patients[id] != patients[other]:
+            notes[id] = (
+                f"its label is that of {other} to the voxel: are both of one person? A split may train on one of them "
+                "and test on the other"
+            )
+    return notes
+
+
 def examine_all(dataset: SegmentationDataset, ids: Sequence[str], workers: int) -> Iterator[tuple[str, Examination]]:
     """Findings on many cases, each yielded as soon as it is there.
 

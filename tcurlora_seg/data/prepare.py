@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from tcurlora_seg.data.check_report import REPORT, CheckReport, print_report
 from tcurlora_seg.data.datasets.base import SegmentationDataset
-from tcurlora_seg.data.examine import VERSION, duplicates, examine_all
+from tcurlora_seg.data.examine import VERSION, duplicates, examine_all, same_labels
 from tcurlora_seg.data.fingerprint import Fingerprint, fingerprint
 from tcurlora_seg.data.known_defects import known_defects
 from tcurlora_seg.data.manifest import (
@@ -114,6 +114,8 @@ def check_folder(dataset: SegmentationDataset, folder: Path, *, workers: int = 1
     manifest = cohort.without(problems)
     report.usable = [case.id for case in manifest.cases]
     report.left_out = {id: why for id, why in sorted(manifest.excluded.items()) if id not in report.by_hand}
+    patients = {case.id: case.patient for case in manifest.cases}
+    report.same_labels = same_labels({id: report.cases[id] for id in report.usable}, patients)
     report.write(folder / REPORT)
     return report, replace(manifest, by_check=tuple(report.left_out))
 

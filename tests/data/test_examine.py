@@ -11,7 +11,7 @@ import pytest
 from tcurlora_seg.data.datasets.brats2021 import BraTS2021
 from tcurlora_seg.data.datasets.folder import Folder
 from tcurlora_seg.data.datasets.lpba40 import LPBA40
-from tcurlora_seg.data.examine import Examination, duplicates, examine, examine_all
+from tcurlora_seg.data.examine import Examination, duplicates, examine, examine_all, same_labels
 from tcurlora_seg.data.preparation import Preparation
 
 SHAPE, MM = (28, 34, 28), 5.0  # a head of 140 x 170 x 140 mm
@@ -213,6 +213,12 @@ def test_of_copies_the_first_stays_unless_their_labels_differ() -> None:
     assert set(reasons) == {"a", "c", "d", "e"} and all("another label" in why for why in reasons.values())
     flair = {"a": replace(sound("1", "x"), images={"t1": "1", "flair": "9"}), "b": sound("9", "x")}
     assert set(duplicates(flair)) == {"b"}
+
+
+def test_one_label_under_the_names_of_two_patients_is_noted() -> None:
+    cases = {"a": sound("1", "x"), "b": sound("2", "y"), "c": sound("3", "x"), "d": sound("4", "x")}
+    notes = same_labels(cases, {"a": "Ann", "b": "Bob", "c": "Ann", "d": "Dan"})
+    assert set(notes) == {"d"} and notes["d"].startswith("its label is that of a to the voxel")
 
 
 def test_many_threads_find_what_one_finds(lpba40: Callable[..., LPBA40]) -> None:

@@ -20,7 +20,7 @@ from tcurlora_seg.data.prepare import check_folder, prepare_data
 from tcurlora_seg.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLACE = "LPBA40/delineation_space"
+PLACE, LABEL = "LPBA40/delineation_space", "structure.label"
 
 
 def config(root: Path, **changes: object) -> object:
@@ -92,6 +92,18 @@ def test_what_is_wrong_is_left_out_with_its_file_and_comes_back_when_mended(
     assert "S02/S02.delineation.skullstripped.hdr cannot be read" in shown and "left out (1) S02" in shown
     voxels.write_bytes(sound)
     assert prepare_data(config(root)).excluded == {}
+
+
+def test_one_label_of_two_patients_is_noted_until_they_are_one(root: Path, capsys: pytest.CaptureFixture) -> None:
+    for mine, other in zip(files(root, "S03", LABEL), files(root, "S01", LABEL), strict=True):
+        shutil.copy(other, mine)
+    manifest = prepare_data(config(root))
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert len(manifest.cases) == 3 and "noted (1) S03 its label is that of S01 to the voxel" in shown
+    one = [replace(case, patient="P") for case in manifest.cases]
+    write_manifest(replace(manifest, cases=tuple(one)), root / "manifest.json")
+    prepare_data(config(root))
+    assert "noted" not in capsys.readouterr().out
 
 
 def test_only_what_has_changed_is_examined_again(root: Path, looked_at: list[str]) -> None:
