@@ -145,7 +145,7 @@ def duplicates(cases: Mapping[str, Examination]) -> dict[str, str]:
 
 
 def same_labels(cases: Mapping[str, Examination], patients: Mapping[str, str]) -> dict[str, str]:
-    """Notes, by case, on labels that are another patient's to the voxel, as where T1 and T2 of one person are two cases.
+    """Notes, by case, on labels that are another patient's to the voxel: T1 and T2 of one person as two cases?
 
     Args:
         cases: those that are used.
