@@ -38,7 +38,7 @@ def test_a_folder_of_peft_loads_as_ours(options, tiny, image, tmp_path, distance
     ours, model = copy.deepcopy(tiny), theirs(tiny, **options)
     model.save_pretrained(tmp_path)
     load_peft(ours, tmp_path)
-    assert distance(ours(image), model(image)) < 1e-6
+    assert distance(ours(image), model(image)) < 5e-6
     trained = trainable_parameters(ours)
     assert sum(p.numel() for p in trained.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -52,7 +52,7 @@ def test_ours_loads_as_a_folder_of_peft(options, tiny, image, stir, tmp_path, di
             parameter += 0.05 * (not name.startswith("adapters."))
     save_peft(model, tmp_path)
     loaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    assert distance(loaded(image), model(image)) < 1e-6
+    assert distance(loaded(image), model(image)) < 5e-6
 
 
 @pytest.mark.parametrize(
