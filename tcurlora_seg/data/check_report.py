@@ -86,8 +86,8 @@ def print_report(report: CheckReport, *, simulated: bool) -> None:
     left_out = {**report.left_out, **{id: f"{why} (excluded by hand)" for id, why in report.by_hand.items()}}
     table.add_row("found", str(len(report.usable) + len(left_out)), kind)
     table.add_row("usable", str(len(report.usable)), _describe(report), style="green" if report.usable else "red")
-    notes = {id: [*report.cases[id].notes, *filter(None, [report.same_labels.get(id)])] for id in report.usable}
-    noted = {id: "; ".join(lines) for id, lines in notes.items() if lines}
+    notes = {id: filter(None, [*report.cases[id].notes, report.same_labels.get(id)]) for id in report.usable}
+    noted = {id: line for id, lines in notes.items() if (line := "; ".join(lines))}
     for title, reasons, style in (("left out", left_out, "yellow"), ("noted", noted, "cyan")):
         if reasons:
             table.add_section()

@@ -17,26 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicom import write_dicom
-from programs import SCRIPTS, run_script
+from programs import SCRIPTS
 
-from tcurlora_seg.config.paths import PACKAGE
 from tcurlora_seg.data.task import Task
 from tcurlora_seg.data.volume import read_volume
 from tcurlora_seg.errors import UserError
 from tcurlora_seg.inference.inputs import find_inputs
 from tcurlora_seg.inference.predict import _line
-
-
-@pytest.fixture
-def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """A function that runs the script and gives exit code, output and errors."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run_script("predict", *arguments, "device=cpu", monkeypatch=monkeypatch)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -110,7 +97,7 @@ def test_a_table_says_what_was_found_and_what_is_unusual(
     nib.save(fine, folder / "fine.nii.gz")
     for name in ("one.nii", "fine.nii.gz"):
         code, said, _ = predict(f"checkpoint={run}", f"input={folder / name}", f"output={out}")
-        assert code == 0 and "warning: left_hippocampus: " in said
+        assert code == 0 and said.count("\n    warning: ") == 2 and "warning: left_hippocampus: " in said
     rows = pd.read_csv(out / "predictions.csv", keep_default_na=False)
     assert list(rows["image"]) == ["fine.nii.gz", "one.nii"]
     assert list(rows.columns) == [
@@ -292,35 +279,3 @@ def test_a_structure_may_have_a_slash_in_its_name() -> None:
     assert _line({"seconds": "1.0", "left_right_ml": "2", "notes": "", "warnings": ""}, network) == (
         "1.0 s, left/right 2 ml"
     )
-
-
-@pytest.mark.parametrize("mm", [1, 2])
-def test_the_packaged_base_finds_the_hippocampi_of_a_real_head(
-    mm: int, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
-) -> None:
-    """Colin27 around them, which no training has seen; AAL's regions are larger than those of FreeSurfer."""
-    head, regions = (
-        nib.load(PACKAGE / "assets" / "head" / f"colin27_{name}.nii.gz").slicer[40:140:mm, 70:134:mm, 30:94:mm]
-        for name in ("T1", "aal")
-    )
-    nib.save(head, tmp_path / "head.nii.gz")
-    code, out, _ = predict("checkpoint=builtin", f"input={tmp_path / 'head.nii.gz'}", f"output={tmp_path / 'maps'}",
-                           "mirror=false", "overlap=0.25", "strict=true")  # fmt: skip
-    values = json.loads((tmp_path / "maps" / "labels.json").read_text())["structures"]["hippocampus"]
-    assert code == 0 and re.search(r"hippocampus [\d.]+\s+ml", out)
-    assert (mm == 1) == ("are resampled to the training images' 1 x 1 x 1 mm, and back" not in out)
-    found = np.isin(nib.load(tmp_path / "maps" / "head.nii.gz").dataobj, values)
-    expected = np.isin(regions.dataobj, (37, 38))
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.5
-
-
-def test_the_packaged_base_says_that_noise_is_no_head(
-    tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
-) -> None:
-    noise = np.random.default_rng(0).normal(100, 20, (64, 64, 64)).astype(np.float32)
-    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii.gz")
-    arguments = ("checkpoint=builtin", f"input={tmp_path / 'noise.nii.gz'}", f"output={tmp_path / 'maps'}")
-    code, out, _ = predict(*arguments)
-    assert code == 0 and re.search(r"only [\d.]+ (ml|mm³) of the 262 ml that it shows belong to a structure", out)
-    code, _, errors = predict(*arguments, "strict=true", "overwrite=true")
-    assert code == 1 and "is it another part of the body? (strict=true)" in errors
