@@ -22,7 +22,7 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python scripts/prepare_data.py dataset=lpba40 dataset.root=$(DEMO) simulate=13
-	$(BIN)/python scripts/train.py dataset=lpba40 dataset.root=$(DEMO) adapter=tcurlora trainer.max_steps=300
+	$(BIN)/python scripts/train.py dataset=lpba40 dataset.root=$(DEMO) adapter=tcurlora trainer.max_steps=150
 
 lint: install
 	$(BIN)/ruff check .
